@@ -1,0 +1,37 @@
+# speechmill: from a speech corpus to a fine-tuned CTC model and a card whose every number can be derived again.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# The demo is the default only where no other configuration is given: --configfile alone would merge the two.
+if not workflow.config_settings.configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/speak.smk"
+include: "workflow/rules/ingest.smk"
+include: "workflow/rules/shards.smk"
+include: "workflow/rules/vocab.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/finetune.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/card.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    ingest_dataset,
+    ingest_model,
+
+
+rule all:
+    default_target: True
+    input:
+        expand("results/runs/{run}/model/README.md", run=SETTINGS.runs),
+        expand("results/data/{dataset}/status.json", dataset=SETTINGS.datasets),

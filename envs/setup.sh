@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# Makes .venv from requirements.lock and sees that the system programs are there; `make` calls it first.
+#
+# needs   Python 3.11, 3.12 or 3.13 (PYTHON=… names one), pip's access to a package index
+# makes   .venv, exactly the lock file's packages, every one checked against its hash
+# again   does nothing while .venv is whole and belongs to this lock file: a fraction of a second
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv
+lock=requirements.lock
+stamp=$venv/speechmill.stamp # written last: a .venv without it was never finished
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { # fail "what is wrong" ["a further line"…]
+    printf 'setup: error: %s\n' "$1" >&2
+    if [ $# -gt 1 ]; then printf '  %s\n' "${@:2}" >&2; fi
+    exit 1
+}
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
+
+# ---------------------------------------------------------------- system programs, by what they can do
+
+missing=()  # what is wanted, in words
+packages=() # the same as Debian packages
+
+want() { # want "what, in words" "its Debian packages" check…
+    local what=$1 debian=$2
+    shift 2
+    "$@" >/dev/null 2>&1 && return
+    missing+=("$what")
+    read -ra debian <<<"$debian"
+    packages+=("${debian[@]}")
+}
+# The whole output is read before it is searched: under pipefail, `grep -q` would end the writer with SIGPIPE.
+sox_reads_mp3() { grep -q '^AUDIO FILE FORMATS:.* mp3' <<<"$(sox --help)"; }
+ffmpeg_has_libraries() { grep -q -e --enable-shared <<<"$(ffmpeg -version)"; } # torchcodec loads libavcodec
+makes_environments() { "$1" -c 'import ensurepip, venv'; }
+
+python=""
+find_python() {
+    local name candidate
+    for name in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
+        while read -r candidate; do
+            # .venv's own interpreter is first on PATH under make, and goes when .venv is made again.
+            [[ ${candidate%/*} -ef $venv/bin ]] && continue
+            # A name on PATH proves little: pyenv's shims are there for versions that are not switched on.
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+                </dev/null 2>/dev/null || continue
+            python=$candidate
+            return
+        done < <(type -ap "$name")
+        if [ "$name" = "${PYTHON:-}" ]; then
+            fail "PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13"
+        fi
+    done
+    fail "no Python 3.11 (or 3.12, 3.13) on PATH. Install it, or name one with PYTHON=/path/to/python3.11:" \
+        "apt:   sudo apt-get install python3.11 python3.11-venv" \
+        "brew:  brew install python@3.11" \
+        "conda: conda create -n py311 -c conda-forge python=3.11 && conda activate py311"
+}
+
+look_for_programs() {
+    missing=() packages=()
+    want "SoX with MP3" "sox libsox-fmt-mp3" sox_reads_mp3
+    want "FFmpeg with its shared libraries" "ffmpeg" ffmpeg_has_libraries
+    want "espeak-ng" "espeak-ng" espeak-ng --version
+    if [ -n "$python" ]; then
+        want "Python's venv and ensurepip ($python)" \
+            "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" \
+            makes_environments "$python"
+    fi
+}
+
+fail_for_programs() { # fail_for_programs "why they were not installed"
+    local wanted
+    wanted=$(printf ', %s' "${missing[@]}")
+    fail "missing: ${wanted#, }" "$1. Install by one of:" \
+        "apt:   sudo apt-get install ${packages[*]}" \
+        "brew:  brew install sox ffmpeg espeak-ng python@3.11" \
+        "conda: conda install -c conda-forge sox ffmpeg espeak-ng python=3.11"
+}
+
+install_programs() {
+    if ! command -v apt-get >/dev/null; then
+        fail_for_programs "There is no apt on this machine"
+    elif ! as_root true 2>/dev/null; then
+        fail_for_programs "Not root, and sudo asks for a password or is not there"
+    fi
+    say "installing ${packages[*]} with apt"
+    # The lists of a fresh machine are empty or old. One broken source among them need not stop the rest.
+    as_root apt-get update -qq || say "apt-get update failed; going on with the lists there are"
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}" ||
+        fail_for_programs "apt could not install them"
+    look_for_programs
+    if [ ${#missing[@]} -gt 0 ]; then
+        fail_for_programs "apt installed its packages, yet these do not work"
+    fi
+}
+
+# ---------------------------------------------------------------- the Python environment
+
+# What .venv must have been made from: this lock file, in this place (its programs hold its path).
+# Asked of .venv's own interpreter, which thereby shows that it runs.
+fingerprint() {
+    "$venv/bin/python" -I -S - "$lock" 2>/dev/null <<'PYTHON'
+import hashlib, os, sys
+with open(sys.argv[1], "rb") as lock:
+    print(hashlib.sha256(lock.read()).hexdigest(), sys.version.split()[0], os.path.realpath("."))
+PYTHON
+}
+is_current() {
+    local now
+    now=$(fingerprint) && [ "$now" = "$(cat "$stamp" 2>/dev/null)" ]
+}
+
+new_venv() {
+    rm -rf "$venv"
+    "$python" -m venv "$venv"
+}
+
+# uv installs the lock about five times as fast as pip. It comes from the lock itself, by hash.
+# Its cache goes with the install, on the same disk (so files are linked, not copied), unless UV_CACHE_DIR is set.
+install_with_uv() {
+    local index
+    awk '/^[^ #]/ { on = /^uv==/ } on' "$lock" >"$venv/uv.txt"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
+        -r "$venv/uv.txt" || return
+    # uv does not read pip's configuration; an index of one's own is the part of it that matters most.
+    index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
+    if [ -n "$index" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then
+        export UV_DEFAULT_INDEX=$index
+    fi
+    # --build-constraints: the two packages without wheels are built with the lock's setuptools, not today's.
+    UV_CACHE_DIR=${UV_CACHE_DIR:-$venv/uv-cache} UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120} \
+        "$venv/bin/uv" pip sync --python "$venv/bin/python" --require-hashes --build-constraints "$lock" "$lock" ||
+        return
+    rm -rf "$venv/uv-cache"
+}
+install_with_pip() {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$lock"
+}
+
+# One import of what the jobs import: it shows that the packages work together (torch, torchaudio and transformers
+# are easily mismatched), and leaves bytecode behind, without which each job's start takes three times as long.
+try_imports() {
+    say "importing everything once"
+    env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c '
+import datasets, jiwer, matplotlib.pyplot, pandas, snakemake.cli, soundfile, soxr, tensorboard, torch, torchaudio
+from transformers import Trainer, Wav2Vec2ForCTC, Wav2Vec2Processor
+' || fail "the packages of $lock do not work together on this machine; the lines above say which"
+}
+
+make_venv() {
+    # Finished once, with this interpreter, in this place: then only what changed in the lock is installed.
+    if [ -e "$stamp" ] && [ "$(fingerprint | cut -d' ' -f2-)" = "$(cut -d' ' -f2- "$stamp")" ]; then
+        say "$venv belongs to another $lock; bringing it up to date"
+    else
+        say "making $venv from $lock with $("$python" --version): about 5 GB, some minutes"
+        new_venv
+    fi
+    rm -f "$stamp"
+    if ! install_with_uv; then
+        say "uv did not get through; once more with pip, which takes longer"
+        new_venv
+        install_with_pip
+    fi
+    try_imports
+    fingerprint >"$stamp"
+    say "done: $venv"
+}
+
+# One set-up at a time in a checkout (where there is flock): `make demo` beside `make test` waits.
+exec 9<"$lock"
+if command -v flock >/dev/null; then flock 9 || true; fi
+
+if is_current; then
+    look_for_programs # not Python's venv: it is made
+    if [ ${#missing[@]} -gt 0 ]; then install_programs; fi
+else
+    find_python
+    look_for_programs
+    if [ ${#missing[@]} -gt 0 ]; then install_programs; fi
+    make_venv
+fi

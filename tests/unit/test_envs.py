@@ -1,0 +1,58 @@
+"""The conda environments hold what requirements.lock holds, in the same versions."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
+# What the environments are made for, whatever runs this test.
+TARGET = {"python_version": "3.11", "python_full_version": "3.11.9", "sys_platform": "linux"}
+
+
+def locked_versions() -> dict[str, str]:
+    """Each package of the lock file that a Linux machine with Python 3.11 installs, as `==version`."""
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    entries = [Requirement(line.rstrip(" \\")) for line in lines if line and line[0] not in " #"]
+    return {
+        canonicalize_name(entry.name): str(entry.specifier)
+        for entry in entries
+        if entry.marker is None or entry.marker.evaluate(TARGET)
+    }
+
+
+def dependencies(environment: Path) -> tuple[list[str], list[Requirement]]:
+    """The conda packages of an environment, and its Python packages."""
+    listed = yaml.safe_load(environment.read_text())["dependencies"]
+    conda = [entry for entry in listed if isinstance(entry, str)]
+    pip = [Requirement(name) for entry in listed if isinstance(entry, dict) for name in entry["pip"]]
+    return conda, pip
+
+
+def test_there_are_environments() -> None:
+    assert {path.stem for path in ENVIRONMENTS} == {"speak", "data", "train", "card"}
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
+def test_python_packages_are_pinned_as_locked(environment: Path) -> None:
+    locked = locked_versions()
+    _, packages = dependencies(environment)
+
+    assert packages
+    # An unpinned package has the specifier "", which no entry of the lock file has.
+    assert {p.name: str(p.specifier) for p in packages} == {
+        p.name: locked.get(canonicalize_name(p.name)) for p in packages
+    }
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
+def test_system_programs_come_from_conda_forge_alone(environment: Path) -> None:
+    content = yaml.safe_load(environment.read_text())
+    conda, _ = dependencies(environment)
+
+    assert content["channels"] == ["conda-forge", "nodefaults"]
+    assert "python=3.11" in conda
+    assert "pip" in conda

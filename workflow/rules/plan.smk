@@ -1,0 +1,32 @@
+# Needs: a run's training clips and vocabulary. Makes: the plan, which lists the checkpoints to come.
+
+
+checkpoint plan:
+    input:
+        clips=ancient("results/runs/{run}/clips/train.parquet"),
+        digest="results/runs/{run}/clips/train.sha256",
+        counts="results/runs/{run}/clips/train.json",
+        vocab="results/runs/{run}/vocab/vocab.json",
+        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+    output:
+        plan="results/runs/{run}/plan.json",
+        words=report(
+            "results/runs/{run}/plan.txt",
+            category="Runs",
+            labels={"run": "{run}", "what": "plan"},
+            caption="../report/plan.rst",
+        ),
+    log:
+        "logs/plan/{run}.log",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: slices.plan(SETTINGS, wildcards.run),
+        code=code_digest("plan"),
+    shell:
+        "python -m speechmill.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
+        " --counts {input.counts} --vocab {input.vocab} --base {input.base} --plan {output.plan} --words {output.words}"
+        " 2>&1 | tee {log}"

@@ -1,0 +1,71 @@
+# Needs: raw shards.
+# Makes: 16 kHz shards, one job a shard; the index of each split; what could not be read, counted.
+
+
+rule shards:
+    input:
+        "results/raw/{dataset}",
+    output:
+        shard="results/data/{dataset}/{split}/shard-{number}.parquet",
+        rows="results/data/{dataset}/{split}/rows-{number}.parquet",
+    log:
+        "logs/shards/{dataset}-{split}-{number}.log",
+    cache: True
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=60,
+    params:
+        settings=lambda wildcards: slices.shards(SETTINGS, wildcards.dataset),
+        # The cache knows a job by its parameters, not by its wildcards.
+        split="{split}",
+        number="{number}",
+        code=code_digest("shards"),
+    shell:
+        "python -m speechmill.shards --settings {params.settings:q} --raw {input} --split {params.split}"
+        " --number {params.number} --shard {output.shard} --rows {output.rows} 2>&1 | tee {log}"
+
+
+rule index:
+    input:
+        lambda wildcards: paths.split_files(SETTINGS, wildcards.dataset, wildcards.split, "rows"),
+    output:
+        "results/data/{dataset}/{split}/index.parquet",
+    log:
+        "logs/index/{dataset}-{split}.log",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=code_digest("index"),
+    shell:
+        "python -m speechmill.index --rows {input} --index {output} 2>&1 | tee {log}"
+
+
+rule status:
+    input:
+        lambda wildcards: paths.dataset_files(SETTINGS, wildcards.dataset, "rows"),
+    output:
+        rejected="results/data/{dataset}/rejected.parquet",
+        status=report(
+            "results/data/{dataset}/status.json",
+            category="Data",
+            labels={"dataset": "{dataset}", "what": "clips published, kept and rejected"},
+            caption="../report/status.rst",
+        ),
+    log:
+        "logs/status/{dataset}.log",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        splits=lambda wildcards: SETTINGS.datasets[wildcards.dataset].splits,
+        code=code_digest("status"),
+    shell:
+        "python -m speechmill.status --dataset {wildcards.dataset} --splits {params.splits} --rows {input}"
+        " --rejected {output.rejected} --status {output.status} 2>&1 | tee {log}"

@@ -1,0 +1,76 @@
+# Needs: the index of each set of a run. Makes: the run's clips with their text, its vocabulary and processor.
+
+
+rule clips:
+    input:
+        lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, wildcards.role),
+    output:
+        clips="results/runs/{run}/clips/{role}.parquet",
+        digest="results/runs/{run}/clips/{role}.sha256",
+        counts="results/runs/{run}/clips/{role}.json",
+    log:
+        "logs/clips/{run}-{role}.log",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, wildcards.role),
+        sets=lambda wildcards: paths.role_sets(SETTINGS.runs[wildcards.run], wildcards.role),
+        code=code_digest("clips"),
+    shell:
+        "python -m speechmill.clips --settings {params.settings:q} --sets {params.sets} --indexes {input}"
+        " --clips {output.clips} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
+
+
+rule clips_train:
+    input:
+        lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, "train"),
+    output:
+        clips="results/runs/{run}/clips/train.parquet",
+        digest="results/runs/{run}/clips/train.sha256",
+        counts="results/runs/{run}/clips/train.json",
+        excluded="results/runs/{run}/clips/excluded.parquet",
+    log:
+        "logs/clips/{run}-train.log",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, "train"),
+        sets=lambda wildcards: SETTINGS.runs[wildcards.run].train,
+        code=code_digest("clips"),
+    shell:
+        "python -m speechmill.clips --settings {params.settings:q} --sets {params.sets} --indexes {input}"
+        " --clips {output.clips} --digest {output.digest} --counts {output.counts} --excluded {output.excluded}"
+        " 2>&1 | tee {log}"
+
+
+# A table stands behind its digest: one that is written again unchanged makes nothing run again.
+rule vocab:
+    input:
+        clips=ancient("results/runs/{run}/clips/train.parquet"),
+        digest="results/runs/{run}/clips/train.sha256",
+        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+    output:
+        vocab="results/runs/{run}/vocab/vocab.json",
+        tokenizer="results/runs/{run}/vocab/tokenizer_config.json",
+        processor="results/runs/{run}/vocab/processor_config.json",
+        characters="results/runs/{run}/vocab/characters.json",
+    log:
+        "logs/vocab/{run}.log",
+    cache: True
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        settings=lambda wildcards: slices.vocab(SETTINGS, wildcards.run),
+        code=code_digest("vocab"),
+    shell:
+        "python -m speechmill.vocab --settings {params.settings:q} --clips {input.clips} --base {input.base}"
+        " --folder $(dirname {output.vocab}) --characters {output.characters} 2>&1 | tee {log}"

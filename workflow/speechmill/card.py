@@ -1,0 +1,289 @@
+"""card: the model's card and plots, from what the stages have put down."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from pydantic import BaseModel
+
+from speechmill.command import run_command, written_whole
+from speechmill.config.card import CardSettings
+from speechmill.config.evaluation import SelectSettings
+from speechmill.config.text import TextSettings
+from speechmill.tables import read_json
+
+_TEMPLATE = Path(__file__).parents[1] / "templates" / "card.md.j2"
+
+# Colours that stay apart for all kinds of colour vision: Okabe and Ito, Color Universal Design, 2008.
+_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
+class DatasetAbout(BaseModel):
+    """What the card says of a dataset beside its counts."""
+
+    name: str
+    version: str
+    licence: str
+    hub_id: str | None
+    language: str
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}".strip()
+
+
+class Settings(BaseModel):
+    """The slice of the configuration that this stage reads."""
+
+    language: str
+    card: CardSettings
+    base: str | None
+    train: list[str]
+    text: TextSettings
+    select: SelectSettings
+    datasets: dict[str, DatasetAbout]
+
+    def set_title(self, name: str) -> str:
+        """An evaluation set's name for people."""
+        dataset, split = name.split("-")
+        return f"{self.datasets[dataset].title} {split}"
+
+
+def front_matter(settings: Settings, best: pd.DataFrame) -> str:
+    """The YAML between the card's dashes, as the Hugging Face Hub reads it; WER and CER are percentages there."""
+    results = []
+    for row in best.to_dict("records"):
+        dataset, split = str(row["set"]).split("-")
+        about = settings.datasets[dataset]
+        for metric in ("wer", "cer"):
+            results.append(
+                EvalResult(
+                    task_type="automatic-speech-recognition",
+                    task_name="Automatic Speech Recognition",
+                    dataset_type=about.hub_id or dataset,
+                    dataset_name=about.title,
+                    dataset_config=about.language,
+                    dataset_split=split,
+                    metric_type=metric,
+                    metric_name=f"{split.capitalize()} {metric.upper()}, {row['decoder']}",
+                    metric_value=percent(float(row[metric])),
+                )
+            )
+    data = ModelCardData(
+        language=settings.language,
+        license=settings.card.licence,
+        library_name="transformers",
+        base_model=settings.base,
+        tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
+        datasets=[about.hub_id for about in settings.datasets.values() if about.hub_id] or None,
+        metrics=["wer", "cer"],
+        model_name=settings.card.title,
+        eval_results=results,
+    )
+    return str(data.to_yaml())
+
+
+def percent(fraction: float) -> float:
+    """A fraction as a percentage of two decimals."""
+    return round(100 * fraction, 2)
+
+
+def training_results(log: list[dict[str, Any]], scores: pd.DataFrame) -> list[list[str]]:
+    """The table of the Trainer's cards: training loss, epoch, step, validation loss, WER, CER; a row a checkpoint."""
+    rows = [["Training Loss", "Epoch", "Step", "Validation Loss", "Wer", "Cer"]]
+    for score in scores.sort_values("step").to_dict("records"):
+        before = [line for line in log if line["step"] <= score["step"]]
+        losses = [line["loss"] for line in before if "loss" in line]
+        rows.append(
+            [
+                f"{losses[-1]:.4f}" if losses else "No log",
+                f"{before[-1]['epoch']:.2f}" if before else "0",
+                str(score["step"]),
+                "–" if pd.isna(score["loss"]) else f"{score['loss']:.4f}",
+                f"{score['wer']:.4f}",
+                f"{score['cer']:.4f}",
+            ]
+        )
+    return rows
+
+
+def table(rows: list[list[str]]) -> str:
+    """A Markdown table, padded, its columns centred; the first row is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    rule = "|" + "|".join(":" + "-" * width + ":" for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def results_table(settings: Settings, best: pd.DataFrame) -> str:
+    """The scores of the selected checkpoint on every set by every decoder."""
+    rows = [["Set", "Decoder", "WER %", "95 % interval", "CER %", "Loss", "Clips scored / published", "Words"]]
+    for row in best.to_dict("records"):
+        rows.append(
+            [
+                settings.set_title(str(row["set"])),
+                str(row["decoder"]),
+                f"{100 * row['wer']:.2f}",
+                f"{100 * row['wer_low']:.2f} – {100 * row['wer_high']:.2f}",
+                f"{100 * row['cer']:.2f}",
+                "–" if pd.isna(row["loss"]) else f"{row['loss']:.4f}",
+                f"{row['clips_scored']} / {row['clips_expected']}",
+                str(row["reference_words"]),
+            ]
+        )
+    return table(rows)
+
+
+def data_table(settings: Settings, counts: dict[str, dict[str, Any]]) -> str:
+    """What the run used in each role, and what it left out of training."""
+    rows = [["Role", "Sets", "Clips", "Hours", "Speakers", "Left out"]]
+    for role, count in counts.items():
+        left_out = ", ".join(f"{n} {reason}" for reason, n in count["excluded"].items())
+        rows.append(
+            [
+                role if role in ("train", "dev") else "evaluation",
+                " + ".join(settings.set_title(name) for name in count["sets"]),
+                f"{count['clips']:,}",
+                f"{count['seconds'] / 3600:.2f}",
+                str(count["speakers"] or "not known"),
+                left_out or "none",
+            ]
+        )
+    return table(rows)
+
+
+def corpus_table(settings: Settings, status: list[dict[str, Any]]) -> str:
+    """What each corpus published, split by split, and what of it could not be read."""
+    rows = [["Corpus", "Licence", "Split", "Published", "Kept", "Rejected"]]
+    for each in status:
+        about = settings.datasets[each["dataset"]]
+        rows += [
+            [
+                about.title,
+                about.licence,
+                split,
+                *(f"{each[kind][split]:,}" for kind in ("published", "kept", "rejected")),
+            ]
+            for split in each["published"]
+        ]
+    return table(rows)
+
+
+def text_rules(counts: dict[str, Any]) -> list[str]:
+    """The text rules that changed something in the training sentences, with the number of sentences."""
+    dropped = counts["characters_dropped"]
+    lines = [f"{rule}: {touched:,} sentences changed" for rule, touched in counts["clips_touched"].items() if touched]
+    if dropped:
+        shown = ", ".join(f"`{character}` {number:,}" for character, number in list(dropped.items())[:20])
+        lines.append(f"characters deleted: {shown}")
+    return lines
+
+
+def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, settings: Settings, path: Path) -> None:
+    """The training loss by step, and the loss of each set at each checkpoint."""
+    logged = [line for line in log if "loss" in line]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot(
+        [x["step"] for x in logged],
+        [x["loss"] for x in logged],
+        color="#888888",
+        linewidth=1,
+        label="training",
+    )
+    for colour, (name, rows) in zip(_COLOURS, scores.groupby("set"), strict=False):
+        axes.plot(rows["step"], rows["loss"], "o-", color=colour, label=settings.set_title(str(name)))
+    axes.set_yscale("log")
+    _finish(axes, "CTC loss a character", "Loss over steps")
+    _save(figure, path)
+
+
+def plot_wer(scores: pd.DataFrame, settings: Settings, step: int, path: Path) -> None:
+    """The WER of each set and decoder at each checkpoint, with 95 % intervals; the selected step is marked."""
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for colour, ((name, decoder), rows) in zip(_COLOURS, scores.groupby(["set", "decoder"]), strict=False):
+        axes.fill_between(rows["step"], 100 * rows["wer_low"], 100 * rows["wer_high"], color=colour, alpha=0.15, lw=0)
+        axes.plot(
+            rows["step"],
+            100 * rows["wer"],
+            "o-",
+            color=colour,
+            label=f"{settings.set_title(str(name))}, {decoder}",
+        )
+    axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
+    axes.set_ylim(bottom=0)
+    _finish(axes, "WER, %", "Word error rate over steps, with 95 % intervals")
+    _save(figure, path)
+
+
+def _finish(axes: Axes, y: str, title: str) -> None:
+    axes.set_xlabel("step")
+    axes.set_ylabel(y)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with written_whole(path) as beside:
+        figure.savefig(beside, format="png", dpi=120)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
+    for one in ("summary", "selection", "training", "training-log", "plan", "vocab", "card", "loss", "wer"):
+        parser.add_argument(f"--{one}", type=Path, required=True)
+    parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
+    parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
+    parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
+    args = parser.parse_args()
+    settings: Settings = args.settings
+    scores = pd.read_parquet(args.summary)
+    step = read_json(args.selection)["step"]
+    log = [json.loads(line) for line in args.training_log.read_text(encoding="utf-8").splitlines()]
+    best = scores[scores["step"] == step]
+    by = (best["set"] == settings.select.set) & (best["decoder"] == settings.select.decoder)
+    selected = scores[(scores["set"] == settings.select.set) & (scores["decoder"] == settings.select.decoder)]
+    counts = {path.stem: read_json(path) for path in args.counts}
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    rendered = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        run=args.run,
+        front_matter=front_matter(settings, best),
+        card=settings.card,
+        base=settings.base,
+        base_source=read_json(args.base[0] / "source.json") if args.base else None,
+        train=" + ".join(settings.set_title(name) for name in settings.train),
+        selection=settings.select,
+        selection_title=settings.set_title(str(settings.select.set)),
+        step=step,
+        score=best[by].iloc[0].to_dict(),
+        results=results_table(settings, best),
+        data=data_table(settings, counts),
+        corpora=corpus_table(settings, [read_json(path) for path in args.status]),
+        text_rules=text_rules(counts["train"]),
+        characters=[token for token in read_json(args.vocab) if len(token) == 1 and token != "|"],
+        training=read_json(args.training),
+        training_results=table(training_results(log, selected)),
+        plan=read_json(args.plan),
+    )
+    plot_loss(log, scores, settings, args.loss)
+    plot_wer(scores, settings, step, args.wer)
+    with written_whole(args.card) as beside:
+        beside.write_text(rendered, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_command(main)

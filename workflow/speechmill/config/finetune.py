@@ -1,0 +1,40 @@
+"""Section `runs.*.finetune`: the optimiser and the precision."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from speechmill.config.base import Section
+
+Device = Literal["gpu", "cpu", "auto"]
+
+
+class FinetuneSettings(Section):
+    """How the weights are changed; the number of steps is the plan's affair."""
+
+    learning_rate: float = Field(gt=0, description="the highest learning rate")
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup"] = Field(
+        "linear", description="how the learning rate falls after the warm-up"
+    )
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises from nothing")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW")
+    adam_betas: tuple[float, float] = Field((0.9, 0.999), description="the two betas of AdamW")
+    adam_epsilon: float = Field(1e-8, gt=0, description="the epsilon of AdamW")
+    max_grad_norm: float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0 leaves them")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="the precision of the forward pass")
+    freeze_feature_encoder: bool | None = Field(
+        None,
+        description="whether the convolutions that make frames of samples keep their weights; unless said, they do with"
+        " a base and do not with new weights",
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute activations twice instead of keeping them: less memory, a quarter more work",
+    )
+    logging_steps: int = Field(10, gt=0, description="a line of `training.jsonl` every so many steps")
+    threads: int = Field(
+        2,
+        gt=0,
+        description="processor threads; fixed here, because the sums of a CPU run depend on their number",
+    )
+    workers: int = Field(0, ge=0, description="processes that decode audio beside the training process")

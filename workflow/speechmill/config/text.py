@@ -1,0 +1,29 @@
+"""Section `runs.*.text`: how a sentence becomes the text that a model learns and is scored on."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from speechmill.config.base import Section
+
+
+class Replacement(Section):
+    """One replacement, applied in the order of the list."""
+
+    find: str = Field(min_length=1, description="the characters to find, or a regular expression where `regex` says so")
+    put: str = Field(description="what stands there afterwards")
+    regex: bool = Field(False, description="whether `find` is a regular expression of Python's `re`")
+
+
+class TextSettings(Section):
+    """The text rules, applied in this order; each is counted."""
+
+    unicode: Literal["NFC", "NFKC", "NFD", "NFKD", "none"] = Field("NFC", description="the Unicode normal form, first")
+    case: Literal["lower", "upper", "keep"] = Field("lower", description="the case, second")
+    replace: list[Replacement] = Field(default_factory=list, description="replacements, third, in this order")
+    drop: str = Field("", description="characters that are deleted, fourth")
+    keep: str | None = Field(
+        None,
+        description="if given, the only characters that stay, fifth (the space always does); ranges such as `а-я` are"
+        " understood",
+    )

@@ -1,0 +1,61 @@
+"""ingest: a base model, fetched once from the Hugging Face Hub or copied from a folder."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from speechmill.command import SpeechmillError, run_command
+from speechmill.config.model import ModelSettings
+from speechmill.tables import file_digest, write_json
+
+# What transformers needs of a model; other frameworks' weights stay where they are.
+_FILES = ["*.json", "*.txt", "*.safetensors", "*.bin", "*.model"]
+
+
+def fetch(settings: ModelSettings, folder: Path) -> None:
+    """Put the base into `folder`, with `source.json`: where it came from, its commit, and the digest of each file.
+
+    Raises SpeechmillError where there is no such folder, model or revision, or the Hub cannot be reached.
+    """
+    base = str(settings.base)
+    if settings.base_is_folder:
+        source = Path(base).expanduser()
+        if not (source / "config.json").is_file():
+            raise SpeechmillError(f"model.base: {source} is not a model's folder, since it has no config.json")
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        commit = None
+    else:
+        try:
+            snapshot = Path(snapshot_download(base, revision=settings.revision, allow_patterns=_FILES))
+        except RevisionNotFoundError as error:
+            raise SpeechmillError(f"model.revision: {base} has no revision {settings.revision}") from error
+        except RepositoryNotFoundError as error:
+            raise SpeechmillError(
+                f"model.base: the Hub has no model {base}, or shows it only to those who are logged in: set HF_TOKEN"
+            ) from error
+        except (HfHubHTTPError, OSError) as error:
+            raise SpeechmillError(f"model.base: {base} cannot be fetched ({error}); try again") from error
+        # A snapshot's folder is named after its commit; its files are links into the cache.
+        commit = snapshot.name
+        shutil.copytree(snapshot, folder, dirs_exist_ok=True)
+    digests = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
+    write_json(
+        {"base": base, "revision": settings.revision, "commit": commit, "sha256": digests},
+        folder / "source.json",
+    )
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=ModelSettings.model_validate_json, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    args = parser.parse_args()
+    fetch(args.settings, args.folder)
+
+
+if __name__ == "__main__":
+    run_command(main)

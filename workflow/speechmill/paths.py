@@ -1,0 +1,129 @@
+"""Which files a stage needs, from the configuration alone."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from speechmill.config.datasets import Dataset
+from speechmill.config.root import Config, Run
+
+MODEL_FILES = [
+    "model.safetensors",
+    "config.json",
+    "processor_config.json",
+    "tokenizer_config.json",
+    "vocab.json",
+]
+"""What plain transformers loads a model from."""
+
+_SPOKEN = "results/speak/"
+
+
+def split_files(config: Config, name: str, split: str, kind: str) -> list[str]:
+    """All files of a kind, `shard` or `rows`, of one split of a dataset."""
+    count = config.datasets[name].shard_count(split)
+    return [f"results/data/{name}/{split}/{kind}-{number:05d}.parquet" for number in range(count)]
+
+
+def dataset_files(config: Config, name: str, kind: str) -> list[str]:
+    """All files of a kind, `shard` or `rows`, of a dataset."""
+    return [file for split in config.datasets[name].splits for file in split_files(config, name, split, kind)]
+
+
+def stored_splits(config: Config, set_name: str) -> list[tuple[str, str]]:
+    """The (dataset, split) that can hold clips of a set, `{dataset}-{split}`.
+
+    A clip is stored under the first of the listed splits that has it, so in that split or one listed before.
+    """
+    dataset, split = set_name.split("-")
+    splits = config.datasets[dataset].splits
+    return [(dataset, each) for each in splits[: splits.index(split) + 1]]
+
+
+def role_sets(run: Run, role: str) -> list[str]:
+    """The sets of a role: `train`, `dev`, or an evaluation set's own name."""
+    if role == "train":
+        return run.train
+    return [run.dev if role == "dev" else role]
+
+
+def role_indexes(config: Config, run: str, role: str) -> list[str]:
+    """The indexes that can list clips of a role."""
+    found = [pair for name in role_sets(config.runs[run], role) for pair in stored_splits(config, name)]
+    return [f"results/data/{dataset}/{split}/index.parquet" for dataset, split in dict.fromkeys(found)]
+
+
+def role_shards(config: Config, run: str, role: str) -> list[str]:
+    """The clip shards that can hold clips of a role."""
+    found = [pair for name in role_sets(config.runs[run], role) for pair in stored_splits(config, name)]
+    return [file for dataset, split in dict.fromkeys(found) for file in split_files(config, dataset, split, "shard")]
+
+
+def base_folder(run: Run) -> list[str]:
+    """The folder of a run's base model, or nothing where it starts from random weights."""
+    return [] if run.model.base is None else [f"results/models/{run.model.base_name}"]
+
+
+def run_datasets(run: Run) -> list[str]:
+    """The datasets that a run reads, each once."""
+    return list(dict.fromkeys(name.split("-")[0] for name in [*run.train, run.dev, *run.evaluation.sets]))
+
+
+def spoken_archive(dataset: Dataset) -> list[str]:
+    """The dataset's archive where a rule makes it, otherwise nothing."""
+    return [dataset.path] if dataset.path.startswith(_SPOKEN) else []
+
+
+def source_fingerprint(name: str, dataset: Dataset) -> str:
+    """What the corpus at a dataset's `path` is, without saying where: sizes, names in a folder, times of change.
+
+    Once it has been read it may be taken away: then the fingerprint that was recorded goes on to hold.
+    """
+    if spoken_archive(dataset):
+        return "spoken"
+    path = Path(dataset.path).expanduser()
+    recorded = Path(f"results/raw/{name}/source.json")
+    if not path.exists():
+        return str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else "absent"
+    digest = hashlib.sha256()
+    if path.is_file():
+        digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        for file in sorted(files):
+            stat = os.stat(os.path.join(folder, file))  # noqa: PTH116, PTH118 (a hundred thousand files)
+            digest.update(f"{os.path.relpath(folder, path)}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def missing_sources(config: Config) -> list[str]:
+    """A sentence for each dataset that has not been read yet and whose `path` holds nothing."""
+    return [
+        f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or say where it lies"
+        f" with --config 'datasets={{{name}: {{path: PLACE}}}}'"
+        for name, dataset in config.datasets.items()
+        if source_fingerprint(name, dataset) == "absent"
+    ]
+
+
+def run_metrics(config: Config, run: str, plan: str) -> list[str]:
+    """The scores of a run: each checkpoint that its plan lists, on each set, by each decoder."""
+    evaluation = config.runs[run].evaluation
+    return [
+        f"results/runs/{run}/evaluation/{step}/{name}/{decoder}/metrics.json"
+        for step in json.loads(Path(plan).read_text())["checkpoints"]
+        for name in evaluation.sets
+        for decoder in evaluation.decoders
+    ]
+
+
+def run_counts(config: Config, run: str) -> list[str]:
+    """The counts of a run's clips in each role."""
+    roles = dict.fromkeys(["train", "dev", *config.runs[run].evaluation.sets])
+    return [f"results/runs/{run}/clips/{role}.json" for role in roles]
+
+
+def run_status(config: Config, run: str) -> list[str]:
+    """The status of each dataset that a run reads."""
+    return [f"results/data/{dataset}/status.json" for dataset in run_datasets(config.runs[run])]

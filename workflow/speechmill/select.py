@@ -1,0 +1,43 @@
+"""select: the best checkpoint becomes the model."""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from speechmill.command import SpeechmillError, run_command, written_whole
+from speechmill.config.evaluation import SelectSettings
+from speechmill.tables import write_json
+
+
+def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -> int:
+    """The step with the smallest `metric` on a set; the earliest of equals.
+
+    Raises SpeechmillError where no step has that figure.
+    """
+    rows = summary[(summary["set"] == set_name) & (summary["decoder"] == decoder)].dropna(subset=[metric])
+    if rows.empty:
+        raise SpeechmillError(f"no checkpoint has a {metric} on {set_name} by {decoder}, so none can be selected")
+    return int(rows.sort_values([metric, "step"]).iloc[0]["step"])
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=SelectSettings.model_validate_json, required=True)
+    parser.add_argument("--summary", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--model", type=Path, nargs="+", required=True, help="the model's files, by name")
+    parser.add_argument("--selection", type=Path, required=True)
+    args = parser.parse_args()
+    by: SelectSettings = args.settings
+    step = best_step(pd.read_parquet(args.summary), str(by.set), by.decoder, by.metric)
+    for file in args.model:
+        with written_whole(file) as beside:
+            shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, beside)
+    write_json({"step": step, **by.model_dump()}, args.selection)
+
+
+if __name__ == "__main__":
+    run_command(main)
