@@ -1,5 +1,4 @@
 # Needs: the configuration. Gives: SETTINGS, typed and checked, and what the rules ask of it.
-import os
 import sys
 from pathlib import Path
 
@@ -8,27 +7,20 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = Path(workflow.basedir, "workflow").as_posix()
 sys.path.insert(0, LIBRARY)
 
-from speechmill import paths, slices
+from speechmill import environment, paths, slices
 from speechmill.code_digest import code_digest
 from speechmill.command import SpeechmillError
 from speechmill.config.root import load
 from speechmill.outcome import outcome
 
-# Jobs inherit these; a job on a cluster reads this file again where it runs.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [LIBRARY, os.environ.get("PYTHONPATH")]))
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+environment.set_for_jobs(LIBRARY)
 
 try:
     SETTINGS = load(config)
 except SpeechmillError as error:
     raise WorkflowError(str(error)) from None
 
-if (
-    workflow.is_main_process
-    and "gpu" in workflow.global_resources
-    and workflow.global_resources["gpu"].value == 0
-):
+if workflow.is_main_process and "gpu" in workflow.global_resources and workflow.global_resources["gpu"].value == 0:
     for name, run in SETTINGS.runs.items():
         if run.device == "gpu":
             raise WorkflowError(

@@ -8,9 +8,7 @@ rule finetune:
         clips=ancient("results/runs/{run}/clips/train.parquet"),
         digest="results/runs/{run}/clips/train.sha256",
         shards=lambda wildcards: ancient(paths.role_shards(SETTINGS, wildcards.run, "train")),
-        vocab=multiext(
-            "results/runs/{run}/vocab/", "vocab.json", "tokenizer_config.json", "processor_config.json"
-        ),
+        vocab=multiext("results/runs/{run}/vocab/", "vocab.json", "tokenizer_config.json", "processor_config.json"),
         base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
         plan="results/runs/{run}/plan.json",
     output:

@@ -20,9 +20,7 @@ rule ingest_dataset:
         path=lambda wildcards: SETTINGS.datasets[wildcards.dataset].path,
     params:
         settings=lambda wildcards: slices.ingest(SETTINGS, wildcards.dataset),
-        fingerprint=lambda wildcards: paths.source_fingerprint(
-            wildcards.dataset, SETTINGS.datasets[wildcards.dataset]
-        ),
+        fingerprint=lambda wildcards: paths.source_fingerprint(wildcards.dataset, SETTINGS.datasets[wildcards.dataset]),
         code=code_digest("ingest_dataset"),
     shell:
         "python -m speechmill.ingest_dataset --settings {params.settings:q} --path {resources.path:q}"

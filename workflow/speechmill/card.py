@@ -178,6 +178,15 @@ def corpus_table(settings: Settings, status: list[dict[str, Any]]) -> str:
     return table(rows)
 
 
+def outside_vocabulary(settings: Settings, best: pd.DataFrame) -> list[str]:
+    """For each set whose references have characters that the model cannot write, the set and the characters."""
+    rows = best[best["outside_vocabulary"] != ""].drop_duplicates("set")
+    return [
+        f"{settings.set_title(name)}: " + " ".join(f"`{character}`" for character in characters.split(" "))
+        for name, characters in zip(rows["set"], rows["outside_vocabulary"], strict=True)
+    ]
+
+
 def text_rules(counts: dict[str, Any]) -> list[str]:
     """The text rules that changed something in the training sentences, with the number of sentences."""
     dropped = counts["characters_dropped"]
@@ -271,6 +280,7 @@ def main() -> None:
         step=step,
         score=best[by].iloc[0].to_dict(),
         results=results_table(settings, best),
+        outside_vocabulary=outside_vocabulary(settings, best),
         data=data_table(settings, counts),
         corpora=corpus_table(settings, [read_json(path) for path in args.status]),
         text_rules=text_rules(counts["train"]),

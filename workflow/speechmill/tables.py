@@ -144,10 +144,13 @@ def write_in_row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema, path:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a table, one row group in memory at a time."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield from file.read_row_group(group).to_pylist()
+    """The rows of a table, one row group in memory at a time. Raises SpeechmillError where it cannot be read."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield from file.read_row_group(group).to_pylist()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SpeechmillError(f"{path} cannot be read ({error}); delete it and run snakemake again") from error
 
 
 def write_json(value: Any, path: Path) -> None:

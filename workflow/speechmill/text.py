@@ -39,6 +39,9 @@ class Normaliser:
         text = self._without("drop", text, {c for c in text if c in self._settings.drop})
         if self._keep is not None:
             text = self._without("keep", text, {c for c in text if c not in self._keep and not c.isspace()})
+        if self._settings.unicode != "none":
+            # A change of case or a deletion can bring characters together that the normal form makes one.
+            text = unicodedata.normalize(self._settings.unicode, text)
         return self._counted("space", text, " ".join(text.split()))
 
     def _counted(self, rule: str, before: str, after: str) -> str:

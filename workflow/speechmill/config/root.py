@@ -121,8 +121,9 @@ def _known_keys(place: list[str], loc: tuple[str | int, ...]) -> list[str]:
             node = node["properties"][str(part)]
         elif isinstance(part, int):
             node = node["items"]
-        elif "additionalProperties" in node:
-            node = node["additionalProperties"]
+        else:
+            # A mapping: its names are free, its values are all alike.
+            node = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", {}))
     return sorted(_resolve(node, schema).get("properties", {}))
 
 

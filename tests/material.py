@@ -1,0 +1,109 @@
+"""What tests are made of: recordings, stored clips, small models and their settings."""
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile as sf
+from numpy.typing import NDArray
+
+from speechmill.audio import Int16Samples, encode_flac
+from speechmill.tables import SAMPLE_RATE, clip_schema, write_in_row_groups
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Seven convolutions of a stride of 320 samples and a window of 400, as wav2vec2 has them, and little behind them.
+TINY: dict[str, Any] = {
+    "model_type": "wav2vec2",
+    "conv_dim": [8] * 7,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "num_feat_extract_layers": 7,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "final_dropout": 0.0,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
+LAYER_NORM = TINY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+GROUP_NORM = TINY | {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+
+
+def noise(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> NDArray[np.float64]:
+    """Noise with the tilt of speech's spectrum, that swells and fades four times a second, like syllables."""
+    n = round(seconds * rate)
+    hertz = np.fft.rfftfreq(n, 1 / rate)
+    spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n)) / (1 + (hertz / 500) ** 2)
+    spectrum[hertz < 50] = 0
+    samples = np.fft.irfft(spectrum, n) * (0.55 + 0.45 * np.sin(2 * np.pi * 4 * np.arange(n) / rate))
+    return np.asarray(0.5 * samples / np.abs(samples).max())
+
+
+def audio_file(samples: NDArray[Any], rate: int = SAMPLE_RATE, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
+    """The bytes of a file of `samples`, shape (samples,) or (samples, channels)."""
+    buffer = io.BytesIO()
+    sf.write(buffer, samples, rate, format=kind, subtype=subtype)
+    return buffer.getvalue()
+
+
+def recording(seconds: float, seed: int = 0) -> Int16Samples:
+    """`noise` in 16 bits at 16 kHz."""
+    return np.asarray(noise(seconds, seed=seed) * 32767, dtype=np.int16)
+
+
+def store(
+    folder: Path, recordings: Sequence[Int16Samples], texts: Sequence[str], speakers: Sequence[str | None] = ()
+) -> tuple[list[dict[str, Any]], list[Path]]:
+    """Put clips into two shards below `folder`; the rows of the table of clips, and the shards."""
+    rows: list[dict[str, Any]] = []
+    stored: list[list[dict[str, Any]]] = [[], []]
+    for i, (samples, text) in enumerate(zip(recordings, texts, strict=True)):
+        shard = i % 2
+        row = {
+            "id": f"clip-{i:03d}",
+            "sentence": text,
+            "speaker_id": speakers[i] if speakers else None,
+            "num_samples": len(samples),
+            "audio_sha256": f"{i:064x}",
+        }
+        rows.append(
+            row
+            | {"dataset": "corpus", "split": "train", "text": text, "shard": shard}
+            | {"row_group": len(stored[shard]) // 3, "row": len(stored[shard]) % 3}
+        )
+        stored[shard].append(row | {"audio": {"bytes": encode_flac(samples), "path": "clip.flac"}})
+    shards = [folder / "corpus" / "train" / f"shard-{number:05d}.parquet" for number in (0, 1)]
+    for shard, clips in zip(shards, stored, strict=True):
+        write_in_row_groups(clips, clip_schema(), shard, 3)
+    return rows, shards
+
+
+def run_stage(
+    stage: str, *arguments: object, workflow: Path = ROOT / "workflow", env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a stage's program as a rule does."""
+    return subprocess.run(
+        [sys.executable, "-m", f"speechmill.{stage}", *map(str, arguments)],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(workflow), **(env or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def as_json(value: Any) -> str:
+    """`value` as an argument of a stage's program."""
+    return json.dumps(value, ensure_ascii=False)

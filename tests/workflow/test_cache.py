@@ -1,0 +1,26 @@
+"""The cache between working copies."""
+
+from pathlib import Path
+
+import pytest
+from working_copy import SPOKEN, tiny_config, working_copy
+
+
+@pytest.mark.slow
+def test_a_second_working_copy_takes_the_data_stages_from_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    vocab = "results/runs/demo_ru/vocab/vocab.json"
+    options = [vocab, "--cache"]
+    first, second = (working_copy(tmp_path / name) for name in ("first", "second"))
+    filled = first.snakemake(tiny_config(SPOKEN), *options, SNAKEMAKE_OUTPUT_CACHE=str(cache))
+    taken = second.snakemake(tiny_config(SPOKEN), *options, SNAKEMAKE_OUTPUT_CACHE=str(cache))
+    for rule in ("ingest_dataset", "shards", "vocab"):
+        assert f"speechmill.{rule}" not in "".join(
+            path.read_text() for path in (second.folder / "logs").rglob("*.log") if path.parent.name == rule
+        )
+        assert not (second.folder / "logs" / rule).exists()
+        assert (first.folder / "logs" / rule).exists()
+    assert "to cache" in filled.output
+    assert "to cache" not in taken.output
+    assert (second.folder / vocab).read_bytes() == (first.folder / vocab).read_bytes()

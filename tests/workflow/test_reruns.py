@@ -1,0 +1,101 @@
+"""Only what changed runs again: each change read off a dry run."""
+
+import copy
+import os
+from typing import Any
+
+import pytest
+from working_copy import WorkingCopy, faulty_config
+
+pytestmark = pytest.mark.slow
+
+DATA_RULES = {"ingest_dataset", "shards", "index", "status"}
+
+
+def with_changes(**changes: Any) -> dict[str, Any]:
+    config = copy.deepcopy(faulty_config())
+    for place, value in changes.items():
+        *sections, key = place.split("__")
+        node = config["runs"]["demo_ru"]
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    return config
+
+
+def test_a_second_run_has_nothing_to_do(finished: WorkingCopy) -> None:
+    assert "Nothing to be done" in finished.snakemake(faulty_config(), "--dry-run").output
+
+
+def test_touching_every_source_file_runs_nothing_again(changed: WorkingCopy) -> None:
+    for source in ("Snakefile", "workflow", "config", "envs"):
+        for path in [changed.folder / source, *(changed.folder / source).rglob("*")]:
+            os.utime(path)
+    assert "Nothing to be done" in changed.snakemake(faulty_config(), "--dry-run").output
+
+
+def test_a_card_setting_renders_the_card_only(finished: WorkingCopy) -> None:
+    assert finished.planned(with_changes(card__title="Another title")) == {"card": 1}
+
+
+def test_a_learning_rate_retrains_and_what_follows(finished: WorkingCopy) -> None:
+    planned = finished.planned(with_changes(finetune__learning_rate=1e-4))
+    assert {"finetune", "summary", "select", "card"} <= set(planned)
+    assert not set(planned) & (DATA_RULES | {"clips", "clips_train", "vocab", "plan"})
+
+
+def test_the_save_interval_starts_at_the_plan(finished: WorkingCopy) -> None:
+    planned = finished.planned(with_changes(plan__save_steps=2))
+    assert {"plan", "finetune"} <= set(planned)
+    assert not set(planned) & (DATA_RULES | {"clips", "clips_train", "vocab"})
+
+
+def test_a_text_rule_starts_at_the_clips_of_the_vocabulary(finished: WorkingCopy) -> None:
+    planned = finished.planned(with_changes(text__replace=[{"find": "ё", "put": "е"}]))
+    assert {"clips_train", "vocab"} <= set(planned)
+    assert not set(planned) & DATA_RULES
+
+
+def test_a_new_evaluation_set_evaluates_only(finished: WorkingCopy) -> None:
+    sets = ["demo_ru-dev", "demo_ru-test", "demo_ru-train"]
+    planned = finished.planned(with_changes(evaluation__sets=sets))
+    assert set(planned) <= {"clips", "evaluate", "summary", "select", "card"}
+    assert planned["clips"] == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "first", "untouched"),
+    [
+        ("shards", "_ROW_GROUP = 16", "_ROW_GROUP = 8", "shards", {"ingest_dataset"}),
+        ("text", '" ".join(', '"  ".join(', "clips_train", DATA_RULES),
+        ("batching", "_POOL_BATCHES = 32", "_POOL_BATCHES = 16", "plan", DATA_RULES | {"clips", "vocab"}),
+        ("scoring", "samples: int = 1000", "samples: int = 500", "evaluate", DATA_RULES | {"plan", "finetune"}),
+        ("card", "dpi=120", "dpi=100", "card", DATA_RULES | {"finetune", "evaluate", "summary", "select"}),
+    ],
+)
+def test_editing_a_module_reruns_the_stages_that_use_it(
+    changed: WorkingCopy, module: str, old: str, new: str, first: str, untouched: set[str]
+) -> None:
+    changed.edit(f"workflow/speechmill/{module}.py", old, new)
+    planned = changed.planned(faulty_config())
+    assert first in planned
+    assert not set(planned) & untouched
+
+
+def test_a_comment_or_a_docstring_changes_nothing(changed: WorkingCopy) -> None:
+    changed.edit("workflow/speechmill/shards.py", "_ROW_GROUP = 16", "# A remark.\n_ROW_GROUP = 16  # another")
+    changed.edit("workflow/speechmill/finetune.py", '"""finetune: ', '"""Training. finetune: ')
+    assert "Nothing to be done" in changed.snakemake(faulty_config(), "--dry-run").output
+
+
+def test_a_table_that_is_written_again_unchanged_retrains_nothing(changed: WorkingCopy) -> None:
+    run = changed.snakemake(faulty_config(), "--forcerun", "clips_train", "clips")
+    assert set(run.jobs) >= {"clips_train", "clips"}
+    assert "rule finetune" not in run.output
+    assert "rule evaluate" not in run.output
+    assert "rule vocab" not in run.output
+
+
+def test_a_corpus_that_was_taken_away_once_it_was_read_changes_nothing(changed: WorkingCopy) -> None:
+    (changed.folder / "corpus.tar.gz").unlink()
+    assert "Nothing to be done" in changed.snakemake(faulty_config(), "--dry-run").output
