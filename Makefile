@@ -4,17 +4,18 @@ BIN := $(CURDIR)/.venv/bin
 # Jobs call `python`: the environment's must be the first on PATH.
 export PATH := $(BIN):$(PATH)
 
+REPORT := results/report.html
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup report lint format lock clean
+.PHONY: help demo test setup lint format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: setup  ## set up, run the embedded demo from text to model card, say where the results are
-	$(BIN)/snakemake --cores all
-	$(BIN)/snakemake --report results/report.html
-	@PYTHONPATH=workflow $(BIN)/python -m speechmill.card --show results/runs/demo_ru/model
-	@echo "report: results/report.html"
+demo: setup  ## set up, run the embedded demo from speech to model card, say where the results are
+	$(BIN)/snakemake --cores all --report $(REPORT) --report-after-run
+	@PYTHONPATH=workflow $(BIN)/python -m speechmill.outcome results/runs/demo_ru
+	@echo "report  $(REPORT)"
 
 test: lint  ## set up, lint, and run the tests
 	$(BIN)/python -m pytest
@@ -22,16 +23,15 @@ test: lint  ## set up, lint, and run the tests
 setup:  ## make .venv from requirements.lock, install missing system programs; does nothing when done
 	@bash envs/setup.sh
 
-report: setup  ## write results/report.html from the results that are there
-	$(BIN)/snakemake --report results/report.html
-
 lint: setup  ## check style, types and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
 
-format: setup  ## mend what can be mended by itself
+format: setup  ## mend what can be mended by itself, and write the configuration's schema and reference anew
+	PYTHONPATH=workflow $(BIN)/python -m speechmill.config.document
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile workflow/rules

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,35 @@ def run_stage(
 def as_json(value: Any) -> str:
     """`value` as an argument of a stage's program."""
     return json.dumps(value, ensure_ascii=False)
+
+
+RELEASE = "cv-corpus-8.0-2022-01-19"
+# Source: the header of the tables of Common Voice 8.0.
+TSV_COLUMNS = [
+    "client_id",
+    "path",
+    "sentence",
+    "up_votes",
+    "down_votes",
+    "age",
+    "gender",
+    "accents",
+    "locale",
+    "segment",
+]
+
+
+def tsv(rows: Sequence[Mapping[str, str]], columns: Sequence[str] = TSV_COLUMNS) -> bytes:
+    """A table as Common Voice writes it: nothing is quoted."""
+    lines = ["\t".join(columns), *("\t".join(row.get(column, "") for column in columns) for row in rows)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def tar(path: Path, members: Sequence[tuple[str, bytes]], mode: str = "w:gz") -> Path:
+    """Write an archive of `members` in this order."""
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path

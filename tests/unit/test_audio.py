@@ -3,9 +3,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from material import audio_file, noise, recording
 from numpy.typing import NDArray
 
+from material import audio_file, noise, recording
 from speechmill.audio import UnreadableAudioError, decode_flac, decode_to_16k, encode_flac
 
 RESAMPLERS = ["soxr", "sox", "torchaudio"]
@@ -150,5 +150,21 @@ def test_a_wav_that_was_written_to_a_pipe_is_whole(promised: int) -> None:
 
 
 @pytest.mark.parametrize("resampler", RESAMPLERS)
-def test_a_single_sample_is_audio(resampler: str) -> None:
-    assert len(decode_to_16k(audio_file(np.array([0.1]), 48_000), resampler)) <= 1
+@pytest.mark.parametrize("samples", [1, 2, 100])
+def test_a_clip_of_next_to_nothing_has_a_sample_or_is_unreadable(resampler: str, samples: int) -> None:
+    try:
+        assert len(decode_to_16k(audio_file(np.full(samples, 0.1), 48_000), resampler)) == pytest.approx(
+            samples / 3, abs=1
+        )
+    except UnreadableAudioError as error:
+        assert samples == 1
+        assert "shorter than a sample" in str(error)
+
+
+def test_the_reason_is_the_same_each_time() -> None:
+    reasons = set()
+    for _ in range(3):
+        with pytest.raises(UnreadableAudioError) as caught:
+            decode_to_16k(b"not audio", "soxr")
+        reasons.add(str(caught.value))
+    assert reasons == {"Format not recognised."}

@@ -1,4 +1,4 @@
-from itertools import chain
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -44,9 +44,7 @@ def test_padded_seconds_stay_within_the_budget(lengths: NDArray[np.int64], secon
 
 
 @given(LENGTHS, BATCHES, st.integers(0, 2**32))
-def test_the_same_seed_and_epoch_give_the_same_batches(
-    lengths: NDArray[np.int64], batch: Batch, seed: int
-) -> None:
+def test_the_same_seed_and_epoch_give_the_same_batches(lengths: NDArray[np.int64], batch: Batch, seed: int) -> None:
     assert order(epoch_batches(lengths, batch, seed, 3)) == order(epoch_batches(lengths, batch, seed, 3))
 
 
@@ -100,7 +98,7 @@ def test_filled_batches_keep_the_order_and_could_not_take_one_clip_more(
     ordered, budget = np.argsort(lengths, kind="stable"), seconds * SAMPLE_RATE
     batches = fill(ordered, lengths, budget)
     assert list(chain.from_iterable(order(batches))) == ordered.tolist()
-    for batch, following in zip(batches, batches[1:], strict=False):
+    for batch, following in pairwise(batches):
         assert lengths[following[0]] * (len(batch) + 1) > budget
 
 

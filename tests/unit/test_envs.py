@@ -1,11 +1,17 @@
 """The conda environments hold what requirements.lock holds, in the same versions."""
 
+import ast
+import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from speechmill.code_digest import modules_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
@@ -56,3 +62,31 @@ def test_system_programs_come_from_conda_forge_alone(environment: Path) -> None:
     assert content["channels"] == ["conda-forge", "nodefaults"]
     assert "python=3.11" in conda
     assert "pip" in conda
+
+
+def stages() -> dict[str, str]:
+    """The environment that the rule of each stage names."""
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    found = re.findall(r'"../../envs/(\w+)\.yaml".*?python -m speechmill\.(\w+)', rules, re.DOTALL)
+    return {stage: environment for environment, stage in found}
+
+
+def imported_packages(stage: str) -> set[str]:
+    """The packages, as they are installed, that a stage's module and those it reaches import."""
+    names: set[str] = set()
+    for module in modules_of(stage):
+        path = ROOT.joinpath("workflow", *module.split("."))
+        source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names.add(node.module.split(".")[0])
+    known = packages_distributions()
+    return {canonicalize_name(known[name][0]) for name in names - set(sys.stdlib_module_names) - {"speechmill"}}
+
+
+@pytest.mark.parametrize("stage", sorted(stages()))
+def test_the_environment_of_a_stage_has_what_its_module_imports(stage: str) -> None:
+    _, packages = dependencies(ROOT / "envs" / f"{stages()[stage]}.yaml")
+    assert imported_packages(stage) <= {canonicalize_name(package.name) for package in packages}

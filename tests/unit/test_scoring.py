@@ -15,9 +15,9 @@ def test_rates_are_those_of_jiwer_over_the_whole_corpus(pairs: list[tuple[str, s
     references, hypotheses = ([pair[i] for pair in pairs] for i in (0, 1))
     counts = count(references, hypotheses)
     assert rate(sum(c.errors for c in counts), sum(c.words for c in counts)) == jiwer.wer(references, hypotheses)
-    assert rate(
-        sum(c.character_errors for c in counts), sum(c.characters for c in counts)
-    ) == pytest.approx(jiwer.cer(references, hypotheses))
+    assert rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts)) == pytest.approx(
+        jiwer.cer(references, hypotheses)
+    )
 
 
 @given(WORDS, WORDS)

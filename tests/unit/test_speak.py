@@ -22,9 +22,7 @@ def settings(**changes: object) -> SpeakSettings:
         "dev": {"voices": 2, "clips": 2},
         "test": {"voices": 2, "clips": 2},
     }
-    return SpeakSettings.model_validate(
-        {"release": "cv-corpus-demo-1.0-2026-11-22", "splits": splits} | changes
-    )
+    return SpeakSettings.model_validate({"release": "cv-corpus-demo-1.0-2026-11-22", "splits": splits} | changes)
 
 
 def large_settings() -> SpeakSettings:
@@ -92,10 +90,10 @@ def test_every_split_has_women_and_men() -> None:
         assert {clip.speaker.voice.gender for clip in corpus[split]} == {"female", "male"}
 
 
-@pytest.mark.parametrize("most", [1, 4])
-def test_sentences_have_one_word_up_to_as_many_as_set(most: int) -> None:
-    corpus = draw_corpus(settings(words=most, splits=large_settings().splits.model_dump()))
-    assert {len(words(clip).split()) for clip in corpus["train"]} == set(range(1, most + 1))
+@pytest.mark.parametrize(("fewest", "most"), [(1, 1), (1, 4), (2, 4)])
+def test_sentences_have_as_many_words_as_set(fewest: int, most: int) -> None:
+    corpus = draw_corpus(settings(min_words=fewest, max_words=most, splits=large_settings().splits.model_dump()))
+    assert {len(words(clip).split()) for clip in corpus["train"]} == set(range(fewest, most + 1))
 
 
 def test_sentences_are_written_with_a_capital_and_a_full_stop() -> None:

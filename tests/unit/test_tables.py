@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from material import recording, store
 
+from material import recording, store
 from speechmill.command import SpeechmillError
 from speechmill.tables import (
     CLIPS,

@@ -16,11 +16,8 @@ def test_a_second_working_copy_takes_the_data_stages_from_the_cache(tmp_path: Pa
     filled = first.snakemake(tiny_config(SPOKEN), *options, SNAKEMAKE_OUTPUT_CACHE=str(cache))
     taken = second.snakemake(tiny_config(SPOKEN), *options, SNAKEMAKE_OUTPUT_CACHE=str(cache))
     for rule in ("ingest_dataset", "shards", "vocab"):
-        assert f"speechmill.{rule}" not in "".join(
-            path.read_text() for path in (second.folder / "logs").rglob("*.log") if path.parent.name == rule
-        )
-        assert not (second.folder / "logs" / rule).exists()
-        assert (first.folder / "logs" / rule).exists()
+        assert list((first.folder / "logs" / rule).iterdir())
+        assert not list((second.folder / "logs" / rule).iterdir())
     assert "to cache" in filled.output
     assert "to cache" not in taken.output
     assert (second.folder / vocab).read_bytes() == (first.folder / vocab).read_bytes()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from working_copy import WorkingCopy
+from working_copy import WorkingCopy, faulty_config
 
 RUN = Path("results/runs/demo_ru")
 DATA = Path("results/data/demo_ru")
@@ -111,3 +111,20 @@ def test_shards_read_back_as_audio(finished: WorkingCopy) -> None:
 
 def test_what_training_kept_to_go_on_from_is_gone_when_it_is_done(finished: WorkingCopy) -> None:
     assert [path.name for path in (finished.folder / "work" / "demo_ru").iterdir()] == ["tensorboard"]
+
+
+def test_a_model_that_was_made_can_be_fine_tuned_with_another_vocabulary(changed: WorkingCopy) -> None:
+    config = faulty_config()
+    run = config["runs"].pop("demo_ru")
+    run["model"] = {"base": "./results/runs/demo_ru/model", "config": {"hidden_dropout": 0.1}}
+    run["text"]["case"] = "upper"
+    run["text"]["keep"] = "А-ЯЁ"
+    config["runs"]["tuned"] = run
+    changed.snakemake(config, "results/runs/tuned/checkpoints")
+    tuned = changed.folder / "results/runs/tuned/checkpoints/checkpoint-3"
+    vocab = json.loads((tuned / "vocab.json").read_text(encoding="utf-8"))
+    settings = json.loads((tuned / "config.json").read_text(encoding="utf-8"))
+    assert "Д" in vocab
+    assert "д" not in vocab
+    assert settings["vocab_size"] == len(vocab)
+    assert settings["hidden_dropout"] == 0.1

@@ -90,10 +90,8 @@ def test_a_comment_or_a_docstring_changes_nothing(changed: WorkingCopy) -> None:
 
 def test_a_table_that_is_written_again_unchanged_retrains_nothing(changed: WorkingCopy) -> None:
     run = changed.snakemake(faulty_config(), "--forcerun", "clips_train", "clips")
-    assert set(run.jobs) >= {"clips_train", "clips"}
-    assert "rule finetune" not in run.output
-    assert "rule evaluate" not in run.output
-    assert "rule vocab" not in run.output
+    assert {"clips_train", "clips"} <= run.executed
+    assert not run.executed & {"vocab", "plan", "finetune", "evaluate"}
 
 
 def test_a_corpus_that_was_taken_away_once_it_was_read_changes_nothing(changed: WorkingCopy) -> None:

@@ -32,6 +32,11 @@ class Snakemake:
         rows = [line.split() for line in table[1].splitlines()] if table else []
         return {rule: int(count) for rule, count in rows if rule != "all"}
 
+    @property
+    def executed(self) -> set[str]:
+        """The rules that ran."""
+        return set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.MULTILINE))
+
 
 @dataclass
 class WorkingCopy:

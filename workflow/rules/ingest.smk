@@ -39,6 +39,7 @@ rule ingest_model:
         runtime=120,
     params:
         settings=lambda wildcards: slices.ingest_model(SETTINGS, wildcards.model),
+        fingerprint=lambda wildcards: paths.base_fingerprint(SETTINGS, wildcards.model),
         code=code_digest("ingest_model"),
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.ingest_model --settings {params.settings:q} --folder {output}"

@@ -33,7 +33,10 @@ def decode_to_16k(encoded: bytes, resampler: str) -> Int16Samples:
     """
     try:
         samples, rate = sf.read(io.BytesIO(encoded), dtype="float32", always_2d=True)
-    except (sf.LibsndfileError, RuntimeError) as error:
+    except sf.LibsndfileError as error:
+        # Without its prefix, which holds an address in memory: the same file gives the same reason.
+        raise UnreadableAudioError(error.error_string) from error
+    except RuntimeError as error:
         raise UnreadableAudioError(str(error)) from error
     if len(samples) == 0:
         raise UnreadableAudioError("the file holds no samples")
@@ -42,7 +45,10 @@ def decode_to_16k(encoded: bytes, resampler: str) -> Int16Samples:
     if (missing := _missing_from_wav(encoded)) > 0:
         raise UnreadableAudioError(f"the file is cut short by {missing} bytes")
     mono = np.ascontiguousarray(samples.mean(axis=1, dtype=np.float32))
-    return _to_int16(mono if rate == SAMPLE_RATE else _RESAMPLERS[resampler](mono, rate))
+    resampled = _to_int16(mono if rate == SAMPLE_RATE else _RESAMPLERS[resampler](mono, rate))
+    if len(resampled) == 0:
+        raise UnreadableAudioError("the file is shorter than a sample at 16 kHz")
+    return resampled
 
 
 def encode_flac(samples: Int16Samples) -> bytes:

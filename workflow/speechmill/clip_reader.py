@@ -13,10 +13,8 @@ from transformers import Wav2Vec2Processor
 
 from speechmill.audio import FloatSamples, decode_flac
 from speechmill.command import SpeechmillError
+from speechmill.ctc import IGNORED
 from speechmill.tables import SAMPLE_RATE
-
-IGNORED = -100
-"""The label that stands where a shorter text has ended."""
 
 
 class ClipReader(Dataset[dict[str, Any]]):

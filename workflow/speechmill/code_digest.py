@@ -14,16 +14,17 @@ def code_digest(stage: str, *files: str) -> str:
     `files`, paths below `workflow`, count with every byte.
     """
     digest = hashlib.sha256()
-    for module in sorted(_reached(f"speechmill.{stage}")):
+    for module in sorted(modules_of(stage)):
         digest.update(f"{module}\n{_tree(module)}\n".encode())
     for file in files:
         digest.update((_ROOT / file).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _reached(start: str) -> set[str]:
+def modules_of(stage: str) -> set[str]:
+    """A stage's module and all modules of speechmill that it imports, directly or through others."""
     found: set[str] = set()
-    waiting = [start]
+    waiting = [f"speechmill.{stage}"]
     while waiting:
         module = waiting.pop()
         if module not in found and _file(module) is not None:

@@ -3,7 +3,8 @@
 import torch
 from torch.nn.functional import ctc_loss, log_softmax
 
-from speechmill.clip_reader import IGNORED
+IGNORED = -100
+"""The label that stands where a shorter text has ended."""
 
 BLANK = 0
 """The id of the blank, which is the padding token."""

@@ -30,15 +30,17 @@ def taken_device(wanted: str, run: str, gpus: int) -> Iterator[torch.device]:
             f"runs.{run}.device is gpu, but the job {why}; run it where there is a GPU, or set"
             f" runs.{run}.device to cpu and expect to wait"
         )
-    with _locked(visible_devices(torch.cuda.device_count())) as position:
-        torch.cuda.set_device(position)
-        yield torch.device("cuda", position)
+    names = visible_devices(torch.cuda.device_count())
+    with _locked(names) as position:
+        # Before the first use of a GPU: the Trainer spreads its batches over all that it sees.
+        os.environ["CUDA_VISIBLE_DEVICES"] = names[position]
+        yield torch.device("cuda", 0)
 
 
 def visible_devices(count: int) -> list[str]:
     """The names of the `count` devices that torch sees, in its order: what CUDA_VISIBLE_DEVICES calls them."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return listed.split(",")[:count] if listed else [str(i) for i in range(count)]
+    return [name.strip() for name in listed.split(",")][:count] if listed else [str(i) for i in range(count)]
 
 
 @contextmanager

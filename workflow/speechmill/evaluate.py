@@ -59,7 +59,10 @@ def transcribe(
     reader, collate = ClipReader(clips, shards), Collator(processor)
     hypotheses, losses = [""] * len(clips), [float("inf")] * len(clips)
     lengths = np.array([clip["num_samples"] for clip in clips], dtype=np.int64)
-    batches = evaluation_batches(lengths, batch_seconds, equal_lengths=depends_on_padding(model.config))
+    # Of a clip shorter than the window of the first frame the model hears nothing, and would refuse it.
+    heard = np.flatnonzero(output_frames(model, torch.from_numpy(lengths)).numpy() > 0)
+    by_length = evaluation_batches(lengths[heard], batch_seconds, equal_lengths=depends_on_padding(model.config))
+    batches = [heard[batch] for batch in by_length]
     for batch in progress(batches, desc="evaluate", unit="batch"):
         inputs = {key: value.to(device) for key, value in collate([reader[int(i)] for i in batch]).items()}
         labels, num_samples = inputs.pop("labels"), inputs.pop("num_samples")

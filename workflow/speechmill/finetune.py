@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PreTrainedModel,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -32,7 +33,7 @@ from transformers import (
 
 from speechmill.batching import Lengths, all_batches
 from speechmill.clip_reader import ClipReader, Collator
-from speechmill.command import SpeechmillError, run_command
+from speechmill.command import SpeechmillError, run_command, written_whole
 from speechmill.config.finetune import FinetuneSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
@@ -190,8 +191,12 @@ def newest_state(work: Path) -> Path | None:
     step, state = states[-1] if states else (0, None)
     log = work / "training.jsonl"
     if log.is_file():
-        kept = [line for line in log.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        # Without a last line that a kill cut short, and without the summary of a training that ended.
+        lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
+        logged = [(line, json.loads(line)) for line in lines]
+        kept = [line for line, values in logged if values["step"] <= step and "train_runtime" not in values]
+        with written_whole(log) as beside:
+            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     return state
 
 
@@ -274,6 +279,8 @@ def train(
         batches=PlannedBatches(lengths, settings.plan, plan["batches"]),
         workers=settings.finetune.workers,
     )
+    # It prints what the progress bar and the log show already.
+    trainer.remove_callback(PrinterCallback)
     state = newest_state(work)
     if state is not None:
         print(f"going on from {state}", file=sys.stderr)
@@ -363,7 +370,8 @@ def main() -> None:
         args.digest.read_text(),
         json.dumps(plan["checkpoints"]),
         file_digest(args.vocab / "vocab.json"),
-        file_digest(base / _WEIGHTS) if base else "",
+        # Its files by their digests, whatever the format of its weights.
+        file_digest(base / "source.json") if base else "",
     )
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

@@ -35,6 +35,8 @@ def model_config(
     config.update(given | {"vocab_size": vocab, "pad_token_id": 0, "ctc_loss_reduction": "mean"})
     for token in ("bos_token_id", "eos_token_id"):
         setattr(config, token, None)
+    # Whatever the precision that the base was stored in: the Trainer lowers it where it may be lower.
+    config.dtype = torch.float32
     return config  # type: ignore[no-any-return]
 
 
@@ -43,7 +45,9 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     fresh: PreTrainedModel = AutoModelForCTC.from_config(config)
     if base is None:
         return fresh
-    model: PreTrainedModel = AutoModelForCTC.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+    model: PreTrainedModel = AutoModelForCTC.from_pretrained(
+        base, config=config, ignore_mismatched_sizes=True, dtype=torch.float32
+    )
     own = base / "vocab.json"
     if not own.is_file() or read_json(own) != vocab:
         # A head of the right size for other characters would be loaded without a word.

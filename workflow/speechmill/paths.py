@@ -86,6 +86,16 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
     recorded = Path(f"results/raw/{name}/source.json")
     if not path.exists():
         return str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else "absent"
+    return _fingerprint(path)
+
+
+def base_fingerprint(config: Config, base_name: str) -> str:
+    """What the folder of a base model is, as with a corpus; nothing for a base on the Hub, whose revision is pinned."""
+    model = next(run.model for run in config.runs.values() if run.model.base_name == base_name)
+    return _fingerprint(Path(str(model.base)).expanduser()) if model.base_is_folder else ""
+
+
+def _fingerprint(path: Path) -> str:
     digest = hashlib.sha256()
     if path.is_file():
         digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
@@ -98,12 +108,12 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
 
 
 def missing_sources(config: Config) -> list[str]:
-    """A sentence for each dataset that has not been read yet and whose `path` holds nothing."""
+    """A sentence for each dataset that has not been prepared yet and whose `path` holds nothing."""
     return [
         f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or say where it lies"
         f" with --config 'datasets={{{name}: {{path: PLACE}}}}'"
         for name, dataset in config.datasets.items()
-        if source_fingerprint(name, dataset) == "absent"
+        if source_fingerprint(name, dataset) == "absent" and not Path(f"results/data/{name}/status.json").is_file()
     ]
 
 

@@ -32,7 +32,8 @@ def vocabulary(texts: list[str]) -> dict[str, int]:
 
     The blank of CTC is the padding token, id 0.
     """
-    characters = sorted({character for text in texts for character in text} - {" "})
+    # A text that has the sign for the space is read as having a space.
+    characters = sorted({character for text in texts for character in text} - {" ", SPACE})
     return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *characters])}
 
 

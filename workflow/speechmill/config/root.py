@@ -119,6 +119,9 @@ def _known_keys(place: list[str], loc: tuple[str | int, ...]) -> list[str]:
             node = {"$ref": node["discriminator"]["mapping"][str(part)]}
         elif str(part) in node.get("properties", {}):
             node = node["properties"][str(part)]
+        elif str(part) in schema["$defs"]:
+            # One of several types of a value, which pydantic names in the fault's location.
+            node = schema["$defs"][str(part)]
         elif isinstance(part, int):
             node = node["items"]
         else:

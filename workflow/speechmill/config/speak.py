@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from speechmill.config.base import Section
 
@@ -34,7 +34,12 @@ class SpeakSettings(Section):
         description="Name of the archive's top folder, such as cv-corpus-demo-1.0-2026-11-22.",
     )
     seed: int = Field(default=0, description="Seed of all draws: speakers, sentences, pitch and speed.")
-    words: int = Field(
-        default=4, ge=1, le=4, description="Most words (spoken digits) in a sentence; the fewest is one."
-    )
+    min_words: int = Field(default=1, ge=1, le=4, description="Fewest words (spoken digits) in a sentence.")
+    max_words: int = Field(default=4, ge=1, le=4, description="Most words (spoken digits) in a sentence.")
     splits: SplitsSettings = Field(description="Speakers and clips of each split.")
+
+    @model_validator(mode="after")
+    def _fewest_before_most(self) -> "SpeakSettings":
+        if self.min_words > self.max_words:
+            raise ValueError("`min_words` is greater than `max_words`")
+        return self

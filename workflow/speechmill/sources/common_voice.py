@@ -10,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-import pandas as pd
 from tqdm import tqdm
 
 from speechmill.command import SpeechmillError
 from speechmill.config.datasets import CommonVoice
 from speechmill.progress import progress
-from speechmill.sources.corpus import Corpus, Published, merge_splits
+from speechmill.sources.corpus import Corpus, Published, merge_splits, read_listing
 
 
 @contextmanager
@@ -49,6 +48,9 @@ def open_common_voice(path: Path, settings: CommonVoice, splits: list[str], work
                         places[parts[3]] = _append(spool, file)
                     elif len(parts) == 3 and parts[2].endswith(".tsv"):
                         tables[parts[2].removesuffix(".tsv")] = file.read()
+                # An archive ends in two blocks of zeros; one that was cut between two members ends the loop as well.
+                if archive.fileobj is not None and not archive.fileobj.read(1):
+                    raise EOFError("it has no end")
         except (tarfile.ReadError, EOFError, zlib.error, OSError) as error:
             raise SpeechmillError(
                 f"{path} cannot be read to its end ({error}): it is cut short or not an archive; fetch it again"
@@ -95,14 +97,7 @@ def _append(spool: IO[bytes], file: IO[bytes]) -> tuple[int, int]:
 
 def _published(split: str, table: bytes, path: Path) -> list[Published]:
     # Sentences hold stray quotes and the words `null` and `NA`: nothing in these files is quoted or missing.
-    frame = pd.read_csv(
-        io.BytesIO(table),
-        sep="\t",
-        quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-        dtype=str,
-        encoding="utf-8",
-    )
+    frame = read_listing(io.BytesIO(table), f"{path}: {split}.tsv", sep="\t", quoting=csv.QUOTE_NONE)
     missing = {"client_id", "path", "sentence"} - set(frame.columns)
     if missing:
         raise SpeechmillError(f"{path}: {split}.tsv lacks the columns {', '.join(sorted(missing))}")

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pandas as pd
-
 from speechmill.command import SpeechmillError
 from speechmill.config.datasets import Folder, ValueMap
-from speechmill.sources.corpus import Corpus, Published, merge_splits
+from speechmill.sources.corpus import Corpus, Published, merge_splits, read_listing
 
 
 @contextmanager
@@ -52,12 +50,11 @@ def _from_manifest(path: Path, settings: Folder) -> Iterator[dict[str, str]]:
         raise SpeechmillError(f"{manifest}: there is no such manifest; see the dataset's `manifest`")
     # A TSV is not quoted as a rule, a CSV is; in both, `null` and `NA` are words.
     is_tsv = manifest.suffix == ".tsv"
-    frame = pd.read_csv(
+    frame = read_listing(
         manifest,
+        str(manifest),
         sep="\t" if is_tsv else ",",
         quoting=csv.QUOTE_NONE if is_tsv else csv.QUOTE_MINIMAL,
-        keep_default_na=False,
-        dtype=str,
     )
     needed = {settings.split.field} | {_field(settings, name) for name in ("path", "sentence")}
     for name in sorted(needed - set(frame.columns)):

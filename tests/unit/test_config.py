@@ -1,0 +1,226 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from material import ROOT
+from speechmill.command import SpeechmillError
+from speechmill.config.datasets import CommonVoice, Folder
+from speechmill.config.model import ModelSettings
+from speechmill.config.root import Config, load
+
+FILES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "recipes").glob("*.yaml"))]
+
+RAW: dict[str, Any] = {
+    "datasets": {
+        "cv": {"source": "common_voice", "path": "cv.tar.gz", "language": "ru", "name": "Common Voice",
+               "licence": "CC0-1.0", "splits": ["train", "dev", "test"], "shards": 2},
+        "digits": {"source": "folder", "path": "digits", "language": "en", "name": "Digits", "licence": "MIT",
+                   "pattern": "{digit}.wav", "columns": {"sentence": {"field": "digit", "values": {"0": "zero"}}},
+                   "split": {"field": "digit", "values": {"train": [0]}, "otherwise": "test"},
+                   "splits": ["train", "test"], "shards": {"train": 2, "test": 1}},
+    },
+    "runs": {
+        "demo": {"language": "ru", "train": ["cv-train"], "dev": "cv-dev",
+                 "model": {"init": {"model_type": "wav2vec2"}},
+                 "plan": {"epochs": 1, "batch": {"seconds": 10}, "save_steps": 5}, "finetune": {"learning_rate": 0.001},
+                 "evaluation": {"sets": ["cv-dev", "digits-test"]},
+                 "card": {"title": "t", "description": "d", "uses": "u"}},
+    },
+}  # fmt: skip
+
+ABSENT = object()
+
+
+def changed(place: str, value: Any) -> dict[str, Any]:
+    """RAW with `value` at `place`, or without what stands there."""
+    raw = copy.deepcopy(RAW)
+    *path, last = place.split(".")
+    node: Any = raw
+    for part in path:
+        node = node.setdefault(part, {})
+    if value is ABSENT:
+        del node[last]
+    else:
+        node[last] = value
+    return raw
+
+
+def faults(place: str, value: Any) -> str:
+    with pytest.raises(SpeechmillError) as caught:
+        load(changed(place, value))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_each_configuration_that_is_shipped_is_right(file: Path) -> None:
+    assert load(yaml.safe_load(file.read_text())).runs
+
+
+def test_defaults_are_filled_in_and_nothing_can_be_changed_afterwards() -> None:
+    config = load(RAW)
+    run = config.runs["demo"]
+    assert (run.device, run.text.case, run.select_set, run.finetune.precision) == ("gpu", "lower", "cv-dev", "bf16")
+    with pytest.raises(ValueError, match="frozen"):
+        run.device = "cpu"  # type: ignore[misc]
+
+
+def test_what_is_loaded_is_loaded_again_from_its_own_dump() -> None:
+    config = load(RAW)
+    assert load(config.model_dump(mode="json")) == config
+    assert isinstance(config, Config)
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "nearest"),
+    [
+        ("run", "run", "runs"),
+        ("datasets.cv.langage", "langage", "language"),
+        ("datasets.digits.patern", "patern", "pattern"),
+        ("datasets.digits.split.value", "value", "values"),
+        ("runs.demo.devise", "devise", "device"),
+        ("runs.demo.text.kep", "kep", "keep"),
+        ("runs.demo.plan.batch.second", "second", "seconds"),
+        ("runs.demo.plan.save_step", "save_step", "save_steps"),
+        ("runs.demo.finetune.learning_rat", "learning_rat", "learning_rate"),
+        ("runs.demo.select.metrik", "metrik", "metric"),
+        ("runs.demo.card.titel", "titel", "title"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_place_and_the_nearest_known_one(place: str, key: str, nearest: str) -> None:
+    said = faults(place, 1)
+    assert f"  {place}: unknown key `{key}`; did you mean `{nearest}`? known are " in said
+
+
+def test_an_unknown_key_that_is_like_no_other_is_named_with_all_that_are_known() -> None:
+    said = faults("runs.demo.card.zzz", 1)
+    assert "runs.demo.card.zzz: unknown key `zzz`; known are description, licence, tags, title, uses" in said
+
+
+def test_an_unknown_key_in_a_list_has_its_place_in_it() -> None:
+    said = faults("runs.demo.text.replace", [{"find": "a", "put": "b"}, {"find": "a", "with": "b", "put": "c"}])
+    assert "runs.demo.text.replace.1.with: unknown key `with`; known are find, put, regex" in said
+
+
+def test_an_unknown_key_of_a_column_is_named_with_those_that_are_known() -> None:
+    said = faults("datasets.digits.columns.sentence", {"field": "digit", "value": {}})
+    assert "unknown key `value`; did you mean `values`? known are field, values" in said
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["runs", "datasets.cv.licence", "datasets.digits.shards", "runs.demo.model", "runs.demo.plan.epochs",
+     "runs.demo.finetune.learning_rate", "runs.demo.card.uses"],
+)  # fmt: skip
+def test_a_key_that_is_needed_is_named(place: str) -> None:
+    assert f"  {place}: this key is needed and absent" in faults(place, ABSENT)
+
+
+def test_all_faults_are_told_at_once() -> None:
+    raw = changed("runs.demo.devise", "gpu")
+    raw["datasets"]["cv"]["resampler"] = "ffmpeg"
+    with pytest.raises(SpeechmillError) as caught:
+        load(raw)
+    assert "devise" in str(caught.value)
+    assert "datasets.cv.resampler: Input should be 'soxr', 'sox' or 'torchaudio' (found 'ffmpeg')" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "missing"),
+    [
+        ("runs.demo.train", ["cv-train", "cv-trian"], "cv-trian"),
+        ("runs.demo.evaluation.sets", ["cv-dev", "cv-tset"], "cv-tset"),
+    ],
+)
+def test_a_set_that_no_dataset_has_is_named_with_the_nearest(place: str, value: Any, missing: str) -> None:
+    said = faults(place, value)
+    assert f"{place} names {missing}, which no dataset has; did you mean `cv-" in said
+    assert "known are cv-train, cv-dev, cv-test, digits-train, digits-test" in said
+
+
+def test_a_dev_set_that_no_dataset_has_is_named() -> None:
+    raw = changed("runs.demo.dev", "cv-valid")
+    raw["runs"]["demo"]["evaluation"]["sets"] = ["cv-valid"]
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.dev names cv-valid, which no dataset has"):
+        load(raw)
+
+
+@pytest.mark.parametrize("place", ["runs.demo.dev", "runs.demo.select.set"])
+def test_the_set_that_selects_must_be_evaluated(place: str) -> None:
+    said = faults(place, "cv-test")
+    assert "runs.demo: `evaluation.sets` lacks cv-test, by which the checkpoint is selected" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({}, "give either `base` or `init`"),
+        ({"base": "./folder", "init": {"model_type": "wav2vec2"}}, "give either `base` or `init`"),
+        ({"base": "facebook/wav2vec2-base"}, "pin `revision` for the Hub id facebook/wav2vec2-base"),
+        ({"init": {"hidden_size": 8}}, "`init` needs a `model_type`"),
+        ({"init": {"model_type": "wav2vec2"}, "config": {"layerdrop": 0.1}}, "`config` and `revision` belong to a"),
+        ({"init": {"model_type": "wav2vec2"}, "revision": "main"}, "`config` and `revision` belong to a `base`"),
+    ],
+)
+def test_a_model_that_starts_from_nothing_or_from_too_much_is_refused(model: dict[str, Any], said: str) -> None:
+    assert f"runs.demo.model: {said}" in faults("runs.demo.model", model)
+
+
+@pytest.mark.parametrize("base", ["/models/base", "./base", "../base", "~/base"])
+def test_a_folder_needs_no_revision(base: str) -> None:
+    assert ModelSettings(base=base).base_is_folder
+
+
+def test_each_base_and_each_revision_of_it_has_a_folder_of_its_own() -> None:
+    names = {
+        ModelSettings(base=base, revision=revision).base_name
+        for base, revision in [("a/b", "v1"), ("a/b", "v2"), ("a_b/c", "v1"), ("./a/b", None), ("/a/b", None)]
+    }
+    assert len(names) == 5
+    assert all("/" not in name for name in names)
+
+
+def test_the_source_decides_which_keys_a_dataset_has() -> None:
+    config = load(RAW)
+    assert isinstance(config.datasets["cv"], CommonVoice)
+    assert isinstance(config.datasets["digits"], Folder)
+    assert "datasets.cv.pattern: unknown key `pattern`" in faults("datasets.cv.pattern", "{a}.wav")
+
+
+@pytest.mark.parametrize("source", ["commonvoice", ABSENT])
+def test_a_source_that_is_not_there_is_said_with_those_that_are(source: object) -> None:
+    said = faults("datasets.cv.source", source)
+    assert "datasets.cv: " in said
+    assert "source" in said
+    assert source is ABSENT or ("'common_voice', 'folder'" in said and "commonvoice" in said)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        ("datasets.cv.shards", {"train": 1}, "`shards` must be one number, or name each of `splits`"),
+        ("datasets.cv.shards", 0, "a split has at least one shard"),
+        ("datasets.cv.splits", ["train", "dev", "test", "dev"], "a split is listed twice"),
+        ("datasets.digits.manifest", "all.csv", "give either `manifest` or `pattern`"),
+        ("datasets.digits.pattern", ABSENT, "give either `manifest` or `pattern`"),
+        ("runs.demo.plan.batch", {}, "give either `seconds` or `clips`"),
+        ("runs.demo.plan.batch", {"seconds": 4, "clips": 4}, "give either `seconds` or `clips`"),
+        ("runs.demo.plan.epochs", 0, "greater than 0 (found 0)"),
+        ("runs.demo.train", [], "at least 1 item"),
+        ("runs.demo.train", ["cv_train"], "match pattern"),
+        ("datasets.c-v", RAW["datasets"]["cv"], "match pattern"),
+        ("runs.demo.device", "tpu", "'gpu', 'cpu' or 'auto' (found 'tpu')"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_place(place: str, value: Any, said: str) -> None:
+    message = faults(place, value)
+    assert said in message
+    assert place.rsplit(".", 1)[0] in message
+
+
+def test_shards_are_one_number_or_one_for_each_split() -> None:
+    datasets = load(RAW).datasets
+    assert [datasets["cv"].shard_count(split) for split in ("train", "dev", "test")] == [2, 2, 2]
+    assert [datasets["digits"].shard_count(split) for split in ("train", "test")] == [2, 1]
