@@ -192,3 +192,8 @@ def test_metrics_say_what_was_scored_with_what(run: Path, checkpoints: Path) -> 
 
 def test_characters_that_the_model_cannot_write_are_counted(run: Path) -> None:
     assert read_json(run / "metrics.json")["characters_outside_vocabulary"] == {"q": 1, "z": 1}
+
+
+def test_a_rate_over_references_without_words_is_null_since_json_has_no_infinity() -> None:
+    wrong = totals(count(["", ""], ["а", ""]), ["one", "other"])
+    assert (wrong["wer"], wrong["cer"], wrong["insertions"]) == (None, None, 1)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from speechmill.command import SpeechmillError
 from speechmill.config.text import Replacement, TextSettings
 from speechmill.text import Normaliser, expand_ranges
 
@@ -131,3 +132,8 @@ def test_every_kind_of_white_space_parts_words() -> None:
 )
 def test_ranges_are_written_with_a_hyphen(written: str, meant: str) -> None:
     assert expand_ranges(written) == set(meant)
+
+
+def test_a_range_that_runs_backwards_is_an_error_that_says_how_to_write_it() -> None:
+    with pytest.raises(SpeechmillError, match="the range я-а is empty; write it as а-я"):
+        expand_ranges("я-а")

@@ -62,7 +62,7 @@ def front_matter(settings: Settings, best: pd.DataFrame) -> str:
     for row in best.to_dict("records"):
         dataset, split = str(row["set"]).split("-")
         about = settings.datasets[dataset]
-        for metric in ("wer", "cer"):
+        for metric in (name for name in ("wer", "cer") if not pd.isna(row[name])):
             results.append(
                 EvalResult(
                     task_type="automatic-speech-recognition",
@@ -106,12 +106,14 @@ def training_results(log: list[dict[str, Any]], scores: pd.DataFrame) -> list[li
                 f"{losses[-1]:.4f}" if losses else "No log",
                 f"{before[-1]['epoch']:.2f}" if before else "0",
                 str(score["step"]),
-                "–" if pd.isna(score["loss"]) else f"{score['loss']:.4f}",
-                f"{score['wer']:.4f}",
-                f"{score['cer']:.4f}",
+                *(_cell(score[metric], 4) for metric in ("loss", "wer", "cer")),
             ]
         )
     return rows
+
+
+def _cell(value: float, decimals: int) -> str:
+    return "–" if pd.isna(value) else f"{value:.{decimals}f}"
 
 
 def table(rows: list[list[str]]) -> str:
@@ -132,10 +134,10 @@ def results_table(settings: Settings, best: pd.DataFrame) -> str:
             [
                 settings.set_title(str(row["set"])),
                 str(row["decoder"]),
-                f"{100 * row['wer']:.2f}",
+                _cell(100 * row["wer"], 2),
                 f"{100 * row['wer_low']:.2f} – {100 * row['wer_high']:.2f}",
-                f"{100 * row['cer']:.2f}",
-                "–" if pd.isna(row["loss"]) else f"{row['loss']:.4f}",
+                _cell(100 * row["cer"], 2),
+                _cell(row["loss"], 4),
                 f"{row['clips_scored']} / {row['clips_expected']}",
                 str(row["reference_words"]),
             ]

@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -46,10 +46,13 @@ def visible_devices(count: int) -> list[str]:
 @contextmanager
 def _locked(names: list[str]) -> Iterator[int]:
     folder = Path(tempfile.gettempdir()) / "speechmill-devices"
-    folder.mkdir(mode=0o777, exist_ok=True)
+    folder.mkdir(exist_ok=True)
+    _open_to_all(folder, 0o777)
     while True:
         for position, name in enumerate(names):
-            with (folder / f"{name}.lock").open("a") as lock:
+            path = folder / f"{name}.lock"
+            with path.open("a") as lock:
+                _open_to_all(path, 0o666)
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
@@ -57,3 +60,9 @@ def _locked(names: list[str]) -> Iterator[int]:
                 yield position
                 return
         time.sleep(1)  # flock can wait for one file, not for whichever of several comes free
+
+
+def _open_to_all(path: Path, mode: int) -> None:
+    # Users who share a machine share its devices; what another user made is open already.
+    with suppress(PermissionError):
+        path.chmod(mode)

@@ -124,14 +124,19 @@ def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
     """Error rates over a whole set, with the interval of the WER over `groups`, a speaker's name for each clip."""
     words = [c.words for c in counts]
     return {
-        "wer": rate(sum(c.errors for c in counts), sum(words)),
-        "cer": rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts)),
+        "wer": _finite(rate(sum(c.errors for c in counts), sum(words))),
+        "cer": _finite(rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts))),
         "wer_ci95": list(bootstrap_interval([c.errors for c in counts], words, groups, _SEED)),
         "substitutions": sum(c.substitutions for c in counts),
         "deletions": sum(c.deletions for c in counts),
         "insertions": sum(c.insertions for c in counts),
         "reference_words": sum(words),
     }
+
+
+def _finite(value: float) -> float | None:
+    # JSON has no infinity, which is the error rate of hypotheses where the references have no words at all.
+    return value if np.isfinite(value) else None
 
 
 def main() -> None:

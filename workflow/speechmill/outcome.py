@@ -14,15 +14,17 @@ def outcome(run: Path) -> str:
         json.loads(path.read_text())
         for path in sorted((run / "evaluation" / str(selection["step"])).glob("*/*/metrics.json"))
     ]
-    results = ", ".join(
-        f"{s['set']} WER {s['wer']:.2%} ({s['decoder']}, {s['clips_scored']} of {s['clips_expected']} clips)"
-        for s in scores
-    )
+    results = []
+    for score in scores:
+        # Null where the references have no words at all.
+        wer = "undefined" if score["wer"] is None else f"{score['wer']:.2%}"
+        scored = f"{score['clips_scored']} of {score['clips_expected']} clips"
+        results.append(f"{score['set']} WER {wer} ({score['decoder']}, {scored})")
     return "\n".join(
         [
             f"card    {run / 'model' / 'README.md'}",
             f"plots   {run / 'model' / 'plots'}",
-            f"result  {run.name}, step {selection['step']}: {results}",
+            f"result  {run.name}, step {selection['step']}: {', '.join(results)}",
         ]
     )
 

@@ -21,7 +21,7 @@ def summarise(metrics: list[Path]) -> pd.DataFrame:
     for row in rows:
         row["wer_low"], row["wer_high"] = row["wer_ci95"]
         row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
-    frame = pd.DataFrame(rows)[COLUMNS].astype({"loss": float})
+    frame = pd.DataFrame(rows)[COLUMNS].astype({"wer": float, "cer": float, "loss": float})
     return frame.sort_values(["set", "decoder", "step"], ignore_index=True)
 
 

@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 
+from speechmill.command import SpeechmillError
 from speechmill.config.text import TextSettings
 
 
@@ -54,11 +55,19 @@ class Normaliser:
 
 
 def expand_ranges(characters: str) -> set[str]:
-    """The characters of a list such as `а-яё`; a hyphen at either end stands for itself."""
+    """The characters of a list such as `а-яё`; a hyphen at either end stands for itself.
+
+    Raises SpeechmillError for a range from a later character to an earlier one.
+    """
     expanded: set[str] = set()
     i = 0
     while i < len(characters):
         if i + 2 < len(characters) and characters[i + 1] == "-":
+            if characters[i] > characters[i + 2]:
+                raise SpeechmillError(
+                    f"text.keep: the range {characters[i : i + 3]} is empty; write it as"
+                    f" {characters[i + 2]}-{characters[i]}"
+                )
             expanded.update(chr(code) for code in range(ord(characters[i]), ord(characters[i + 2]) + 1))
             i += 3
         else:
