@@ -190,7 +190,8 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "run": "demo", "settings": SETTINGS.model_dump_json(), "summary": tmp_path / "summary.parquet",
         **{name: tmp_path / f"{name}.json" for name in ("selection", "training", "plan", "vocab", "status")},
         "training-log": tmp_path / "training.jsonl", "counts": tmp_path / "train.json", "base": tmp_path / "base",
-        "card": tmp_path / "README.md", "loss": tmp_path / "loss.png", "wer": tmp_path / "wer.png",
+        "card": tmp_path / "README.md", "page": tmp_path / "card.html",
+        "loss": tmp_path / "plots" / "loss.png", "wer": tmp_path / "plots" / "wer.png",
     }  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["card", *(str(x) for k, v in arguments.items() for x in (f"--{k}", v))])
     card.main()
@@ -228,4 +229,14 @@ def test_the_card_says_which_characters_of_a_set_the_model_cannot_write(written:
 def test_plots_are_pictures(written: Path) -> None:
     # The signature of a PNG file: ISO/IEC 15948, section 5.2.
     for name in ("loss.png", "wer.png"):
-        assert (written / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (written / "plots" / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_card_is_shown_as_one_page_with_its_pictures_inside(tmp_path: Path) -> None:
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "wer.png").write_bytes(b"picture")
+    shown = card.page("---\na: b\n---\n\n# Title\n\n| x |\n|:-:|\n| 1 |\n\n![WER](plots/wer.png)\n", tmp_path)
+    assert "<h1>Title</h1>" in shown
+    assert "<table>" in shown
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in shown
+    assert "a: b" not in shown

@@ -36,8 +36,9 @@ rule card:
         vocab="results/runs/{run}/vocab/vocab.json",
         base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
     output:
-        card=report(
-            "results/runs/{run}/model/README.md",
+        card="results/runs/{run}/model/README.md",
+        page=report(
+            "results/runs/{run}/card.html",
             category="Runs",
             labels={"run": "{run}", "what": "model card"},
             caption="../report/card.rst",
@@ -68,5 +69,5 @@ rule card:
         "python -m speechmill.card --run {wildcards.run} --settings {params.settings:q} --summary {input.summary}"
         " --selection {input.selection} --training {input.training} --training-log {input.training_log}"
         " --plan {input.plan} --counts {input.counts} --status {input.status} --vocab {input.vocab}"
-        " --base {input.base} --card {output.card} --loss {output.loss} --wer {output.wer}"
+        " --base {input.base} --card {output.card} --page {output.page} --loss {output.loss} --wer {output.wer}"
         " 2>&1 | tee {log}"

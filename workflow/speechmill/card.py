@@ -1,13 +1,16 @@
 """card: the model's card and plots, from what the stages have put down."""
 
 import argparse
+import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
+from markdown_it import MarkdownIt
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from pydantic import BaseModel
@@ -17,6 +20,12 @@ from speechmill.config.card import CardSettings
 from speechmill.config.evaluation import SelectSettings
 from speechmill.config.text import TextSettings
 from speechmill.tables import read_json
+
+_STYLE = """<style>
+body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin-bottom: 1em } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em }
+img { max-width: 100% } pre { background: #f4f4f4; padding: 1em; overflow-x: auto }
+</style>"""
 
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "card.md.j2"
 
@@ -241,7 +250,7 @@ def _finish(axes: Axes, y: str, title: str) -> None:
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(edgecolor="none", framealpha=0.9)
 
 
 def _save(figure: Any, path: Path) -> None:
@@ -250,12 +259,24 @@ def _save(figure: Any, path: Path) -> None:
     plt.close(figure)
 
 
+def page(card: str, folder: Path) -> str:
+    """The body of a card as a page of its own, with the pictures, which lie in `folder`, inside it."""
+    body = MarkdownIt("commonmark").enable("table").render(card.split("\n---\n", 1)[1])
+
+    def inlined(match: re.Match[str]) -> str:
+        picture = base64.b64encode((folder / match[1]).read_bytes()).decode()
+        return f'src="data:image/png;base64,{picture}"'
+
+    with_pictures = re.sub(r'src="([^"]+)"', inlined, body)
+    return f'<!doctype html>\n<meta charset="utf-8">\n{_STYLE}\n{with_pictures}'
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
     parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
-    for one in ("summary", "selection", "training", "training-log", "plan", "vocab", "card", "loss", "wer"):
+    for one in ("summary", "selection", "training", "training-log", "plan", "vocab", "card", "page", "loss", "wer"):
         parser.add_argument(f"--{one}", type=Path, required=True)
     parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
@@ -295,6 +316,8 @@ def main() -> None:
     plot_wer(scores, settings, step, args.wer)
     with written_whole(args.card) as beside:
         beside.write_text(rendered, encoding="utf-8")
+    with written_whole(args.page) as beside:
+        beside.write_text(page(rendered, args.card.parent), encoding="utf-8")
 
 
 if __name__ == "__main__":
