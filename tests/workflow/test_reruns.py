@@ -91,7 +91,8 @@ def test_a_comment_or_a_docstring_changes_nothing(changed: WorkingCopy) -> None:
 def test_a_table_that_is_written_again_unchanged_retrains_nothing(changed: WorkingCopy) -> None:
     run = changed.snakemake(faulty_config(), "--forcerun", "clips_train", "clips")
     assert {"clips_train", "clips"} <= run.executed
-    assert not run.executed & {"vocab", "plan", "finetune", "evaluate"}
+    # What follows a forced job runs, up to the checkpoint; there snakemake looks again and finds the digests unchanged.
+    assert not run.executed & {"finetune", "evaluate"}
 
 
 def test_a_corpus_that_was_taken_away_once_it_was_read_changes_nothing(changed: WorkingCopy) -> None:
