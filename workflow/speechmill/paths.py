@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from speechmill.config.datasets import Dataset
+from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, Run
 
 MODEL_FILES = [
@@ -89,9 +90,14 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
     return _fingerprint(path)
 
 
+def base_settings(config: Config, base_name: str) -> ModelSettings:
+    """The section that names the base model whose folder has this name."""
+    return next(run.model for run in config.runs.values() if run.model.base_name == base_name)
+
+
 def base_fingerprint(config: Config, base_name: str) -> str:
     """What the folder of a base model is, as with a corpus; nothing for a base on the Hub, whose revision is pinned."""
-    model = next(run.model for run in config.runs.values() if run.model.base_name == base_name)
+    model = base_settings(config, base_name)
     return _fingerprint(Path(str(model.base)).expanduser()) if model.base_is_folder else ""
 
 

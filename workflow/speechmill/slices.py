@@ -9,6 +9,7 @@ from typing import Any
 from speechmill.config.datasets import CommonVoice, Folder
 from speechmill.config.root import Config
 from speechmill.config.shards import ShardSettings
+from speechmill.paths import base_settings, run_datasets
 
 
 def ingest(config: Config, name: str) -> str:
@@ -22,7 +23,7 @@ def ingest(config: Config, name: str) -> str:
 
 def ingest_model(config: Config, base_name: str) -> str:
     """The base model whose folder has this name; without changes to its configuration, which come later."""
-    model = next(run.model for run in config.runs.values() if run.model.base_name == base_name)
+    model = base_settings(config, base_name)
     return _json({"base": model.base, "revision": model.revision})
 
 
@@ -85,9 +86,8 @@ def card(config: Config, run: str) -> str:
     section = config.runs[run]
     about = ("name", "version", "licence", "hub_id", "language")
     datasets = {
-        name: {key: dataset.model_dump()[key] for key in about}
-        for name, dataset in config.datasets.items()
-        if name in {s.split("-")[0] for s in [*section.train, section.dev, *section.evaluation.sets]}
+        name: {key: value for key, value in config.datasets[name].model_dump().items() if key in about}
+        for name in run_datasets(section)
     }
     return _json(
         {
