@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 
 from material import RELEASE, as_json, run_stage, tar, tsv
+from speechmill import ingest_dataset
 from speechmill.command import SpeechmillError
-from speechmill.config.datasets import IngestSettings
-from speechmill.ingest_dataset import ingest
-from speechmill.tables import read_json, read_table
+from speechmill.config.datasets import Download, IngestSettings
+from speechmill.ingest_dataset import Place, ingest
+from speechmill.tables import file_digest, read_json, read_table
 
 TOP = f"{RELEASE}/ru"
 
@@ -43,7 +44,7 @@ def shard_ids(raw: Path, split: str) -> list[list[str]]:
 
 
 def test_clips_are_dealt_out_to_the_shards_in_turn(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(train=3, dev=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(train=3, dev=1), "as it was", tmp_path / "raw")
     assert shard_ids(tmp_path / "raw", "train") == [
         ["00.mp3", "03.mp3", "06.mp3"],
         ["01.mp3", "04.mp3"],
@@ -53,17 +54,17 @@ def test_clips_are_dealt_out_to_the_shards_in_turn(tmp_path: Path, archive: Path
 
 
 def test_more_shards_than_clips_leave_some_empty(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(dev=3), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(dev=3), "as it was", tmp_path / "raw")
     assert shard_ids(tmp_path / "raw", "dev") == [["07.mp3"], ["08.mp3"], []]
 
 
 def test_a_split_whose_clips_are_all_in_earlier_splits_has_empty_shards(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(validated=1, dev=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(validated=1, dev=1), "as it was", tmp_path / "raw")
     assert shard_ids(tmp_path / "raw", "dev") == [[]]
 
 
 def test_a_clip_keeps_its_bytes_and_all_that_was_published_about_it(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(train=1, validated=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(train=1, validated=1), "as it was", tmp_path / "raw")
     first = read_table(tmp_path / "raw" / "train" / "shard-00000.parquet").to_pylist()[0]
     assert first == {
         "id": "00.mp3",
@@ -79,7 +80,7 @@ def test_a_clip_keeps_its_bytes_and_all_that_was_published_about_it(tmp_path: Pa
 
 
 def test_a_listed_clip_without_a_file_is_kept_in_the_count(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(train=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(train=1), "as it was", tmp_path / "raw")
     rows = read_table(tmp_path / "raw" / "train" / "shard-00000.parquet").to_pylist()
     assert [row["id"] for row in rows if row["encoded"] is None] == ["05.mp3"]
     assert len(rows) == 7
@@ -91,26 +92,66 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_the_same_corpus_gives_the_same_bytes(tmp_path: Path, archive: Path) -> None:
     for name in ("one", "other"):
-        ingest(archive, settings(train=2, dev=1, validated=2), "as it was", tmp_path / name)
+        ingest(Place(path=archive), settings(train=2, dev=1, validated=2), "as it was", tmp_path / name)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
     assert len(contents(tmp_path / "one")) == 6
 
 
 def test_what_the_source_was_is_recorded(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(train=1), "as it was", tmp_path / "raw")
-    assert read_json(tmp_path / "raw" / "source.json") == {"fingerprint": "as it was"}
+    ingest(Place(path=archive), settings(train=1), "as it was", tmp_path / "raw")
+    assert read_json(tmp_path / "raw" / "source.json") == {
+        "fingerprint": "as it was",
+        "available": True,
+        "why": None,
+        "published": {"train": 7},
+        "about": {"bytes": archive.stat().st_size, "sha256": file_digest(archive)},
+    }
+
+
+def test_a_clip_of_several_splits_is_published_in_each(tmp_path: Path, archive: Path) -> None:
+    ingest(Place(path=archive), settings(train=1, validated=2), "as it was", tmp_path / "raw")
+    assert read_json(tmp_path / "raw" / "source.json")["published"] == {"train": 7, "validated": 8}
+
+
+def test_an_optional_corpus_that_is_not_there_leaves_empty_shards_and_says_why(tmp_path: Path) -> None:
+    optional = settings(train=2).model_copy(update={"optional": True})
+    ingest(Place(path=tmp_path / "lost.tar.gz"), optional, "absent", tmp_path / "raw")
+    assert shard_ids(tmp_path / "raw", "train") == [[], []]
+    source = read_json(tmp_path / "raw" / "source.json")
+    assert (source["available"], source["published"]) == (False, {"train": 0})
+    assert source["why"].endswith("once it can be had, delete results/raw/raw and run snakemake again")
+
+
+def test_an_optional_corpus_that_is_there_and_broken_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "corpus.tar.gz").write_bytes(b"no archive")
+    optional = settings(train=2).model_copy(update={"optional": True})
+    with pytest.raises(SpeechmillError, match="not an archive"):
+        ingest(Place(path=tmp_path / "corpus.tar.gz"), optional, "as it was", tmp_path / "raw")
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus.tar.gz"}
+
+
+def test_an_archive_is_fetched_to_its_path_where_it_is_not_there(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetched(settings: Download, path: Path) -> None:
+        path.write_bytes(archive.read_bytes())
+
+    monkeypatch.setattr(ingest_dataset, "download", fetched)
+    place = Place(path=tmp_path / "here.tar.gz", download=Download(urls=["https://example.org/corpus.tar.gz"]))
+    ingest(place, settings(train=1), "fetched", tmp_path / "raw")
+    assert read_json(tmp_path / "raw" / "source.json")["published"] == {"train": 7}
 
 
 def test_an_earlier_folder_is_replaced_as_a_whole(tmp_path: Path, archive: Path) -> None:
-    ingest(archive, settings(train=3), "as it was", tmp_path / "raw")
-    ingest(archive, settings(train=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(train=3), "as it was", tmp_path / "raw")
+    ingest(Place(path=archive), settings(train=1), "as it was", tmp_path / "raw")
     assert set(contents(tmp_path / "raw")) == {"train/shard-00000.parquet", "source.json"}
     assert {path.name for path in tmp_path.iterdir()} == {"raw", "corpus.tar.gz"}
 
 
 def test_a_corpus_that_fails_leaves_nothing_that_looks_whole(tmp_path: Path, archive: Path) -> None:
     with pytest.raises(SpeechmillError):
-        ingest(archive, settings(train=1, lost=1), "as it was", tmp_path / "raw")
+        ingest(Place(path=archive), settings(train=1, lost=1), "as it was", tmp_path / "raw")
     assert not (tmp_path / "raw").exists()
 
 
@@ -118,20 +159,21 @@ def test_a_folder_of_recordings_is_taken_too(tmp_path: Path) -> None:
     for name in ("train/one.wav", "dev/two.wav"):
         (tmp_path / "corpus" / name).parent.mkdir(parents=True)
         (tmp_path / "corpus" / name).write_bytes(name.encode())
-    ingest(tmp_path / "corpus", settings("folder", train=1, dev=1), "as it was", tmp_path / "raw")
+    ingest(Place(path=tmp_path / "corpus"), settings("folder", train=1, dev=1), "as it was", tmp_path / "raw")
     (row,) = read_table(tmp_path / "raw" / "dev" / "shard-00000.parquet").to_pylist()
     assert (row["id"], row["sentence"], row["encoded"]) == ("dev/two.wav", "two", b"dev/two.wav")
 
 
 def test_a_path_with_nothing_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"lost\.tar\.gz: there is nothing here; the dataset's `path` must say"):
-        ingest(tmp_path / "lost.tar.gz", settings(train=1), "absent", tmp_path / "raw")
+        ingest(Place(path=tmp_path / "lost.tar.gz"), settings(train=1), "absent", tmp_path / "raw")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_program_says_its_error_in_one_line_and_fails(tmp_path: Path) -> None:
     done = run_stage(
-        "ingest_dataset", "--settings", as_json(settings(train=1).model_dump()), "--path", tmp_path / "lost.tar.gz",
+        "ingest_dataset", "--settings", as_json(settings(train=1).model_dump()),
+        "--place", as_json({"path": str(tmp_path / "lost.tar.gz")}),
         "--fingerprint", "absent", "--raw", tmp_path / "raw",
     )  # fmt: skip
     assert done.returncode == 1

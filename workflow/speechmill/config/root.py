@@ -13,6 +13,7 @@ from speechmill.config.clips import ClipSettings
 from speechmill.config.datasets import Dataset, Name
 from speechmill.config.evaluation import EvalSet, EvaluationSettings, SelectSettings
 from speechmill.config.finetune import Device, FinetuneSettings
+from speechmill.config.leakage import LeakageSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
 from speechmill.config.speak import SpeakSettings
@@ -28,6 +29,9 @@ class Run(Section):
     dev: EvalSet = Field(description="the set that choices are made on, `{dataset}-{split}`")
     text: TextSettings = Field(TextSettings(), description="how sentences are normalised")
     clips: ClipSettings = Field(ClipSettings(), description="which training clips are used")
+    leakage: LeakageSettings = Field(
+        LeakageSettings(), description="what is done about training clips that collide with a set that is scored"
+    )
     model: ModelSettings = Field(description="what training starts from")
     plan: PlanSettings = Field(description="how long training lasts and what a batch is")
     finetune: FinetuneSettings = Field(description="how the weights are changed")
@@ -62,7 +66,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sets_exist(self) -> "Config":
-        known = [f"{name}-{split}" for name, dataset in self.datasets.items() for split in dataset.splits]
+        known = [f"{name}-{split}" for name, dataset in self.datasets.items() for split in dataset.set_names]
         for run_name, run in self.runs.items():
             for key, sets in (
                 ("train", run.train),
@@ -74,6 +78,22 @@ class Config(Section):
                         f"runs.{run_name}.{key} names {missing}, which no dataset has;{_nearest(missing, known)}"
                         f" known are {', '.join(known)}"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _bases_come_before(self) -> "Config":
+        for name, run in self.runs.items():
+            chain = [name]
+            while (base := run.model.run) is not None:
+                if base not in self.runs:
+                    raise ValueError(
+                        f"runs.{chain[-1]}.model.run is {base}, which is no run;{_nearest(base, list(self.runs))} known"
+                        f" are {', '.join(self.runs)}"
+                    )
+                if base in chain:
+                    raise ValueError(f"runs.{name}.model.run: {' starts from '.join([*chain, base])}, in a circle")
+                chain.append(base)
+                run = self.runs[base]
         return self
 
 
@@ -90,7 +110,7 @@ def load(raw: Mapping[str, Any]) -> Config:
 
 
 def _fault(error: dict[str, Any]) -> str:
-    tags = {"common_voice", "folder"}
+    tags = {"common_voice", "folder", "hub", "zeroth"}
     place = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and part in tags)]
     key = ".".join(place) or "configuration"
     if error["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""The `speak` section: the small corpus that espeak-ng speaks for the demo."""
+"""The `speak` section: the small corpora that espeak-ng speaks for the demos."""
 
 from typing import Literal
 
@@ -15,31 +15,57 @@ class SplitSettings(Section):
 
 
 class SplitsSettings(Section):
-    """The three splits that are trained and scored on."""
+    """The splits that are trained and scored on."""
 
     train: SplitSettings = Field(description="Clips to train on.")
-    dev: SplitSettings = Field(description="Clips to choose a checkpoint with.")
+    dev: SplitSettings | None = Field(
+        default=None,
+        description="Clips to choose a checkpoint with; must be given for `common_voice`, and left out for `zeroth`.",
+    )
     test: SplitSettings = Field(description="Clips to report; speakers and sentences unheard in train.")
+
+    def sizes(self) -> dict[str, SplitSettings]:
+        """The splits that there are, by name: test, then dev, then train."""
+        dev = {} if self.dev is None else {"dev": self.dev}
+        return {"test": self.test, **dev, "train": self.train}
 
 
 class SpeakSettings(Section):
     """What espeak-ng speaks, and how it is packed. Same settings: same bytes."""
 
-    language: Literal["ru"] = Field(default="ru", description="Language of the sentences and voices.")
-    layout: Literal["common_voice"] = Field(
+    language: Literal["ru", "ko"] = Field(default="ru", description="Language of the sentences and voices.")
+    layout: Literal["common_voice", "zeroth"] = Field(
         default="common_voice", description="Published corpus whose archive layout is copied."
     )
-    release: str = Field(
+    release: str | None = Field(
+        default=None,
         pattern=r"^[\w.-]+$",
-        description="Name of the archive's top folder, such as cv-corpus-demo-1.0-2026-11-22.",
+        description="Name of the archive's top folder, such as cv-corpus-demo-1.0-2026-11-22; must be given for"
+        " `common_voice`, and left out for `zeroth`.",
     )
     seed: int = Field(default=0, description="Seed of all draws: speakers, sentences, pitch and speed.")
-    min_words: int = Field(default=1, ge=1, le=4, description="Fewest words (spoken digits) in a sentence.")
-    max_words: int = Field(default=4, ge=1, le=4, description="Most words (spoken digits) in a sentence.")
+    min_words: int = Field(default=1, ge=1, le=4, description="Fewest words (spoken numbers) in a sentence.")
+    max_words: int = Field(default=4, ge=1, le=4, description="Most words (spoken numbers) in a sentence.")
     splits: SplitsSettings = Field(description="Speakers and clips of each split.")
 
     @model_validator(mode="after")
     def _fewest_before_most(self) -> "SpeakSettings":
         if self.min_words > self.max_words:
             raise ValueError("`min_words` is greater than `max_words`")
+        return self
+
+    @model_validator(mode="after")
+    def _as_the_layout_has_it(self) -> "SpeakSettings":
+        if self.layout == "common_voice":
+            if self.release is None:
+                raise ValueError("an archive of Common Voice has a top folder: give its name as `release`")
+            if self.splits.dev is None:
+                raise ValueError("Common Voice has a dev split: give `splits.dev` its voices and clips")
+        else:
+            if self.release is not None:
+                raise ValueError("an archive of Zeroth has no top folder: leave out `release`")
+            if self.splits.dev is not None:
+                raise ValueError(
+                    "Zeroth has no dev split: leave out `splits.dev`; the dataset's `drawn` can draw one from train"
+                )
         return self

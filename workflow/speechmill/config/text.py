@@ -19,11 +19,24 @@ class TextSettings(Section):
     """The text rules, applied in this order; each is counted."""
 
     unicode: Literal["NFC", "NFKC", "NFD", "NFKD", "none"] = Field("NFC", description="the Unicode normal form, first")
-    case: Literal["lower", "upper", "keep"] = Field("lower", description="the case, second")
-    replace: list[Replacement] = Field(default_factory=list, description="replacements, third, in this order")
-    drop: str = Field("", description="characters that are deleted, fourth")
+    look_alikes: Literal["cyrillic", "keep"] = Field(
+        "keep",
+        description="with `cyrillic`, Latin letters that look like Cyrillic ones become those, in words that have a"
+        " Cyrillic letter, second",
+    )
+    case: Literal["lower", "upper", "keep"] = Field("lower", description="the case, third")
+    replace: list[Replacement] = Field(default_factory=list, description="replacements, fourth, in this order")
+    digits: Literal["keep", "ru", "ko"] = Field(
+        "keep", description="with a language, whole numbers in digits are spelled out in its words, fifth"
+    )
+    drop: str = Field("", description="characters that are deleted, sixth")
     keep: str | None = Field(
         None,
-        description="if given, the only characters that stay, fifth (the space always does); ranges such as `а-я` are"
+        description="if given, the only characters that stay, seventh (the space always does); ranges such as `а-я` are"
         " understood",
+    )
+    units: Literal["characters", "jamo"] = Field(
+        "characters",
+        description="what the model writes: characters, or the jamo of Hangul syllables, which are composed again in"
+        " the hypotheses",
     )

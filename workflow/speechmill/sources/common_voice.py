@@ -1,121 +1,135 @@
-"""Common Voice archives: `{release}/{language}/clips/*.mp3` beside a TSV a split, in any order in the tar."""
+"""Common Voice, releases 6 to 27: `{release}/{language}/clips/*.mp3` beside a TSV a split."""
 
-import csv
 import io
-import tarfile
-import tempfile
-import zlib
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
-
-from tqdm import tqdm
+from pathlib import Path
 
 from speechmill.command import SpeechmillError
 from speechmill.config.datasets import CommonVoice
-from speechmill.progress import progress
-from speechmill.sources.corpus import Corpus, Published, merge_splits, read_listing
+from speechmill.sources.archive import open_tree
+from speechmill.sources.corpus import Corpus, Published, merge_splits
+
+_FILE = re.compile(r"(?P<home>(?:.*/)?(?P<language>[^/]+))/(?:clips/[^/]+|(?P<table>[^/]+)\.tsv)")
+_NO_SPLITS = {"clip_durations", "reported", "unvalidated_sentences", "validated_sentences"}
+"""Tables that lie beside the splits."""
+
+_BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 @contextmanager
 def open_common_voice(path: Path, settings: CommonVoice, splits: list[str], work: Path) -> Iterator[Corpus]:
-    """Read the archive once, as a stream.
+    """Read a release: an archive with its members in any order, or a folder.
 
-    The clips go end to end into one unnamed file in `work`, because an archive may list them after it holds them; so a
-    hundred thousand files are never made, and a member's name, whatever it is, is never a path here.
+    The folder may be the language's own, the release's that has it, or the one where the release was unpacked.
 
-    Raises SpeechmillError where the archive is cut short or not an archive, or lacks the language or a split.
+    Raises SpeechmillError where the archive or folder is refused (see `open_tree`), lacks the language or a split, or
+    a split's table is not one.
     """
-    tables: dict[str, bytes] = {}
-    places: dict[str, tuple[int, int]] = {}
+    root, within = (_language_folder(path, settings.language), f"{settings.language}/") if path.is_dir() else (path, "")
+    homes: set[str] = set()
     languages: set[str] = set()
-    with tempfile.TemporaryFile(dir=work) as spool:
-        try:
-            with (
-                progress(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name) as bar,
-                tarfile.open(fileobj=_Shown(path.open("rb"), bar), mode="r|*") as archive,
-            ):
-                for member in archive:
-                    parts = PurePosixPath(member.name).parts
-                    file = archive.extractfile(member) if member.isreg() else None
-                    if file is None or len(parts) < 3:
-                        continue
-                    languages.add(parts[1])
-                    if parts[1] != settings.language:
-                        continue
-                    if len(parts) == 4 and parts[2] == "clips":
-                        places[parts[3]] = _append(spool, file)
-                    elif len(parts) == 3 and parts[2].endswith(".tsv"):
-                        tables[parts[2].removesuffix(".tsv")] = file.read()
-                # An archive ends in two blocks of zeros; one that was cut between two members ends the loop as well.
-                if archive.fileobj is not None and not archive.fileobj.read(1):
-                    raise EOFError("it has no end")
-        except (tarfile.ReadError, EOFError, zlib.error, OSError) as error:
-            raise SpeechmillError(
-                f"{path} cannot be read to its end ({error}): it is cut short or not an archive; fetch it again"
-            ) from error
-        if settings.language not in languages:
-            found = ", ".join(sorted(languages)) or "no language at all"
-            raise SpeechmillError(f"{path} has no folder for the language {settings.language}; it has {found}")
+    tables: set[str] = set()
+
+    def keep(name: str) -> str | None:
+        match = _FILE.fullmatch(f"{within}{name}")
+        if match is None:
+            return None
+        languages.add(match["language"])
+        if match["language"] != settings.language:
+            return None
+        homes.add(match["home"])
+        if match["table"]:
+            tables.add(match["table"])
+            if match["table"] not in splits:
+                return None
+        return match[0].removeprefix(f"{match['home']}/")
+
+    with open_tree(root, work, keep) as tree:
+        if not homes:
+            raise _no_language(path, settings.language, languages)
+        if len(homes) > 1:
+            raise _several(path, settings.language, homes)
         for split in splits:
             if split not in tables:
-                raise SpeechmillError(f"{path} has no {split}.tsv; its splits are {', '.join(sorted(tables))}")
-
-        def read(clip: Published) -> bytes | None:
-            if clip.file not in places:
-                return None
-            offset, size = places[clip.file]
-            spool.seek(offset)
-            return spool.read(size)
-
-        yield Corpus(merge_splits({split: _published(split, tables[split], path) for split in splits}), read)
+                raise SpeechmillError(
+                    f"{path} has no {split}.tsv; its splits are {', '.join(sorted(tables - _NO_SPLITS))}"
+                )
+        listed = {
+            split: list(_published(tree.read(f"{split}.tsv") or b"", split, f"{path}: {split}.tsv", tree.names))
+            for split in splits
+        }
+        yield Corpus(merge_splits(listed), lambda clip: tree.read(f"clips/{clip.file}"), tree.about)
 
 
-class _Shown(io.RawIOBase):
-    """The archive, showing how much of it has been read."""
-
-    def __init__(self, file: IO[bytes], bar: "tqdm[Any]") -> None:
-        self._file, self._bar = file, bar
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size)
-        self._bar.update(len(data))
-        return data
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+def _language_folder(path: Path, language: str) -> Path:
+    found: set[str] = set()
+    for clips in ("clips", "*/clips", "*/*/clips"):
+        homes = [folder.parent for folder in path.absolute().glob(clips) if folder.is_dir()]
+        found.update(home.name for home in homes)
+        named = [home for home in homes if home.name == language]
+        if len(named) > 1:
+            raise _several(path, language, {str(home) for home in named})
+        if named:
+            return named[0]
+    raise _no_language(path, language, found)
 
 
-def _append(spool: IO[bytes], file: IO[bytes]) -> tuple[int, int]:
-    start = spool.tell()
-    while chunk := file.read(1 << 20):
-        spool.write(chunk)
-    return start, spool.tell() - start
+def _no_language(path: Path, language: str, found: set[str]) -> SpeechmillError:
+    return SpeechmillError(
+        f"{path} has no folder for the language {language}; it has {', '.join(sorted(found)) or 'no language at all'}"
+    )
 
 
-def _published(split: str, table: bytes, path: Path) -> list[Published]:
-    # Sentences hold stray quotes and the words `null` and `NA`: nothing in these files is quoted or missing.
-    frame = read_listing(io.BytesIO(table), f"{path}: {split}.tsv", sep="\t", quoting=csv.QUOTE_NONE)
-    missing = {"client_id", "path", "sentence"} - set(frame.columns)
+def _several(path: Path, language: str, homes: set[str]) -> SpeechmillError:
+    return SpeechmillError(
+        f"{path} has the language {language} more than once, in {' and '.join(sorted(homes))}; let `path` name one"
+    )
+
+
+def _published(table: bytes, split: str, name: str, files: Collection[str]) -> Iterator[Published]:
+    """The rows of a table in which nothing is quoted or missing, and only the sentence is free text.
+
+    So a sentence may hold quotes and the words `null` and `NA`, what other readers take for the end of a line, and even
+    TABs: what a row has too much is the sentence's.
+    """
+    rows = _rows(table, name)
+    columns = next(rows, (0, [""]))[1]
+    columns[0] = columns[0].removeprefix(_BOM)
+    missing = {"client_id", "path", "sentence"} - set(columns)
     if missing:
-        raise SpeechmillError(f"{path}: {split}.tsv lacks the columns {', '.join(sorted(missing))}")
-    # Releases differ in the spelling of this column.
-    accent = next((name for name in ("accents", "accent") if name in frame.columns), None)
+        raise SpeechmillError(f"{name} lacks the columns {', '.join(sorted(missing))}")
+    sentence, path = columns.index("sentence"), columns.index("path")
+    # Releases differ in the spelling of the last column.
+    accent = "accents" if "accents" in columns else "accent"
+    described = [columns.index(c) if c in columns else None for c in ("client_id", "gender", "age", accent)]
+    splits = (split,)
+    for line, fields in rows:
+        surplus = len(fields) - len(columns)
+        if surplus < 0:
+            raise SpeechmillError(
+                f"{name}, line {line} has {len(fields)} of {len(columns)} columns; fetch the corpus again"
+            )
+        if surplus:
+            fields[sentence : sentence + surplus + 1] = ["\t".join(fields[sentence : sentence + surplus + 1])]
+        clip = fields[path]
+        if not clip:
+            raise SpeechmillError(f"{name}, line {line}: the clip has no `path`")
+        # Old tables name clips without their ending.
+        is_bare = f"clips/{clip}" not in files and f"clips/{clip}.mp3" in files
+        # A speaker has many clips: one copy of what is the same in all of them.
+        about = (None if i is None else sys.intern(fields[i]) or None for i in described)
+        yield Published(clip, splits, f"{clip}.mp3" if is_bare else clip, fields[sentence], *about)
 
-    def column(name: str | None) -> list[str | None]:
-        return [value or None for value in frame[name]] if name in frame.columns else [None] * len(frame)
 
-    return [
-        Published(file, (split,), file, sentence, speaker, gender, age, accent_)
-        for file, sentence, speaker, gender, age, accent_ in zip(
-            frame["path"],
-            frame["sentence"],
-            column("client_id"),
-            column("gender"),
-            column("age"),
-            column(accent),
-            strict=True,
-        )
-    ]
+def _rows(table: bytes, name: str) -> Iterator[tuple[int, list[str]]]:
+    """The number and fields of each line that is not empty; only LF or CR LF ends a line."""
+    for number, line in enumerate(io.BytesIO(table), 1):
+        try:
+            text = line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise SpeechmillError(f"{name}, line {number} is not UTF-8 ({error}); fetch the corpus again") from error
+        if text:
+            yield number, text.split("\t")

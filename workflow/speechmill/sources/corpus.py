@@ -1,7 +1,7 @@
 """What every source gives: the clips as published, and the bytes of each."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,6 +33,12 @@ class Corpus:
 
     clips: list[Published]
     read: Callable[[Published], bytes | None]
+    about: dict[str, Any] = field(default_factory=dict)
+    """What is recorded of the source: an archive's `bytes` and `sha256`, a Hub dataset's `commit`."""
+
+
+class UnavailableError(SpeechmillError):
+    """The corpus cannot be had at all: it is not there, or not given to us. An optional one is gone on without."""
 
 
 def read_listing(source: Path | IO[bytes], name: str, **options: Any) -> pd.DataFrame:
@@ -60,7 +66,4 @@ def merge_splits(listed: dict[str, list[Published]]) -> list[Published]:
             having = splits.setdefault(clip.id, [])
             if split not in having:
                 having.append(split)
-    return [
-        Published(c.id, tuple(splits[c.id]), c.file, c.sentence, c.speaker_id, c.gender, c.age, c.accent)
-        for c in first.values()
-    ]
+    return [replace(clip, splits=tuple(splits[clip.id])) for clip in first.values()]
