@@ -7,7 +7,7 @@ export PATH := $(BIN):$(PATH)
 REPORT := results/report.html
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup lint format lock clean
+.PHONY: help demo plan test bench setup lint format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -17,8 +17,16 @@ demo: setup  ## set up, run the embedded demo from speech to model card, say whe
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.outcome results/runs/demo_ru
 	@echo "report  $(REPORT)"
 
+CONFIG := config/config.yaml
+
+plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and time, before anything is fetched
+	@PYTHONPATH=workflow $(BIN)/python -m speechmill.forecast $(CONFIG)
+
 test: lint  ## set up, lint, and run the tests
 	$(BIN)/python -m pytest
+
+bench: setup  ## print how fast data are prepared, as ratios against peers
+	@PYTHONPATH=workflow:tests $(BIN)/python tests/benchmarks/bench_prepare.py
 
 setup:  ## make .venv from requirements.lock, install missing system programs; does nothing when done
 	@bash envs/setup.sh

@@ -14,6 +14,7 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/speak.smk"
 include: "workflow/rules/ingest.smk"
 include: "workflow/rules/shards.smk"
+include: "workflow/rules/audit.smk"
 include: "workflow/rules/vocab.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/finetune.smk"
@@ -27,6 +28,7 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     ingest_dataset,
+    ingest_optional,
     ingest_model,
 
 
@@ -34,4 +36,4 @@ rule all:
     default_target: True
     input:
         expand("results/runs/{run}/model/README.md", run=SETTINGS.runs),
-        expand("results/data/{dataset}/status.json", dataset=SETTINGS.datasets),
+        expand("results/data/{dataset}/audit.json", dataset=SETTINGS.datasets),

@@ -18,6 +18,7 @@ from speechmill.card import (
     table,
     text_rules,
     training_results,
+    unavailable_sets,
 )
 from speechmill.summary import COLUMNS
 from speechmill.tables import write_json
@@ -27,13 +28,15 @@ SETTINGS = Settings.model_validate(
         "language": "ru",
         "card": {"title": "A demo", "description": "It is small.", "uses": "None.", "tags": ["demo"]},
         "base": "somebody/wav2vec2-tiny",
+        "base_run": None,
         "train": ["cv-train", "cv-other"],
         "text": {},
         "select": {"set": "cv-dev", "decoder": "greedy", "metric": "wer"},
         "datasets": {
             "cv": {"name": "Common Voice", "version": "8.0", "licence": "CC0-1.0", "language": "ru",
-                   "hub_id": "mozilla-foundation/common_voice_8_0"},
-            "own": {"name": "Our own", "version": "", "licence": "CC-BY-4.0", "language": "ru", "hub_id": None},
+                   "hub_id": "mozilla-foundation/common_voice_8_0", "drawn": {"held": {"of": "dev", "share": 0.1}}},
+            "own": {"name": "Our own", "version": "", "licence": "CC-BY-4.0", "language": "ru", "hub_id": None,
+                    "drawn": {}},
         },
     }
 )  # fmt: skip
@@ -45,7 +48,7 @@ def scores(*rows: tuple[int, str, float]) -> pd.DataFrame:
         {
             **dict.fromkeys(COLUMNS, 0),
             "run": "demo", "step": step, "set": name, "decoder": "greedy", "protocol": "plain",
-            "outside_vocabulary": "q ё",
+            "outside_vocabulary": "q ё", "unavailable": None,
             "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01, "cer": wer / 4, "loss": wer * 2,
             "clips_scored": 9, "clips_expected": 10, "reference_words": 1234,
         }
@@ -162,9 +165,13 @@ def test_corpora_say_what_could_not_be_read() -> None:
 
 
 def test_text_rules_that_changed_nothing_are_not_in_the_card() -> None:
-    counts: dict[str, Any] = {"clips_touched": {"case lower": 1200, "keep": 0}, "characters_dropped": {"«": 3}}
+    counts: dict[str, Any] = {
+        "clips_touched": {"case lower": 1200, "keep": 0},
+        "characters_replaced": {},
+        "characters_dropped": {"«": 3},
+    }
     assert text_rules(counts) == ["case lower: 1,200 sentences changed", "characters deleted: `«` 3"]
-    assert text_rules({"clips_touched": {"case lower": 0}, "characters_dropped": {}}) == []
+    assert text_rules({"clips_touched": {"case lower": 0}, "characters_replaced": {}, "characters_dropped": {}}) == []
 
 
 @pytest.fixture
@@ -175,20 +182,31 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     (tmp_path / "training.jsonl").write_text("".join(as_json(line) + "\n" for line in LOG))
     counts = {"sets": ["cv-train"], "clips": 5, "seconds": 36, "speakers": 2, "excluded": {},
-              "clips_touched": {"case lower": 4}, "characters_dropped": {"«": 3}}  # fmt: skip
-    status = {"dataset": "cv", "published": {"train": 6}, "kept": {"train": 5}, "rejected": {"train": 1}}
+              "clips_touched": {"case lower": 4},
+              "characters_replaced": {}, "characters_dropped": {"«": 3}}  # fmt: skip
+    status = {
+        "dataset": "cv",
+        "published": {"train": 6},
+        "kept": {"train": 5},
+        "rejected": {"train": 1},
+        "differences": ["train has 6 clips, expected were 7"],
+    }
+    leakage = {
+        "own-test": {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio"))}
+        | {"removed": 2}
+    }
     training = {"hyper_parameters": {"learning_rate": 5e-05, "seed": 42}, "versions": {"Transformers": "5.23.0"},
                 "hardware": {"device": "cpu", "processor": "x86_64", "threads": 2}, "parameters": 1234567,
                 "wall_seconds": 90.0}  # fmt: skip
     for name, value in {
         "selection": {"step": 200, "set": "cv-dev", "decoder": "greedy", "metric": "wer"},
         "training": training, "plan": {"hours": 0.01, "epochs": 2}, "vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
-        "train": counts, "status": status, "base/source": {"commit": "c0ffee"},
+        "train": counts, "status": status, "leakage": leakage, "base/source": {"commit": "c0ffee"},
     }.items():  # fmt: skip
         write_json(value, tmp_path / f"{name}.json")
     arguments = {
         "run": "demo", "settings": SETTINGS.model_dump_json(), "summary": tmp_path / "summary.parquet",
-        **{name: tmp_path / f"{name}.json" for name in ("selection", "training", "plan", "vocab", "status")},
+        **{name: tmp_path / f"{name}.json" for name in ("selection", "training", "plan", "vocab", "status", "leakage")},
         "training-log": tmp_path / "training.jsonl", "counts": tmp_path / "train.json", "base": tmp_path / "base",
         "card": tmp_path / "README.md", "page": tmp_path / "card.html",
         "loss": tmp_path / "plots" / "loss.png", "wer": tmp_path / "plots" / "wer.png",
@@ -224,6 +242,23 @@ def test_the_card_says_the_selected_scores_as_fractions_and_the_commit_of_the_ba
 
 def test_the_card_says_which_characters_of_a_set_the_model_cannot_write(written: Path) -> None:
     assert "Common Voice 8.0 dev: `q` `ё`" in (written / "README.md").read_text()
+
+
+def test_the_card_says_what_was_drawn_what_leaked_and_what_was_not_as_expected(written: Path) -> None:
+    text = (written / "README.md").read_text()
+    assert "Common Voice 8.0 held: 10% of the speakers of dev" in text
+    assert "Common Voice 8.0: train has 6 clips, expected were 7" in text
+    (row,) = (line for line in text.splitlines() if "(remove)" in line)
+    assert [cell.strip() for cell in row.strip("|").split("|")] == [
+        "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "2",
+    ]  # fmt: skip
+
+
+def test_a_set_that_could_not_be_had_stands_beside_the_results_with_the_reason() -> None:
+    frame = scores((200, "cv-dev", 0.1), (200, "own-test", float("nan")))
+    frame["unavailable"] = [None, "the Hub says no"]
+    assert unavailable_sets(SETTINGS, frame) == ["Our own test: the Hub says no"]
+    assert "Our own" not in results_table(SETTINGS, frame)
 
 
 def test_plots_are_pictures(written: Path) -> None:

@@ -1,18 +1,16 @@
-import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from material import as_json
 from speechmill import clips
-from speechmill.clips import Settings, choose, ctc_frames, why_excluded
+from speechmill.clips import Settings, choose, kept, why_excluded
 from speechmill.command import SpeechmillError
 from speechmill.config.clips import ClipSettings
-from speechmill.tables import INDEX, SAMPLE_RATE, clips_digest, read_json, read_table, write_table
+from speechmill.tables import CLIPS, INDEX, SAMPLE_RATE, clips_digest, read_json, read_table, write_json, write_table
 
 
 def row(
@@ -24,6 +22,7 @@ def row(
         "sentence": sentence,
         "num_samples": round(seconds * SAMPLE_RATE),
         "speaker_id": f"speaker of {name[0]}",
+        "sha256": f"file of {name}",
         "audio_sha256": f"audio of {name}",
         "shard": 0,
         "row_group": 0,
@@ -46,9 +45,17 @@ def indexes(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def settings(filtered: bool = True, **rules: Any) -> Settings:
-    text = {"keep": "а-яё"} | rules
-    return Settings.model_validate({"text": text, "clips": {} if filtered else None})
+def settings(*sets: str, filtered: bool = True, **rules: Any) -> Settings:
+    names = {name.split("-")[0] for name in sets}
+    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "scored": [], "speakers": {n: n for n in names}}
+    return Settings.model_validate(
+        {
+            "text": {"keep": "а-яё"} | rules,
+            "sets": sets,
+            "drawn": {name: {} for name in names},
+            "training": training if filtered else None,
+        }
+    )
 
 
 def ids(rows: list[dict[str, Any]]) -> list[str]:
@@ -56,7 +63,7 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def test_used_and_excluded_are_all_that_is_kept(indexes: list[Path]) -> None:
-    choice = choose(["corpus-train"], indexes[:1], settings())
+    choice = choose(indexes[:1], settings("corpus-train"))
     assert ids(choice.used) == ["a1"]
     assert {each["id"]: (each["reason"], each["detail"]) for each in choice.excluded} == {
         "a2": ("empty", "the sentence is empty after normalisation"),
@@ -67,28 +74,28 @@ def test_used_and_excluded_are_all_that_is_kept(indexes: list[Path]) -> None:
 
 
 def test_an_evaluation_set_excludes_nothing(indexes: list[Path]) -> None:
-    choice = choose(["corpus-train"], indexes[:1], settings(filtered=False))
+    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
     assert ids(choice.used) == ids(STORED["train"])
     assert choice.excluded == []
 
 
 def test_a_test_clip_that_is_empty_is_still_used(indexes: list[Path]) -> None:
-    choice = choose(["corpus-train"], indexes[:1], settings(filtered=False))
+    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
     assert [each["text"] for each in choice.used if each["id"] == "a2"] == [""]
 
 
 def test_a_split_takes_its_clips_from_wherever_they_are_stored(indexes: list[Path]) -> None:
-    choice = choose(["corpus-validated"], indexes, settings(filtered=False))
+    choice = choose(indexes, settings("corpus-validated", filtered=False))
     assert [(each["id"], each["split"]) for each in choice.used] == [("d1", "dev"), ("e1", "validated")]
 
 
 def test_a_clip_of_two_sets_is_taken_once(indexes: list[Path]) -> None:
-    choice = choose(["corpus-dev", "corpus-validated"], indexes, settings(filtered=False))
+    choice = choose(indexes, settings("corpus-dev", "corpus-validated", filtered=False))
     assert ids(choice.used) == ["d1", "d2", "e1"]
 
 
 def test_an_excluded_clip_of_two_sets_is_excluded_once(indexes: list[Path]) -> None:
-    choice = choose(["corpus-train", "corpus-train"], indexes, settings())
+    choice = choose(indexes, settings("corpus-train", "corpus-train"))
     assert len(choice.excluded) == 4
 
 
@@ -96,45 +103,40 @@ def test_clips_of_different_datasets_may_share_an_id(tmp_path: Path) -> None:
     paths = [tmp_path / name / "train" / "index.parquet" for name in ("one", "other")]
     for path in paths:
         write_table([row("a1")], INDEX, path)
-    choice = choose(["one-train", "other-train"], paths, settings())
+    choice = choose(paths, settings("one-train", "other-train"))
     assert [(each["dataset"], each["id"]) for each in choice.used] == [("one", "a1"), ("other", "a1")]
 
 
 def test_text_is_normalised_and_the_sentence_stays(indexes: list[Path]) -> None:
-    used = choose(["corpus-train"], indexes[:1], settings()).used
+    used = choose(indexes[:1], settings("corpus-train")).used
     assert [(each["text"], each["sentence"]) for each in used] == [("раз", "Раз.")]
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(0.999, "short"), (1.0, None), (3.0, None), (3.001, "long")])
 def test_limits_belong_to_what_is_used(seconds: float, reason: str | None) -> None:
-    why = why_excluded("да", round(seconds * SAMPLE_RATE), ClipSettings(min_seconds=1.0, max_seconds=3.0))
+    training = settings("corpus-train").training
+    assert training is not None
+    limits = training.model_copy(update={"clips": ClipSettings(min_seconds=1.0, max_seconds=3.0)})
+    why = why_excluded({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
     assert (why and why[0]) == reason
 
 
-@pytest.mark.parametrize(
-    ("text", "frames"), [("", 0), ("a", 1), ("abc", 3), ("aa", 3), ("aaa", 5), ("abba", 5), ("a a", 3)]
-)
-def test_ctc_needs_a_frame_a_character_and_a_blank_between_equal_ones(text: str, frames: int) -> None:
-    assert ctc_frames(text) == frames
-
-
-@given(st.text("ab ", max_size=6))
-def test_the_frames_that_ctc_needs_are_the_fewest_that_collapse_to_the_text(text: str) -> None:
-    # By trying out: no shorter path of letters and blanks collapses to the text, and one of this length does.
-    def collapses(frames: int) -> bool:
-        paths = itertools.product({*text, "-"}, repeat=frames)
-        return any("".join(k for k, _ in itertools.groupby(path)).replace("-", "") == text for path in paths)
-
-    needed = ctc_frames(text)
-    if needed <= 7:  # more takes long to try
-        assert collapses(needed)
-        assert needed == 0 or not collapses(needed - 1)
-
-
-def run(indexes: list[Path], monkeypatch: pytest.MonkeyPatch, folder: Path, sets: list[str], given: Settings) -> None:
-    arguments = ["--settings", as_json(given.model_dump()), "--sets", *sets, "--indexes", *indexes,
+def run(
+    indexes: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    given: Settings,
+    kept: int,
+    scored: Sequence[Path] = (),
+    available: bool = True,
+) -> None:
+    memberships = [{"splits": [name.split("-")[1] for name in given.sets], "kept": kept}]
+    write_json({"dataset": "corpus", "available": available, "memberships": memberships}, folder / "status.json")
+    arguments = ["--settings", as_json(given.model_dump()), "--indexes", *indexes,
+                 "--status", folder / "status.json", "--scored", *scored,
                  "--clips", folder / "clips.parquet", "--digest", folder / "clips.sha256",
-                 "--counts", folder / "clips.json", "--excluded", folder / "excluded.parquet"]  # fmt: skip
+                 "--counts", folder / "clips.json", "--excluded", folder / "excluded.parquet",
+                 "--leakage", folder / "leakage.json"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["clips", *map(str, arguments)])
     clips.main()
 
@@ -142,7 +144,7 @@ def run(indexes: list[Path], monkeypatch: pytest.MonkeyPatch, folder: Path, sets
 def test_the_program_writes_clips_counts_and_what_is_left_out(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(indexes, monkeypatch, tmp_path, ["corpus-train"], settings())
+    run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=5)
     rows = read_table(tmp_path / "clips.parquet").to_pylist()
     assert ids(rows) == ["a1"]
     assert (tmp_path / "clips.sha256").read_text() == clips_digest(rows) + "\n"
@@ -153,13 +155,78 @@ def test_the_program_writes_clips_counts_and_what_is_left_out(
     assert counts["characters_dropped"] == {".": 3, "!": 3}
 
 
+def test_used_and_excluded_must_be_what_the_dataset_says_it_keeps(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpeechmillError, match="1 clips used and 4 excluded are not the 6 that were kept"):
+        run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=6)
+    assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_kept_clips_of_several_sets_are_counted_once() -> None:
+    memberships = [
+        {"splits": ["train"], "kept": 1},
+        {"splits": ["train", "validated"], "kept": 10},
+        {"splits": ["dev", "validated"], "kept": 100},
+    ]
+    status = {"dataset": "corpus", "memberships": memberships}
+    assert kept(["corpus-train", "corpus-validated"], [status]) == 111
+    assert kept(["corpus-train"], [status]) == 11
+    assert kept(["other-train"], [status]) == 0
+
+
+def test_a_drawn_split_takes_its_clips_out_of_the_published_one(tmp_path: Path) -> None:
+    rows = [row(f"{speaker}{i}") for speaker in "abcdefghij" for i in range(3)]
+    index = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table(rows, INDEX, index)
+    drawn = {"corpus": {"dev": {"of": "train", "share": 0.3}}}
+    train, dev = (
+        choose([index], Settings.model_validate(settings(name, filtered=False).model_dump() | {"drawn": drawn})).used
+        for name in ("corpus-train", "corpus-dev")
+    )
+    assert 0 < len(dev) < len(rows)
+    assert sorted(ids(train) + ids(dev)) == sorted(ids(rows))
+    assert not {each["speaker_id"] for each in train} & {each["speaker_id"] for each in dev}
+    assert {each["split"] for each in dev} == {"train"}  # where its clips are stored
+
+
+def test_a_clip_that_collides_with_a_scored_set_is_left_out_and_counted(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = tmp_path / "corpus-test.parquet"
+    write_table([row("a9") | {"dataset": "corpus", "text": "другое", "sha256": "x"}], CLIPS, scored)
+    run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
+    assert read_json(tmp_path / "leakage.json")["corpus-test"]["removed"] == 0
+    write_table([row("d9") | {"dataset": "corpus", "text": "другое", "sha256": "x"}], CLIPS, scored)
+    with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-dev: 2 were excluded \(\{'leakage': 2\}"):
+        run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
+
+
+def test_jamo_are_what_the_model_learns_and_ctc_counts(tmp_path: Path) -> None:
+    index = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table([row("a1", "한글"), row("a2", "한글", seconds=0.12)], INDEX, index)
+    choice = choose([index], settings("corpus-train", keep="가-힣", units="jamo"))
+    assert [each["text"] for each in choice.used] == ["\u1112\u1161\u11ab\u1100\u1173\u11af"]
+    assert [each["reason"] for each in choice.excluded] == ["infeasible"]
+
+
+def test_a_set_that_could_not_be_had_has_no_clips_and_stops_nothing(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table([], INDEX, indexes[0])
+    run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0, available=False)
+    assert read_table(tmp_path / "clips.parquet").num_rows == 0
+    with pytest.raises(SpeechmillError, match="no clip is left in corpus-train"):
+        run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0)
+
+
 def test_the_digest_stays_when_only_the_audio_moved_to_another_shard(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(indexes, monkeypatch, tmp_path, ["corpus-dev"], settings())
+    run(indexes, monkeypatch, tmp_path, settings("corpus-dev"), kept=2)
     before = (tmp_path / "clips.sha256").read_text()
     write_table([each | {"shard": 7} for each in STORED["dev"]], INDEX, indexes[1])
-    run(indexes, monkeypatch, tmp_path, ["corpus-dev"], settings())
+    run(indexes, monkeypatch, tmp_path, settings("corpus-dev"), kept=2)
     assert (tmp_path / "clips.sha256").read_text() == before
 
 
@@ -167,5 +234,5 @@ def test_nothing_left_to_train_on_is_an_error_with_the_reasons(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-train: 5 were excluded \(\{'empty': 5\}"):
-        run(indexes, monkeypatch, tmp_path, ["corpus-train"], settings(keep="a-z"))
+        run(indexes, monkeypatch, tmp_path, settings("corpus-train", keep="a-z"), kept=5)
     assert not (tmp_path / "clips.parquet").exists()

@@ -156,12 +156,15 @@ def test_the_set_that_selects_must_be_evaluated(place: str) -> None:
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ({}, "give either `base` or `init`"),
-        ({"base": "./folder", "init": {"model_type": "wav2vec2"}}, "give either `base` or `init`"),
+        ({}, "give one of `base`, `run` and `init`"),
+        ({"base": "./folder", "init": {"model_type": "wav2vec2"}}, "give one of `base`, `run` and `init`"),
         ({"base": "facebook/wav2vec2-base"}, "pin `revision` for the Hub id facebook/wav2vec2-base"),
         ({"init": {"hidden_size": 8}}, "`init` needs a `model_type`"),
-        ({"init": {"model_type": "wav2vec2"}, "config": {"layerdrop": 0.1}}, "`config` and `revision` belong to a"),
-        ({"init": {"model_type": "wav2vec2"}, "revision": "main"}, "`config` and `revision` belong to a `base`"),
+        ({"init": {"model_type": "wav2vec2"}, "config": {"layerdrop": 0.1}}, "`config` changes a base"),
+        (
+            {"init": {"model_type": "wav2vec2"}, "revision": "main"},
+            "`revision` and `expected_bytes` belong to a `base`",
+        ),
     ],
 )
 def test_a_model_that_starts_from_nothing_or_from_too_much_is_refused(model: dict[str, Any], said: str) -> None:
@@ -194,7 +197,7 @@ def test_a_source_that_is_not_there_is_said_with_those_that_are(source: object) 
     said = faults("datasets.cv.source", source)
     assert "datasets.cv: " in said
     assert "source" in said
-    assert source is ABSENT or ("'common_voice', 'folder'" in said and "commonvoice" in said)
+    assert source is ABSENT or ("'common_voice', 'zeroth', 'hub', 'folder'" in said and "commonvoice" in said)
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,8 @@ def run(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """The folder in which the program has scored TEXTS, of which one clip more was published."""
     clips, shards = store(tmp_path, RECORDINGS, TEXTS, speakers=["s1", "s2", "s3"] * 3)
     write_table(clips, CLIPS, tmp_path / "clips.parquet")
-    write_json({"published": {"train": len(clips) + 1}}, tmp_path / "status.json")
+    status = {"available": True, "why": None, "sets": {"train": len(clips) + 1}}
+    write_json(status, tmp_path / "status.json")
     arguments = ["--run", "demo", "--settings", as_json({"device": "cpu", "text": {}, "batch_seconds": 5}),
                  "--gpus", 0, "--threads", 1, "--step", 0, "--set", "corpus-train", "--checkpoints", checkpoints,
                  "--clips", tmp_path / "clips.parquet", "--shards", *shards, "--status", tmp_path / "status.json",
@@ -197,3 +198,20 @@ def test_characters_that_the_model_cannot_write_are_counted(run: Path) -> None:
 def test_a_rate_over_references_without_words_is_null_since_json_has_no_infinity() -> None:
     wrong = totals(count(["", ""], ["а", ""]), ["one", "other"])
     assert (wrong["wer"], wrong["cer"], wrong["insertions"]) == (None, None, 1)
+
+
+def test_a_set_without_clips_has_no_rates() -> None:
+    nothing = totals([], [])
+    assert (nothing["wer"], nothing["cer"], nothing["wer_ci95"], nothing["reference_words"]) == (
+        None,
+        None,
+        [None] * 2,
+        0,
+    )
+
+
+def test_jamo_are_scored_as_syllables() -> None:
+    # The syllable and its jamo: The Unicode Standard, section 3.12.
+    rows, scores = scored(["\u1112\u1161\u11ab"], ["\u1112\u1161\u11ab"], keep="가-힣", units="jamo")
+    assert (rows[0]["hypothesis"], rows[0]["scored_reference"], rows[0]["characters"]) == ("한", "한", 1)
+    assert scores["cer"] == 0

@@ -88,6 +88,18 @@ def test_longer_batches_and_more_checkpoints_are_estimated_to_take_more(tmp_path
 
 
 def test_the_plan_can_be_read_by_a_person(tmp_path: Path) -> None:
-    words = in_words(plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4))
+    words = in_words(plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4), {}, [])
     for part in ("run demo", "5 of 3 speakers", "2 long", "6: 3 epochs", "at steps 4, 6", "at most 10.0 s"):
         assert part in words
+
+
+def test_the_words_say_what_leaks_and_what_cannot_be_had(tmp_path: Path) -> None:
+    kinds = {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio"))}
+    statuses = [
+        {"dataset": "robust", "available": False, "why": "the Hub says no", "differences": []},
+        {"dataset": "cv", "available": True, "why": None, "differences": ["train has 6 clips, expected were 7"]},
+    ]
+    words = in_words(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses)
+    assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio; 2 are taken out of training" in words
+    assert "robust: the Hub says no" in words
+    assert "cv: train has 6 clips, expected were 7" in words

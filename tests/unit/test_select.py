@@ -6,7 +6,7 @@ import pytest
 from material import as_json, run_stage
 from speechmill.command import SpeechmillError
 from speechmill.select import best_step
-from speechmill.tables import read_json
+from speechmill.tables import file_digest, read_json
 
 
 def summary(**changes: object) -> pd.DataFrame:
@@ -67,4 +67,5 @@ def test_the_files_of_the_selected_checkpoint_become_the_model(tmp_path: Path) -
         "set": "c-dev",
         "decoder": "greedy",
         "metric": "wer",
+        "sha256": {file.name: file_digest(file) for file in model},
     }

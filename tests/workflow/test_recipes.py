@@ -1,29 +1,207 @@
-"""Recipes on corpora in the layout that they are written for, made here."""
+"""Recipes on corpora in the layout that they are written for, made here; nothing in a recipe but the corpus's place."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
-from working_copy import working_copy
+from working_copy import WorkingCopy, working_copy
 
-PLAN = "results/runs/fsdd/plan.json"
+from hub_server import Hub, Repository, served
+from material import RELEASE, audio_file, noise, tar, tsv
+
+pytestmark = pytest.mark.slow
+
+# Source: the configuration and feature extractor of facebook/wav2vec2-xls-r-1b, as far as they are not the defaults.
+XLS_R_1B = {
+    "model_type": "wav2vec2", "hidden_size": 1280, "num_hidden_layers": 48, "num_attention_heads": 16,
+    "intermediate_size": 5120, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True,
+}  # fmt: skip
+EXTRACTOR = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "return_attention_mask": True}
 
 
-@pytest.mark.slow
+def plan(copy: WorkingCopy, recipe: str, dataset: str, place: Path, *audits: str) -> dict[str, Any]:
+    """What the recipe plans from the corpus at `place`, on a Hub that has the base and no Robust Speech Event sets."""
+    files = {"config.json": XLS_R_1B, "preprocessor_config.json": EXTRACTOR}
+    base = Repository(
+        {"c" * 40: {name: json.dumps(value).encode() for name, value in files.items()}}, {"main": "c" * 40}
+    )
+    with served(Hub({"facebook/wav2vec2-xls-r-1b": base})) as hub:
+        copy.snakemake(
+            None, f"results/runs/{recipe}/plan.json", *(f"results/data/{name}/audit.json" for name in audits),
+            "--configfile", f"config/recipes/{recipe}.yaml", "--config", f"datasets={{{dataset}: {{path: {place}}}}}",
+            HF_ENDPOINT=hub.url, HF_HOME=str(copy.folder / "hub"), HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
+        )  # fmt: skip
+    return read(copy, f"results/runs/{recipe}/plan.json")
+
+
+def read(copy: WorkingCopy, file: str) -> Any:
+    return json.loads((copy.folder / file).read_text(encoding="utf-8"))
+
+
+def mp3(seed: int) -> bytes:
+    return audio_file(noise(1 + seed % 5 / 10, rate=48_000, seed=seed), 48_000, "MP3", "MPEG_LAYER_III")
+
+
+# Words that stay apart once everything but Cyrillic letters is dropped.
+WORDS = {"train": "раз", "dev": "два", "test": "три", "other": "четыре", "invalidated": "пять"}
+
+
+@pytest.fixture(scope="module")
+def russian(tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
+    """What the Russian recipe plans from a release of Common Voice whose `other` has things of its test split."""
+    folder = tmp_path_factory.mktemp("russian")
+    clips: dict[str, bytes] = {}
+
+    def row(split: str, i: int, **changes: str) -> dict[str, str]:
+        name = f"common_voice_ru_{split}_{i}.mp3"
+        clips[name] = mp3(1000 * len(split) + i)
+        return {
+            "client_id": f"{split}{i}",
+            "path": name,
+            "sentence": f"Фраза {WORDS[split]} {i}, кто-то ёж.",
+            "locale": "ru",
+        } | changes
+
+    tables = {
+        split: [row(split, i) for i in range(n)] for split, n in (("train", 6), ("dev", 40), ("test", 6), ("other", 4))
+    }
+    test = tables["test"]
+    tables["other"] += [
+        row("other", 10, client_id=test[0]["client_id"]),
+        row("other", 11, sentence=test[1]["sentence"].upper().replace(".", "!")),
+        row("other", 12),
+        row("other", 13),
+        # With a Latin letter that looks like the Cyrillic one.
+        row("other", 14, sentence=test[4]["sentence"].replace("о", "o")),
+    ]
+    clips[tables["other"][6]["path"]] = clips[test[2]["path"]]
+    # A tag at the end makes another file of the same recording. Source: ID3v1, 128 bytes.
+    clips[tables["other"][7]["path"]] = clips[test[3]["path"]] + b"TAG" + bytes(125)
+    tables |= {"validated": tables["train"] + tables["dev"] + test, "invalidated": [row("invalidated", 0)]}
+    members = [(f"{RELEASE}/ru/clips/{name}", content) for name, content in clips.items()]
+    members += [(f"{RELEASE}/ru/{split}.tsv", tsv(rows)) for split, rows in tables.items()]
+    archive = tar(folder / "cv-corpus-8.0-2022-01-19-ru.tar.gz", members)
+    copy = working_copy(folder / "copy")
+    plan(copy, "ru_common_voice_8", "cv8_ru", archive, "cv8_ru")
+    return copy
+
+
+RU = "results/runs/ru_common_voice_8"
+
+
+def test_the_russian_recipe_reads_a_release_of_common_voice_up_to_the_plan(russian: WorkingCopy) -> None:
+    planned = read(russian, f"{RU}/plan.json")
+    held = read(russian, f"{RU}/clips/cv8_ru-held.json")["clips"]
+    assert held > 0
+    assert planned["clips"] + planned["excluded"]["leakage"] == 6 + 40 + 9 - held
+    # Source: the size of the published model, about 962 million parameters.
+    assert planned["parameters"] == pytest.approx(962e6, rel=0.01)
+    vocab = read(russian, f"{RU}/vocab/vocab.json")
+    assert {"ё", "ж", "|"} < set(vocab)
+    assert not {"o", ".", "-", "1"} & set(vocab)
+
+
+def test_what_collides_with_the_test_split_is_found_removed_and_counted(russian: WorkingCopy) -> None:
+    found = read(russian, f"{RU}/clips/leakage.json")["cv8_ru-test"]
+    counts = {kind: [each["id"] for each in found[kind]["examples"]] for kind in ("speaker", "sentence", "audio")}
+    assert counts == {
+        "speaker": ["common_voice_ru_other_10.mp3"],
+        "sentence": ["common_voice_ru_other_11.mp3", "common_voice_ru_other_14.mp3"],
+        "audio": ["common_voice_ru_other_12.mp3", "common_voice_ru_other_13.mp3"],
+    }
+    assert found["removed"] == 5
+    excluded = pd.read_parquet(russian.folder / RU / "clips/excluded.parquet").set_index("id")
+    assert {name: excluded.loc[f"common_voice_ru_other_{i}.mp3", "detail"] for i, name in enumerate("abcde", 10)} == {
+        "a": "speaker of cv8_ru-test",
+        "b": "sentence of cv8_ru-test",
+        "c": "audio of cv8_ru-test",
+        "d": "audio of cv8_ru-test",
+        "e": "sentence of cv8_ru-test",
+    }
+    assert "cv8_ru-test: training clips collide with it" in (russian.folder / RU / "plan.txt").read_text()
+
+
+def test_the_audit_shows_what_other_has_in_common_with_test(russian: WorkingCopy) -> None:
+    (pair,) = (
+        each
+        for each in read(russian, "results/data/cv8_ru/audit.json")["overlaps"]
+        if {*each["splits"]} == {"test", "other"}
+    )
+    # By samples the recording with another tag is found too, by file only the copy.
+    assert {kind: pair[kind]["common"] for kind in ("speakers", "sentences", "files", "recordings")} == {
+        "speakers": 1, "sentences": 1, "files": 1, "recordings": 2,
+    }  # fmt: skip
+
+
+def test_sets_that_cannot_be_had_are_said_aloud_and_the_rest_goes_on(russian: WorkingCopy) -> None:
+    words = (russian.folder / RU / "plan.txt").read_text()
+    for name in ("robust_dev_ru", "robust_test_ru"):
+        assert re.search(rf"NOT HAD +{name}: ", words)
+
+
+def test_what_is_not_as_the_recipe_expects_is_said(russian: WorkingCopy) -> None:
+    assert "train has 6 clips, expected were 21,712" in (russian.folder / RU / "plan.txt").read_text()
+
+
+def test_the_korean_recipe_reads_a_tree_of_zeroth_up_to_the_plan(tmp_path: Path) -> None:
+    members = [("AUDIO_INFO", b"SPEAKERID|NAME|SEX|SCRIPTID|DATASET\n")]
+    members += [("zeroth.lm.tg.arpa.gz", b"a language model")]
+    for split, script, speakers in (("train", "003", range(101, 161)), ("test", "004", range(201, 204))):
+        for speaker in speakers:
+            top = f"{split}_data_01/{script}/{speaker}/{speaker}_{script}"
+            # Several speakers read the same sentences, as in the corpus.
+            lines = [f"{speaker}_{script}_{i:04d} {split} 한국어 문장 {i} 번" for i in range(2)]
+            members.append((f"{top}.trans.txt", "\n".join(lines).encode() + b"\n"))
+            members += [
+                (f"{top}_{i:04d}.flac", audio_file(noise(1.5, seed=10 * speaker + i), kind="FLAC")) for i in range(2)
+            ]
+    archive = tar(tmp_path / "zeroth_korean.tar.gz", members)
+    copy = working_copy(tmp_path / "copy")
+    planned = plan(copy, "ko_zeroth", "zeroth", archive)
+    run = "results/runs/ko_zeroth"
+    train = pd.read_parquet(copy.folder / run / "clips/train.parquet")
+    dev = pd.read_parquet(copy.folder / run / "clips/zeroth-dev.parquet")
+    assert planned["clips"] == len(train) == 120 - len(dev)
+    assert len(dev) > 0
+    assert not set(train["speaker_id"]) & set(dev["speaker_id"])
+    assert set(train["text"]) == {"train 한국어 문장 영 번", "train 한국어 문장 일 번"}
+    assert {"한", "국", "|"} < set(read(copy, f"{run}/vocab/vocab.json"))
+    # Every sentence of dev is in training, which is said and not mended: the corpus repeats its sentences.
+    assert read(copy, f"{run}/clips/leakage.json")["zeroth-dev"]["sentence"] | {"examples": []} == {
+        "clips": len(train), "action": "report", "examples": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", ["ru_common_voice_8", "ko_zeroth"])
+def test_a_dry_run_of_a_published_recipe_needs_no_archive_key_or_network(tmp_path: Path, recipe: str) -> None:
+    copy = working_copy(tmp_path / "copy")
+    run = copy.snakemake(
+        None,
+        "--dry-run",
+        "--configfile",
+        f"config/recipes/{recipe}.yaml",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        MDC_API_KEY="",
+    )
+    assert {"ingest_dataset", "ingest_optional", "ingest_model", "shards", "audit", "finetune", "card"} <= set(run.jobs)
+
+
 def test_the_fsdd_recipe_reads_recordings_in_their_layout_up_to_the_plan(tmp_path: Path) -> None:
     recordings = tmp_path / "recordings"
     recordings.mkdir()
-    noise = np.random.default_rng(0)
+    loudness = np.random.default_rng(0)
     for digit, speaker, take in product(range(10), ("george", "theo"), (5, 39, 40, 44, 45, 49)):
-        sf.write(recordings / f"{digit}_{speaker}_{take}.wav", noise.normal(0, 0.1, 4000), 8000)
+        sf.write(recordings / f"{digit}_{speaker}_{take}.wav", loudness.normal(0, 0.1, 4000), 8000)
     copy = working_copy(tmp_path / "copy")
-    place = f"datasets={{fsdd: {{path: {recordings}}}}}"
-    copy.snakemake(None, PLAN, "--configfile", "config/recipes/fsdd.yaml", "--config", place)
-    assert json.loads((copy.folder / PLAN).read_text())["clips"] == 40
+    target, place = "results/runs/fsdd/plan.json", f"datasets={{fsdd: {{path: {recordings}}}}}"
+    copy.snakemake(None, target, "--configfile", "config/recipes/fsdd.yaml", "--config", place)
+    assert read(copy, target)["clips"] == 40
     clips = pd.read_parquet(copy.folder / "results/runs/fsdd/clips/train.parquet").set_index("id")
     assert clips.loc["7_theo_39.wav", "text"] == "seven"
     assert clips.loc["7_theo_39.wav", "speaker_id"] == "theo"

@@ -70,7 +70,13 @@ def test_a_new_evaluation_set_evaluates_only(finished: WorkingCopy) -> None:
         ("text", '" ".join(', '"  ".join(', "clips_train", DATA_RULES),
         ("batching", "_POOL_BATCHES = 32", "_POOL_BATCHES = 16", "plan", DATA_RULES | {"clips", "vocab"}),
         ("scoring", "samples: int = 1000", "samples: int = 500", "evaluate", DATA_RULES | {"plan", "finetune"}),
-        ("card", "dpi=120", "dpi=100", "card", DATA_RULES | {"finetune", "evaluate", "summary", "select"}),
+        (
+            "card",
+            "figsize=(8, 4.5)",
+            "figsize=(8, 5)",
+            "card",
+            DATA_RULES | {"finetune", "evaluate", "summary", "select"},
+        ),
     ],
 )
 def test_editing_a_module_reruns_the_stages_that_use_it(

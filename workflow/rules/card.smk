@@ -31,6 +31,7 @@ rule card:
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
         plan="results/runs/{run}/plan.json",
+        leakage="results/runs/{run}/clips/leakage.json",
         counts=lambda wildcards: paths.run_counts(SETTINGS, wildcards.run),
         status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
         vocab="results/runs/{run}/vocab/vocab.json",
@@ -68,6 +69,7 @@ rule card:
     shell:
         "python -m speechmill.card --run {wildcards.run} --settings {params.settings:q} --summary {input.summary}"
         " --selection {input.selection} --training {input.training} --training-log {input.training_log}"
-        " --plan {input.plan} --counts {input.counts} --status {input.status} --vocab {input.vocab}"
+        " --plan {input.plan} --counts {input.counts} --status {input.status} --leakage {input.leakage}"
+        " --vocab {input.vocab}"
         " --base {input.base} --card {output.card} --page {output.page} --loss {output.loss} --wer {output.wer}"
         " 2>&1 | tee {log}"

@@ -47,6 +47,7 @@ wildcard_constraints:
     run=r"[a-z0-9_]+",
     role=r"dev|[a-z0-9_]+-[a-z0-9_]+",
     set=r"[a-z0-9_]+-[a-z0-9_]+",
+    model=r"[^/]+",
     decoder=r"[a-z]+",
     number=r"\d{5}",
     step=r"\d+",

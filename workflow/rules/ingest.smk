@@ -1,5 +1,6 @@
-# Needs: a corpus where its dataset's `path` says; the network, for a base model on the Hub.
+# Needs: a corpus where its dataset's `path` says, or the network to fetch it; the network, for a base on the Hub.
 # Makes: raw shards of encoded clips; a folder with the base model.
+OPTIONAL = [name for name, dataset in SETTINGS.datasets.items() if dataset.optional]
 
 
 rule ingest_dataset:
@@ -17,17 +18,31 @@ rule ingest_dataset:
         runtime=120,
         # A resource, not a parameter: where the corpus lies on this host is no reason to read it again, or to miss
         # the cache.
-        path=lambda wildcards: SETTINGS.datasets[wildcards.dataset].path,
+        place=lambda wildcards: slices.place(SETTINGS, wildcards.dataset),
     params:
         settings=lambda wildcards: slices.ingest(SETTINGS, wildcards.dataset),
         fingerprint=lambda wildcards: paths.source_fingerprint(wildcards.dataset, SETTINGS.datasets[wildcards.dataset]),
         code=code_digest("ingest_dataset"),
     shell:
-        "python -m speechmill.ingest_dataset --settings {params.settings:q} --path {resources.path:q}"
-        " --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
+        # datasets would load torch, for nothing and half a gigabyte.
+        "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.ingest_dataset --settings {params.settings:q}"
+        " --place {resources.place:q} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
+
+
+ruleorder: ingest_optional > ingest_dataset
+
+
+# That a set could not be had today, by this user, is not to be handed on through the cache.
+use rule ingest_dataset as ingest_optional with:
+    wildcard_constraints:
+        dataset="|".join(OPTIONAL) or "(?!)",
+    cache: False
 
 
 rule ingest_model:
+    input:
+        model=lambda wildcards: ancient(paths.base_run_files(SETTINGS, wildcards.model)),
+        selection=lambda wildcards: paths.base_run_selection(SETTINGS, wildcards.model),
     output:
         directory("results/models/{model}"),
     log:
@@ -43,4 +58,4 @@ rule ingest_model:
         code=code_digest("ingest_model"),
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.ingest_model --settings {params.settings:q} --folder {output}"
-        " 2>&1 | tee {log}"
+        " --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

@@ -6,6 +6,8 @@ checkpoint plan:
         clips=ancient("results/runs/{run}/clips/train.parquet"),
         digest="results/runs/{run}/clips/train.sha256",
         counts="results/runs/{run}/clips/train.json",
+        leakage="results/runs/{run}/clips/leakage.json",
+        status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
         vocab="results/runs/{run}/vocab/vocab.json",
         base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
     output:
@@ -28,5 +30,6 @@ checkpoint plan:
         code=code_digest("plan"),
     shell:
         "python -m speechmill.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
-        " --counts {input.counts} --vocab {input.vocab} --base {input.base} --plan {output.plan} --words {output.words}"
+        " --counts {input.counts} --leakage {input.leakage} --status {input.status} --vocab {input.vocab}"
+        " --base {input.base} --plan {output.plan} --words {output.words}"
         " 2>&1 | tee {log}"

@@ -47,7 +47,8 @@ rule index:
 
 rule status:
     input:
-        lambda wildcards: paths.dataset_files(SETTINGS, wildcards.dataset, "rows"),
+        raw="results/raw/{dataset}",
+        rows=lambda wildcards: paths.dataset_files(SETTINGS, wildcards.dataset, "rows"),
     output:
         rejected="results/data/{dataset}/rejected.parquet",
         status=report(
@@ -64,8 +65,8 @@ rule status:
         mem_mb=2000,
         runtime=30,
     params:
-        splits=lambda wildcards: SETTINGS.datasets[wildcards.dataset].splits,
+        settings=lambda wildcards: slices.status(SETTINGS, wildcards.dataset),
         code=code_digest("status"),
     shell:
-        "python -m speechmill.status --dataset {wildcards.dataset} --splits {params.splits} --rows {input}"
+        "python -m speechmill.status --settings {params.settings:q} --raw {input.raw} --rows {input.rows}"
         " --rejected {output.rejected} --status {output.status} 2>&1 | tee {log}"

@@ -3,7 +3,8 @@
 
 rule clips:
     input:
-        lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, wildcards.role),
+        indexes=lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, wildcards.role),
+        status=lambda wildcards: paths.role_status(SETTINGS, wildcards.run, wildcards.role),
     output:
         clips="results/runs/{run}/clips/{role}.parquet",
         digest="results/runs/{run}/clips/{role}.sha256",
@@ -17,21 +18,23 @@ rule clips:
         runtime=30,
     params:
         settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, wildcards.role),
-        sets=lambda wildcards: paths.role_sets(SETTINGS.runs[wildcards.run], wildcards.role),
         code=code_digest("clips"),
     shell:
-        "python -m speechmill.clips --settings {params.settings:q} --sets {params.sets} --indexes {input}"
+        "python -m speechmill.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
         " --clips {output.clips} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
 
 
 rule clips_train:
     input:
-        lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, "train"),
+        indexes=lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, "train"),
+        status=lambda wildcards: paths.role_status(SETTINGS, wildcards.run, "train"),
+        scored=lambda wildcards: paths.scored_clips(SETTINGS, wildcards.run),
     output:
         clips="results/runs/{run}/clips/train.parquet",
         digest="results/runs/{run}/clips/train.sha256",
         counts="results/runs/{run}/clips/train.json",
         excluded="results/runs/{run}/clips/excluded.parquet",
+        leakage="results/runs/{run}/clips/leakage.json",
     log:
         "logs/clips/{run}-train.log",
     conda:
@@ -41,12 +44,12 @@ rule clips_train:
         runtime=30,
     params:
         settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, "train"),
-        sets=lambda wildcards: SETTINGS.runs[wildcards.run].train,
         code=code_digest("clips"),
     shell:
-        "python -m speechmill.clips --settings {params.settings:q} --sets {params.sets} --indexes {input}"
+        "python -m speechmill.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
+        " --scored {input.scored}"
         " --clips {output.clips} --digest {output.digest} --counts {output.counts} --excluded {output.excluded}"
-        " 2>&1 | tee {log}"
+        " --leakage {output.leakage} 2>&1 | tee {log}"
 
 
 # A table stands behind its digest: one that is written again unchanged makes nothing run again.

@@ -1,7 +1,6 @@
 """card: the model's card and plots, from what the stages have put down."""
 
 import argparse
-import base64
 import json
 import re
 from pathlib import Path
@@ -17,20 +16,13 @@ from pydantic import BaseModel
 
 from speechmill.command import run_command, written_whole
 from speechmill.config.card import CardSettings
+from speechmill.config.datasets import DrawnSplit
 from speechmill.config.evaluation import SelectSettings
 from speechmill.config.text import TextSettings
+from speechmill.page import COLOURS, STYLE, embedded, save
 from speechmill.tables import read_json
 
-_STYLE = """<style>
-body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin-bottom: 1em } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em }
-img { max-width: 100% } pre { background: #f4f4f4; padding: 1em; overflow-x: auto }
-</style>"""
-
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "card.md.j2"
-
-# Colours that stay apart for all kinds of colour vision: Okabe and Ito, Color Universal Design, 2008.
-_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 class DatasetAbout(BaseModel):
@@ -41,6 +33,7 @@ class DatasetAbout(BaseModel):
     licence: str
     hub_id: str | None
     language: str
+    drawn: dict[str, DrawnSplit]
 
     @property
     def title(self) -> str:
@@ -54,6 +47,7 @@ class Settings(BaseModel):
     language: str
     card: CardSettings
     base: str | None
+    base_run: str | None
     train: list[str]
     text: TextSettings
     select: SelectSettings
@@ -138,7 +132,7 @@ def table(rows: list[list[str]]) -> str:
 def results_table(settings: Settings, best: pd.DataFrame) -> str:
     """The scores of the selected checkpoint on every set by every decoder."""
     rows = [["Set", "Decoder", "WER %", "95 % interval", "CER %", "Loss", "Clips scored / published", "Words"]]
-    for row in best.to_dict("records"):
+    for row in best[best["unavailable"].isna()].to_dict("records"):
         rows.append(
             [
                 settings.set_title(str(row["set"])),
@@ -151,6 +145,31 @@ def results_table(settings: Settings, best: pd.DataFrame) -> str:
                 str(row["reference_words"]),
             ]
         )
+    return table(rows)
+
+
+def unavailable_sets(settings: Settings, best: pd.DataFrame) -> list[str]:
+    """For each set that was to be scored and could not be had, the set and the reason."""
+    rows = best[best["unavailable"].notna()].drop_duplicates("set")
+    return [f"{settings.set_title(name)}: {why}" for name, why in zip(rows["set"], rows["unavailable"], strict=True)]
+
+
+def drawn_splits(settings: Settings) -> list[str]:
+    """How each split that the corpus does not have was drawn."""
+    return [
+        f"{about.title} {name}: {rule.share:.0%} of the {rule.by}s of {rule.of}, each decided on by a hash of its own"
+        f" (seed {rule.seed})"
+        for about in settings.datasets.values()
+        for name, rule in about.drawn.items()
+    ]
+
+
+def leakage_table(settings: Settings, leakage: dict[str, Any]) -> str:
+    """The training clips that collide with each scored set, by what they have in common, and those taken out."""
+    rows = [["Set", "Same speaker", "Same sentence", "Same audio", "Taken out of training"]]
+    for name, found in leakage.items():
+        cells = [f"{found[kind]['clips']:,} ({found[kind]['action']})" for kind in ("speaker", "sentence", "audio")]
+        rows.append([settings.set_title(name), *cells, f"{found['removed']:,}"])
     return table(rows)
 
 
@@ -200,11 +219,14 @@ def outside_vocabulary(settings: Settings, best: pd.DataFrame) -> list[str]:
 
 def text_rules(counts: dict[str, Any]) -> list[str]:
     """The text rules that changed something in the training sentences, with the number of sentences."""
-    dropped = counts["characters_dropped"]
     lines = [f"{rule}: {touched:,} sentences changed" for rule, touched in counts["clips_touched"].items() if touched]
-    if dropped:
-        shown = ", ".join(f"`{character}` {number:,}" for character, number in list(dropped.items())[:20])
-        lines.append(f"characters deleted: {shown}")
+    for what, characters in (
+        ("Latin letters made Cyrillic", counts["characters_replaced"]),
+        ("characters deleted", counts["characters_dropped"]),
+    ):
+        if characters:
+            shown = ", ".join(f"`{character}` {number:,}" for character, number in list(characters.items())[:20])
+            lines.append(f"{what}: {shown}")
     return lines
 
 
@@ -219,17 +241,18 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, settings: Setting
         linewidth=1,
         label="training",
     )
-    for colour, (name, rows) in zip(_COLOURS, scores.groupby("set"), strict=False):
+    for colour, (name, rows) in zip(COLOURS, scores.dropna(subset="loss").groupby("set"), strict=False):
         axes.plot(rows["step"], rows["loss"], "o-", color=colour, label=settings.set_title(str(name)))
     axes.set_yscale("log")
     _finish(axes, "CTC loss a character", "Loss over steps")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_wer(scores: pd.DataFrame, settings: Settings, step: int, path: Path) -> None:
     """The WER of each set and decoder at each checkpoint, with 95 % intervals; the selected step is marked."""
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for colour, ((name, decoder), rows) in zip(_COLOURS, scores.groupby(["set", "decoder"]), strict=False):
+    scored = scores.dropna(subset="wer").groupby(["set", "decoder"])
+    for colour, ((name, decoder), rows) in zip(COLOURS, scored, strict=False):
         axes.fill_between(rows["step"], 100 * rows["wer_low"], 100 * rows["wer_high"], color=colour, alpha=0.15, lw=0)
         axes.plot(
             rows["step"],
@@ -241,7 +264,7 @@ def plot_wer(scores: pd.DataFrame, settings: Settings, step: int, path: Path) ->
     axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
     axes.set_ylim(bottom=0)
     _finish(axes, "WER, %", "Word error rate over steps, with 95 % intervals")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _finish(axes: Axes, y: str, title: str) -> None:
@@ -253,22 +276,15 @@ def _finish(axes: Axes, y: str, title: str) -> None:
     axes.legend(edgecolor="none", framealpha=0.9)
 
 
-def _save(figure: Any, path: Path) -> None:
-    with written_whole(path) as beside:
-        figure.savefig(beside, format="png", dpi=120)
-    plt.close(figure)
-
-
 def page(card: str, folder: Path) -> str:
     """The body of a card as a page of its own, with the pictures, which lie in `folder`, inside it."""
     body = MarkdownIt("commonmark").enable("table").render(card.split("\n---\n", 1)[1])
 
     def inlined(match: re.Match[str]) -> str:
-        picture = base64.b64encode((folder / match[1]).read_bytes()).decode()
-        return f'src="data:image/png;base64,{picture}"'
+        return f'src="{embedded((folder / match[1]).read_bytes())}"'
 
     with_pictures = re.sub(r'src="([^"]+)"', inlined, body)
-    return f'<!doctype html>\n<meta charset="utf-8">\n{_STYLE}\n{with_pictures}'
+    return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{with_pictures}'
 
 
 def main() -> None:
@@ -276,7 +292,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
     parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
-    for one in ("summary", "selection", "training", "training-log", "plan", "vocab", "card", "page", "loss", "wer"):
+    for one in (
+        "summary",
+        "selection",
+        "training",
+        "training-log",
+        "plan",
+        "leakage",
+        "vocab",
+        "card",
+        "page",
+        "loss",
+        "wer",
+    ):
         parser.add_argument(f"--{one}", type=Path, required=True)
     parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
@@ -289,6 +317,7 @@ def main() -> None:
     best = scores[scores["step"] == step]
     by = (best["set"] == settings.select.set) & (best["decoder"] == settings.select.decoder)
     selected = scores[(scores["set"] == settings.select.set) & (scores["decoder"] == settings.select.decoder)]
+    statuses = [read_json(path) for path in args.status]
     counts = {path.stem: read_json(path) for path in args.counts}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     rendered = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -296,6 +325,7 @@ def main() -> None:
         front_matter=front_matter(settings, best),
         card=settings.card,
         base=settings.base,
+        base_run=settings.base_run,
         base_source=read_json(args.base[0] / "source.json") if args.base else None,
         train=" + ".join(settings.set_title(name) for name in settings.train),
         selection=settings.select,
@@ -303,9 +333,17 @@ def main() -> None:
         step=step,
         score=best[by].iloc[0].to_dict(),
         results=results_table(settings, best),
+        unavailable=unavailable_sets(settings, best),
+        drawn=drawn_splits(settings),
+        leakage=leakage_table(settings, read_json(args.leakage)),
+        differences=[
+            f"{settings.datasets[each['dataset']].title}: {sentence}"
+            for each in statuses
+            for sentence in each["differences"]
+        ],
         outside_vocabulary=outside_vocabulary(settings, best),
         data=data_table(settings, counts),
-        corpora=corpus_table(settings, [read_json(path) for path in args.status]),
+        corpora=corpus_table(settings, statuses),
         text_rules=text_rules(counts["train"]),
         characters=[token for token in read_json(args.vocab) if len(token) == 1 and token != "|"],
         training=read_json(args.training),

@@ -1,10 +1,14 @@
 """How every stage's program meets its user: one error type, one exit path."""
 
+import errno
+import glob
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class SpeechmillError(Exception):
@@ -12,11 +16,20 @@ class SpeechmillError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a SpeechmillError ends it with its message alone and exit status 1."""
+    """Run a stage's `main`; a SpeechmillError or a full disk ends it with a message alone and exit status 1."""
     try:
         main()
     except SpeechmillError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print(
+            f"error: the disk has no room left, or a quota or limit is reached ({error}); make room and run snakemake"
+            " again: nothing half-written stands in place",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
@@ -24,9 +37,11 @@ def run_command(main: Callable[[], None]) -> None:
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; it takes the name `path` only if the block succeeds.
 
-    A reader, or a run that is started after a kill, never sees half a file.
+    A reader, or a run that is started after a kill, never sees half a file; what a killed one left is cleared away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        left.unlink(missing_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield beside

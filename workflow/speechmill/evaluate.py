@@ -30,7 +30,7 @@ from speechmill.tables import (
     write_json,
     write_table,
 )
-from speechmill.text import Normaliser
+from speechmill.text import Normaliser, compose
 
 _SEED = 0
 
@@ -90,10 +90,11 @@ def score(
     """The rows of `hypotheses.parquet` and the scores of the whole set.
 
     The protocol `plain`: reference and hypothesis both go through the run's normalisation, and the errors of all clips
-    are divided by the words of all references.
+    are divided by the words of all references. Jamo are composed to syllables first.
     """
     normalise = Normaliser(text)
-    references = [clip["text"] for clip in clips]
+    references = [compose(clip["text"]) for clip in clips]
+    hypotheses = [compose(hypothesis) for hypothesis in hypotheses]
     scored = [normalise(hypothesis) for hypothesis in hypotheses]
     counts = count(references, scored)
     rows = [
@@ -101,13 +102,13 @@ def score(
         | {
             "seconds": clip["num_samples"] / SAMPLE_RATE,
             "hypothesis": hypothesis,
-            "scored_reference": clip["text"],
+            "scored_reference": reference,
             "scored_hypothesis": scored_hypothesis,
             "loss": loss,
             **vars(counted),
         }
-        for clip, hypothesis, scored_hypothesis, counted, loss in zip(
-            clips, hypotheses, scored, counts, losses, strict=True
+        for clip, reference, hypothesis, scored_hypothesis, counted, loss in zip(
+            clips, references, hypotheses, scored, counts, losses, strict=True
         )
     ]
     finite = [loss for loss in losses if np.isfinite(loss)]
@@ -121,12 +122,17 @@ def score(
 
 
 def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
-    """Error rates over a whole set, with the interval of the WER over `groups`, a speaker's name for each clip."""
+    """Error rates over a whole set, with the interval of the WER over `groups`, a speaker's name for each clip.
+
+    Null for a set without clips, which is one that could not be had.
+    """
     words = [c.words for c in counts]
     return {
-        "wer": _finite(rate(sum(c.errors for c in counts), sum(words))),
-        "cer": _finite(rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts))),
-        "wer_ci95": list(bootstrap_interval([c.errors for c in counts], words, groups, _SEED)),
+        "wer": _rate(sum(c.errors for c in counts), sum(words)) if counts else None,
+        "cer": _rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts)) if counts else None,
+        "wer_ci95": list(bootstrap_interval([c.errors for c in counts], words, groups, _SEED))
+        if counts
+        else [None] * 2,
         "substitutions": sum(c.substitutions for c in counts),
         "deletions": sum(c.deletions for c in counts),
         "insertions": sum(c.insertions for c in counts),
@@ -134,8 +140,9 @@ def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
     }
 
 
-def _finite(value: float) -> float | None:
+def _rate(errors: int, length: int) -> float | None:
     # JSON has no infinity, which is the error rate of hypotheses where the references have no words at all.
+    value = rate(errors, length)
     return value if np.isfinite(value) else None
 
 
@@ -160,12 +167,17 @@ def main() -> None:
     settings: Settings = args.settings
     torch.set_num_threads(args.threads)
     clips = read_table(args.clips).to_pylist()
+    status = read_json(args.status)
     checkpoint = args.checkpoints / f"checkpoint-{args.step}"
     model, processor = load_checkpoint(checkpoint)
-    with taken_device(settings.device, args.run, args.gpus) as device:
-        started = time.monotonic()
-        hypotheses, losses = transcribe(model, processor, clips, args.shards, settings.batch_seconds, device)
-        wall_seconds = time.monotonic() - started
+    started = time.monotonic()
+    if status["available"]:
+        with taken_device(settings.device, args.run, args.gpus) as device:
+            started = time.monotonic()
+            hypotheses, losses = transcribe(model, processor, clips, args.shards, settings.batch_seconds, device)
+    else:
+        hypotheses, losses, device = [], [], None
+    wall_seconds = time.monotonic() - started
     rows, scores = score(clips, hypotheses, losses, settings.text)
     vocab = processor.tokenizer.get_vocab()
     outside = Counter(c for clip in clips for c in clip["text"] if c != " " and c not in vocab)
@@ -178,10 +190,11 @@ def main() -> None:
             "decoder": "greedy",
             "protocol": "plain",
             **scores,
-            "clips_expected": read_json(args.status)["published"][args.set.split("-")[1]],
+            "clips_expected": status["sets"][args.set.split("-")[1]],
+            "unavailable": status["why"],
             "characters_outside_vocabulary": dict(outside.most_common()),
             "wall_seconds": wall_seconds,
-            "device": str(device),
+            "device": None if device is None else str(device),
             "checkpoint_sha256": file_digest(checkpoint / "model.safetensors"),
             "eval_set_sha256": clips_digest(clips),
         },

@@ -1,4 +1,4 @@
-"""ingest: a base model, fetched once from the Hugging Face Hub or copied from a folder."""
+"""ingest: a base model, fetched once from the Hugging Face Hub, copied from a folder, or taken from another run."""
 
 import argparse
 import shutil
@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 
 from speechmill.command import SpeechmillError, run_command
 from speechmill.config.model import ModelSettings
-from speechmill.tables import file_digest, write_json
+from speechmill.tables import file_digest, read_json, write_json
 
 # What transformers needs of a model; other frameworks' weights stay where they are.
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.bin", "*.model"]
@@ -48,13 +48,27 @@ def fetch(settings: ModelSettings, folder: Path) -> None:
     )
 
 
+def take(run: str, files: list[Path], selection: Path, folder: Path) -> None:
+    """Put the model of another run, its `files`, into `folder`, with `source.json`: the run, step and digests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        shutil.copyfile(file, folder / file.name)
+    chosen = read_json(selection)
+    write_json({"run": run, "step": chosen["step"], "sha256": chosen["sha256"]}, folder / "source.json")
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=ModelSettings.model_validate_json, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--model", type=Path, nargs="*", help="the files of another run's model")
+    parser.add_argument("--selection", type=Path, nargs="*", help="which checkpoint of that run its model is")
     args = parser.parse_args()
-    fetch(args.settings, args.folder)
+    if args.settings.run is not None:
+        take(args.settings.run, args.model, args.selection[0], args.folder)
+    else:
+        fetch(args.settings, args.folder)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ def outcome(run: Path) -> str:
     ]
     results = []
     for score in scores:
+        if score["unavailable"]:
+            results.append(f"{score['set']} not scored, since it could not be had")
+            continue
         # Null where the references have no words at all.
         wer = "undefined" if score["wer"] is None else f"{score['wer']:.2%}"
         scored = f"{score['clips_scored']} of {score['clips_expected']} clips"

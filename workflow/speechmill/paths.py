@@ -5,9 +5,10 @@ import json
 import os
 from pathlib import Path
 
-from speechmill.config.datasets import Dataset
+from speechmill.config.datasets import CommonVoice, Dataset, Zeroth
 from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, Run
+from speechmill.downloaded import downloaded
 
 MODEL_FILES = [
     "model.safetensors",
@@ -32,14 +33,20 @@ def dataset_files(config: Config, name: str, kind: str) -> list[str]:
     return [file for split in config.datasets[name].splits for file in split_files(config, name, split, kind)]
 
 
+def dataset_indexes(config: Config, name: str) -> list[str]:
+    """The index of each split of a dataset."""
+    return [f"results/data/{name}/{split}/index.parquet" for split in config.datasets[name].splits]
+
+
 def stored_splits(config: Config, set_name: str) -> list[tuple[str, str]]:
     """The (dataset, split) that can hold clips of a set, `{dataset}-{split}`.
 
     A clip is stored under the first of the listed splits that has it, so in that split or one listed before.
     """
     dataset, split = set_name.split("-")
-    splits = config.datasets[dataset].splits
-    return [(dataset, each) for each in splits[: splits.index(split) + 1]]
+    section = config.datasets[dataset]
+    published = section.drawn[split].of if split in section.drawn else split
+    return [(dataset, each) for each in section.splits[: section.splits.index(published) + 1]]
 
 
 def role_sets(run: Run, role: str) -> list[str]:
@@ -63,31 +70,56 @@ def role_shards(config: Config, run: str, role: str) -> list[str]:
 
 def base_folder(run: Run) -> list[str]:
     """The folder of a run's base model, or nothing where it starts from random weights."""
-    return [] if run.model.base is None else [f"results/models/{run.model.base_name}"]
+    return [f"results/models/{run.model.base_name}"] if run.model.has_base else []
+
+
+def base_run_files(config: Config, base_name: str) -> list[str]:
+    """The files of the run's model that the base with this folder is; nothing where it is no run's."""
+    run = base_settings(config, base_name).run
+    return [f"results/runs/{run}/model/{file}" for file in MODEL_FILES] if run else []
+
+
+def base_run_selection(config: Config, base_name: str) -> list[str]:
+    """The file that says which checkpoint the base run's model is; nothing where the base is no run's."""
+    run = base_settings(config, base_name).run
+    return [f"results/runs/{run}/selection.json"] if run else []
+
+
+def scored_sets(run: Run) -> list[str]:
+    """The sets that choices are made on or that are scored, each once."""
+    return list(dict.fromkeys([run.dev, *run.evaluation.sets]))
 
 
 def run_datasets(run: Run) -> list[str]:
     """The datasets that a run reads, each once."""
-    return list(dict.fromkeys(name.split("-")[0] for name in [*run.train, run.dev, *run.evaluation.sets]))
+    return list(dict.fromkeys(name.split("-")[0] for name in [*run.train, *scored_sets(run)]))
 
 
 def spoken_archive(dataset: Dataset) -> list[str]:
     """The dataset's archive where a rule makes it, otherwise nothing."""
-    return [dataset.path] if dataset.path.startswith(_SPOKEN) else []
+    return [dataset.path] if dataset.path is not None and dataset.path.startswith(_SPOKEN) else []
 
 
 def source_fingerprint(name: str, dataset: Dataset) -> str:
     """What the corpus at a dataset's `path` is, without saying where: sizes, names in a folder, times of change.
 
-    Once it has been read it may be taken away: then the fingerprint that was recorded goes on to hold.
+    Once it has been read it may be taken away: then the fingerprint that was recorded goes on to hold. One that is
+    fetched is what its settings say, before and after.
     """
     if spoken_archive(dataset):
         return "spoken"
+    if dataset.path is None:
+        return "fetched"
     path = Path(dataset.path).expanduser()
     recorded = Path(f"results/raw/{name}/source.json")
-    if not path.exists():
-        return str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else "absent"
-    return _fingerprint(path)
+    fetched = isinstance(dataset, CommonVoice | Zeroth) and dataset.download is not None
+    if fetched and path.is_file() and downloaded(path):
+        return "fetched"
+    if path.exists():
+        return _fingerprint(path)
+    if recorded.is_file():
+        return str(json.loads(recorded.read_text())["fingerprint"])
+    return "fetched" if fetched else "absent"
 
 
 def base_settings(config: Config, base_name: str) -> ModelSettings:
@@ -114,12 +146,14 @@ def _fingerprint(path: Path) -> str:
 
 
 def missing_sources(config: Config) -> list[str]:
-    """A sentence for each dataset that has not been prepared yet and whose `path` holds nothing."""
+    """A sentence for each needed dataset that has not been prepared yet and whose `path` holds nothing."""
     return [
         f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or say where it lies"
         f" with --config 'datasets={{{name}: {{path: PLACE}}}}'"
         for name, dataset in config.datasets.items()
-        if source_fingerprint(name, dataset) == "absent" and not Path(f"results/data/{name}/status.json").is_file()
+        if not dataset.optional
+        and source_fingerprint(name, dataset) == "absent"
+        and not Path(f"results/data/{name}/status.json").is_file()
     ]
 
 
@@ -138,6 +172,17 @@ def run_counts(config: Config, run: str) -> list[str]:
     """The counts of a run's clips in each role."""
     roles = dict.fromkeys(["train", "dev", *config.runs[run].evaluation.sets])
     return [f"results/runs/{run}/clips/{role}.json" for role in roles]
+
+
+def role_status(config: Config, run: str, role: str) -> list[str]:
+    """The status of each dataset that clips of a role can come from."""
+    datasets = dict.fromkeys(name.split("-")[0] for name in role_sets(config.runs[run], role))
+    return [f"results/data/{dataset}/status.json" for dataset in datasets]
+
+
+def scored_clips(config: Config, run: str) -> list[str]:
+    """The clips of each set that choices are made on or that is scored."""
+    return [f"results/runs/{run}/clips/{name}.parquet" for name in scored_sets(config.runs[run])]
 
 
 def run_status(config: Config, run: str) -> list[str]:

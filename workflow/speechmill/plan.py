@@ -13,6 +13,7 @@ from speechmill.batching import measure
 from speechmill.command import SpeechmillError, run_command, written_whole
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
+from speechmill.leakage import in_words as leakage_in_words
 from speechmill.models import model_config, parameter_count
 from speechmill.tables import SAMPLE_RATE, read_json, read_table, write_json
 
@@ -82,8 +83,8 @@ def make_plan(
     }
 
 
-def in_words(plan: dict[str, Any]) -> str:
-    """The plan for a person to read."""
+def in_words(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[dict[str, Any]]) -> str:
+    """The plan for a person to read, with what training has in common with the scored sets, and which cannot be had."""
     disk = plan["disk_bytes"]
     left_out = ", ".join(f"{count} {reason}" for reason, count in plan["excluded"].items()) or "none"
     return "\n".join(
@@ -91,6 +92,9 @@ def in_words(plan: dict[str, Any]) -> str:
             f"Plan of the run {plan['run']}",
             f"  clips        {plan['clips']:,} of {plan['speakers']} speakers, {plan['hours']:.2f} h",
             f"  left out     {left_out}",
+            *(f"  leakage      {sentence}" for sentence in leakage_in_words(leakage)),
+            *(f"  NOT HAD      {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
+            *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
             f"  batches      {plan['clips_per_batch']:.1f} clips on average, at most"
             f" {plan['largest_batch_seconds']:.1f} s, {plan['padding_share']:.1%} of it padding",
             f"  steps        {plan['total_steps']:,}: {plan['epochs']} epochs of {plan['steps_per_epoch']:.1f} steps,"
@@ -112,6 +116,8 @@ def main() -> None:
     parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True)
+    parser.add_argument("--leakage", type=Path, required=True)
+    parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
     parser.add_argument("--vocab", type=Path, required=True)
     parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
     parser.add_argument("--plan", type=Path, required=True)
@@ -121,7 +127,7 @@ def main() -> None:
     base = args.base[0] if args.base else None
     config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
     plan = make_plan(args.run, args.clips, read_json(args.counts), config, args.settings)
-    words = in_words(plan)
+    words = in_words(plan, read_json(args.leakage), [read_json(path) for path in args.status])
     with written_whole(args.words) as beside:
         beside.write_text(words, encoding="utf-8")
     write_json(plan, args.plan)

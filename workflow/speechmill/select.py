@@ -8,7 +8,7 @@ import pandas as pd
 
 from speechmill.command import SpeechmillError, run_command, written_whole
 from speechmill.config.evaluation import SelectSettings
-from speechmill.tables import write_json
+from speechmill.tables import file_digest, write_json
 
 
 def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -> int:
@@ -36,7 +36,8 @@ def main() -> None:
     for file in args.model:
         with written_whole(file) as beside:
             shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, beside)
-    write_json({"step": step, **by.model_dump()}, args.selection)
+    digests = {file.name: file_digest(file) for file in args.model}
+    write_json({"step": step, **by.model_dump(), "sha256": digests}, args.selection)
 
 
 if __name__ == "__main__":

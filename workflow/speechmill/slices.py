@@ -6,25 +6,35 @@ A job runs again when its slice changes, so a slice holds nothing that its stage
 import json
 from typing import Any
 
-from speechmill.config.datasets import CommonVoice, Folder
+from speechmill.config.datasets import CommonVoice, Folder, Hub, Zeroth
 from speechmill.config.root import Config
 from speechmill.config.shards import ShardSettings
-from speechmill.paths import base_settings, run_datasets
+from speechmill.paths import base_settings, role_sets, run_datasets, scored_sets
 
 
 def ingest(config: Config, name: str) -> str:
     """A dataset's source, without its place, which is the host's affair; its splits and their shards."""
     dataset = config.datasets[name]
-    source_type = CommonVoice if isinstance(dataset, CommonVoice) else Folder
+    source_type = next(each for each in (CommonVoice, Zeroth, Hub, Folder) if isinstance(dataset, each))
     source = {key: value for key, value in dataset.model_dump().items() if key in source_type.model_fields}
+    source.pop("download", None)
+    if dataset.path is not None:
+        source["path"] = ""
     shards = {split: dataset.shard_count(split) for split in dataset.splits}
-    return _json({"source": source | {"path": ""}, "splits": dataset.splits, "shards": shards})
+    return _json({"source": source, "splits": dataset.splits, "shards": shards, "optional": dataset.optional})
+
+
+def place(config: Config, name: str) -> str:
+    """Where a dataset's source lies on this host, and how it gets there."""
+    dataset = config.datasets[name]
+    download = dataset.download if isinstance(dataset, CommonVoice | Zeroth) else None
+    return _json({"path": dataset.path, "download": None if download is None else download.model_dump()})
 
 
 def ingest_model(config: Config, base_name: str) -> str:
     """The base model whose folder has this name; without changes to its configuration, which come later."""
     model = base_settings(config, base_name)
-    return _json({"base": model.base, "revision": model.revision})
+    return _json({"base": model.base, "run": model.run, "revision": model.revision})
 
 
 def shards(config: Config, name: str) -> str:
@@ -33,10 +43,40 @@ def shards(config: Config, name: str) -> str:
     return _json({key: dataset[key] for key in ShardSettings.model_fields})
 
 
+def status(config: Config, name: str) -> str:
+    """A dataset's splits, those that are drawn, and what is expected of them."""
+    dataset = config.datasets[name].model_dump()
+    return _json({key: dataset[key] for key in ("splits", "drawn", "expected")} | {"dataset": name})
+
+
+def audit(config: Config, name: str) -> str:
+    """A dataset's name and its splits."""
+    dataset = config.datasets[name]
+    return _json({"dataset": name, "title": dataset.title, "splits": dataset.splits})
+
+
 def clips(config: Config, run: str, role: str) -> str:
-    """The text rules, and for training the filters."""
+    """The text rules, the drawn splits, and for training the filters and what is done about leakage."""
     section = config.runs[run]
-    return _json({"text": section.text.model_dump(), "clips": section.clips.model_dump() if role == "train" else None})
+    sets = role_sets(section, role)
+    settings: dict[str, Any] = {
+        "text": section.text.model_dump(),
+        "sets": sets,
+        "drawn": {
+            name: {split: rule.model_dump() for split, rule in config.datasets[name].drawn.items()}
+            for name in sorted({each.split("-")[0] for each in sets})
+        },
+        "training": None,
+    }
+    if role == "train":
+        settings["training"] = {
+            "clips": section.clips.model_dump(),
+            "leakage": section.leakage.model_dump(),
+            "dev": section.dev,
+            "scored": scored_sets(section),
+            "speakers": {name: config.datasets[name].speaker_names(name) for name in run_datasets(section)},
+        }
+    return _json(settings)
 
 
 def vocab(config: Config, run: str) -> str:
@@ -84,7 +124,7 @@ def select(config: Config, run: str) -> str:
 def card(config: Config, run: str) -> str:
     """What the card says of the run and of its datasets beside what was measured."""
     section = config.runs[run]
-    about = ("name", "version", "licence", "hub_id", "language")
+    about = ("name", "version", "licence", "hub_id", "language", "drawn")
     datasets = {
         name: {key: value for key, value in config.datasets[name].model_dump().items() if key in about}
         for name in run_datasets(section)
@@ -94,6 +134,7 @@ def card(config: Config, run: str) -> str:
             "language": section.language,
             "card": section.card.model_dump(),
             "base": section.model.base,
+            "base_run": section.model.run,
             "train": section.train,
             "text": section.text.model_dump(),
             "select": section.select.model_dump() | {"set": section.select_set},

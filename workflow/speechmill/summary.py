@@ -11,7 +11,7 @@ from speechmill.tables import read_json
 COLUMNS = [
     "run", "step", "set", "decoder", "protocol", "wer", "wer_low", "wer_high", "cer", "loss", "substitutions",
     "deletions", "insertions", "reference_words", "clips_expected", "clips_scored", "clips_without_loss",
-    "outside_vocabulary", "audio_seconds", "wall_seconds", "checkpoint_sha256", "eval_set_sha256",
+    "outside_vocabulary", "unavailable", "audio_seconds", "wall_seconds", "checkpoint_sha256", "eval_set_sha256",
 ]  # fmt: skip
 
 
@@ -21,7 +21,7 @@ def summarise(metrics: list[Path]) -> pd.DataFrame:
     for row in rows:
         row["wer_low"], row["wer_high"] = row["wer_ci95"]
         row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
-    frame = pd.DataFrame(rows)[COLUMNS].astype({"wer": float, "cer": float, "loss": float})
+    frame = pd.DataFrame(rows)[COLUMNS].astype(dict.fromkeys(("wer", "wer_low", "wer_high", "cer", "loss"), float))
     return frame.sort_values(["set", "decoder", "step"], ignore_index=True)
 
 

@@ -63,13 +63,19 @@ ROWS = pa.schema(
         ("num_samples", pa.int32()),
         ("sentence", pa.string()),
         *_SPEAKER,
+        ("silence", pa.float32()),
+        ("clipping", pa.float32()),
+        ("encoded_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("audio_sha256", pa.string()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
-"""A published clip of one shard: where it is stored, or the reason for which it could not be read."""
+"""A published clip of one shard: where it is stored, or the reason for which it could not be read.
+
+`silence` is the share of its frames that are silent, `clipping` the share of its samples at full scale.
+"""
 
 INDEX = pa.schema([field for field in ROWS if field.name not in ("reason", "detail")])
 """A kept clip: the shard's number, the row group, and the row in the row group that hold its audio."""
@@ -88,6 +94,7 @@ CLIPS = pa.schema(
         ("shard", pa.int32()),
         ("row_group", pa.int32()),
         ("row", pa.int32()),
+        ("sha256", pa.string()),
         ("audio_sha256", pa.string()),
     ]
 )

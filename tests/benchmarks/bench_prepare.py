@@ -1,0 +1,148 @@
+"""How fast audio is prepared, against peers on the same clips in the same run: `make bench`.
+
+Prints ratios and leaves with an error where one is below what speechmill promises. Processor time is compared, so that
+other work on the machine disturbs little; only how shards scale is taken from the clock.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+# A core each: threads of a library would share the work out.
+os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
+import datasets
+import numpy as np
+import sox
+import torch
+
+from material import ROOT, audio_file, noise
+from speechmill.config.shards import ShardSettings
+from speechmill.shards import convert
+from speechmill.tables import RAW, write_in_row_groups
+
+CLIPS, SECONDS, ROUNDS = 120, 5.0, 3
+KINDS = {
+    "48 kHz MP3": (48_000, "MP3", "MPEG_LAYER_III", "mp3"),
+    "44.1 kHz FLAC": (44_100, "FLAC", "PCM_16", "flac"),
+    "16 kHz FLAC": (16_000, "FLAC", "PCM_16", "flac"),
+}
+SETTINGS = ShardSettings(name="made", version="1", licence="CC0-1.0", resampler="soxr")
+FASTER_THAN_DATASETS, SMALLER_THAN_DATASETS, FASTER_THAN_SOX, SCALING = 1.3, 3.0, 5.0, 1.8
+
+
+def processor_seconds(work: Callable[[], object]) -> float:
+    """The processor time of `work`, its child processes included."""
+    before = sum(os.times()[:4])
+    with contextlib.redirect_stderr(io.StringIO()):
+        work()
+    return sum(os.times()[:4]) - before
+
+
+def write_raw(files: list[Path], raw: Path) -> Path:
+    rows = (
+        {"id": f.name, "splits": ["train"], "file": f.name, "encoded": f.read_bytes(), "sentence": "a"} for f in files
+    )
+    write_in_row_groups(rows, RAW, raw, 32)
+    return raw
+
+
+def with_datasets(files: list[Path], folder: Path) -> int:
+    """The bytes of the float32 arrays that cast_column and map store."""
+    data = datasets.Dataset.from_dict({"audio": [str(f) for f in files]}).cast_column("audio", datasets.Audio(16_000))
+    features = datasets.Features({"input_values": datasets.Sequence(datasets.Value("float32"))})
+
+    def to_array(row: dict) -> dict:
+        return {"input_values": np.asarray(row["audio"]["array"], dtype=np.float32)}
+
+    stored = folder / "arrays.arrow"
+    data.map(
+        to_array, remove_columns=["audio"], features=features, cache_file_name=str(stored), load_from_cache_file=False
+    )
+    return stored.stat().st_size
+
+
+def with_pysox(files: list[Path]) -> None:
+    for file in files:
+        transformer = sox.Transformer()
+        transformer.rate(16_000)
+        transformer.channels(1)
+        transformer.build_array(input_filepath=str(file))
+
+
+def measure(kind: str, folder: Path) -> tuple[float, float, float]:
+    """How many times faster than datasets, smaller than datasets, faster than pysox."""
+    rate, container, subtype, suffix = KINDS[kind]
+    files = [folder / f"{i}.{suffix}" for i in range(CLIPS)]
+    for i, file in enumerate(files):
+        file.write_bytes(audio_file(noise(SECONDS, rate, seed=i), rate, container, subtype))
+    raw, shard = write_raw(files, folder / "raw.parquet"), folder / "shard.parquet"
+    ours, theirs, pysox = [], [], []
+    size = 0
+    for _ in range(ROUNDS):
+        ours.append(processor_seconds(lambda: convert(raw, 0, SETTINGS, shard, folder / "rows.parquet")))
+
+        def peer() -> None:
+            nonlocal size
+            size = with_datasets(files, folder)
+
+        theirs.append(processor_seconds(peer))
+        pysox.append(processor_seconds(lambda: with_pysox(files)))
+    return min(theirs) / min(ours), size / shard.stat().st_size, min(pysox) / min(ours)
+
+
+def scaling(folder: Path) -> float:
+    """How many times faster two shards are done by two cores than by one."""
+    rate, container, subtype, suffix = KINDS["48 kHz MP3"]
+    file = folder / f"clip.{suffix}"
+    file.write_bytes(audio_file(noise(SECONDS, rate), rate, container, subtype))
+    for name in ("one", "other"):
+        write_raw([file] * 2000, folder / name / "train" / "shard-00000.parquet")
+
+    def start(name: str) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "speechmill.shards", "--settings", SETTINGS.model_dump_json(),
+             "--raw", folder / name, "--split", "train", "--number", "00000", "--shard", folder / f"{name}.parquet",
+             "--rows", folder / f"{name}-rows.parquet"],
+            env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    started = time.monotonic()
+    for name in ("one", "other"):
+        start(name).wait()
+    alone = time.monotonic() - started
+    started = time.monotonic()
+    for running in [start("one"), start("other")]:
+        running.wait()
+    return alone / (time.monotonic() - started)
+
+
+def main() -> None:
+    """Print the ratios; leave with an error where one is below its promise."""
+    torch.set_num_threads(1)
+    logging.getLogger("sox").setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    low = False
+    print(f"{'clips':<16}{'faster than datasets':>22}{'smaller':>10}{'faster than pysox':>20}")
+    for kind in KINDS:
+        with tempfile.TemporaryDirectory() as folder:
+            speed, size, pysox = measure(kind, Path(folder))
+        low |= speed < FASTER_THAN_DATASETS or size < SMALLER_THAN_DATASETS or pysox < FASTER_THAN_SOX
+        print(f"{kind:<16}{speed:>20.2f} ×{size:>8.2f} ×{pysox:>18.2f} ×")
+    with tempfile.TemporaryDirectory() as folder:
+        ratio = scaling(Path(folder))
+    low |= ratio < SCALING
+    print(f"two shards on two cores, against one after the other: {ratio:.2f} ×")
+    print(f"promised: {FASTER_THAN_DATASETS} ×, {SMALLER_THAN_DATASETS} ×, {FASTER_THAN_SOX} ×; two cores {SCALING} ×")
+    sys.exit(1 if low else 0)
+
+
+if __name__ == "__main__":
+    main()
