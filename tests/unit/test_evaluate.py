@@ -12,9 +12,9 @@ from transformers import pipeline
 
 from material import as_json, recording, store
 from speechmill import evaluate
-from speechmill.audio import Int16Samples
 from speechmill.config.text import TextSettings
 from speechmill.evaluate import evaluation_batches, score, totals, transcribe
+from speechmill.flac import Int16Samples
 from speechmill.models import depends_on_padding, load_checkpoint
 from speechmill.scoring import count
 from speechmill.tables import (

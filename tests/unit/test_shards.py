@@ -7,9 +7,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from material import audio_file, noise, recording
-from speechmill.audio import decode_flac, decode_to_16k
+from speechmill import shards
+from speechmill.audio import decode_to_16k
 from speechmill.command import SpeechmillError
 from speechmill.config.shards import ShardSettings
+from speechmill.flac import decode_flac
 from speechmill.shards import convert
 from speechmill.tables import RAW, read_table, write_table
 
@@ -28,6 +30,10 @@ PUBLISHED = [
     published("a web page", b"<!doctype html>"),
     published("empty", b""),
     published("in two splits", audio_file(recording(0.3)), splits=["train", "validated"]),
+    published("cut short", audio_file(recording(0.3))[:-1000]),
+    published("loud", audio_file(np.tile(np.array([32767, -32768], dtype=np.int16), 1600))),
+    published("half silent", audio_file(np.concatenate([np.zeros(3200), np.full(3200, 0.1)]))),
+    published("no header", bytes(range(256)) * 10, file="call.ul"),
     *(published(name, encoded) for name, encoded in list(READABLE.items())[10:]),
 ]
 
@@ -46,16 +52,46 @@ def test_every_published_clip_is_kept_or_rejected(converted: Path) -> None:
     rows = read_table(converted / "rows.parquet").to_pylist()
     assert [row["id"] for row in rows] == [clip["id"] for clip in PUBLISHED]
     assert [row["id"] for row in rows if row["reason"] is None] == kept
-    assert len(kept) == 21
+    assert len(kept) == 24
 
 
 def test_rejected_clips_have_a_reason_that_names_the_file(converted: Path) -> None:
     rows = read_table(converted / "rows.parquet").to_pylist()
     assert {row["id"]: (row["reason"], row["detail"]) for row in rows if row["reason"]} == {
-        "lost": ("missing", "the corpus lists lost.wav and does not have it"),
-        "a web page": ("unreadable", "a web page.wav: Format not recognised."),
-        "empty": ("unreadable", "empty.wav: Format not recognised."),
+        "lost": ("missing", "lost.wav: the corpus lists this file and does not have it"),
+        "a web page": (
+            "unreadable",
+            "a web page.wav: libsndfile: Format not recognised; sox: can't determine type of file;"
+            " ffmpeg: Invalid data found when processing input",
+        ),
+        "empty": ("empty", "empty.wav: the file is empty"),
+        "cut short": ("truncated", "cut short.wav: the file is cut short by 1000 bytes"),
     }
+
+
+def test_rows_say_what_was_measured(converted: Path) -> None:
+    rows = {row["id"]: row for row in read_table(converted / "rows.parquet").to_pylist()}
+    for clip in PUBLISHED:
+        row, encoded = rows[clip["id"]], clip["encoded"]
+        assert row["encoded_bytes"] == (None if encoded is None else len(encoded))
+        if row["reason"] is not None:
+            assert (row["silence"], row["clipping"]) == (None, None)
+    assert (rows["loud"]["silence"], rows["loud"]["clipping"]) == (0.0, 1.0)
+    assert (rows["half silent"]["silence"], rows["half silent"]["clipping"]) == (0.5, 0.0)
+
+
+def test_the_name_of_a_file_helps_to_read_it(converted: Path) -> None:
+    # 8 kHz, a byte a sample.
+    clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
+    assert clips["no header"]["num_samples"] == 2 * 2560
+
+
+def test_however_many_rows_wait_in_memory_the_table_is_the_same(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_ACCOUNTS", 7)
+    convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert read_table(tmp_path / "rows.parquet").equals(read_table(converted / "rows.parquet"))
 
 
 def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
@@ -70,7 +106,7 @@ def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
 
 def test_row_groups_are_small(converted: Path) -> None:
     metadata = pq.read_metadata(converted / "shard.parquet")
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 5]
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 8]
 
 
 def test_a_stored_clip_is_16_khz_flac_with_both_digests(converted: Path) -> None:

@@ -72,7 +72,7 @@ def test_the_hypotheses_are_those_of_the_transformers_pipeline(finished: Working
     import pyarrow.parquet as pq
     from transformers import pipeline
 
-    from speechmill.audio import decode_flac
+    from speechmill.flac import decode_flac
 
     folder = finished.folder / RUN
     step = read(finished, RUN / "selection.json")["step"]

@@ -14,7 +14,7 @@ rule shards:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=1000,
+        mem_mb=1500,
         runtime=60,
     params:
         settings=lambda wildcards: slices.shards(SETTINGS, wildcards.dataset),

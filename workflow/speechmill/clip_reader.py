@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Wav2Vec2Processor
 
-from speechmill.audio import FloatSamples, decode_flac
 from speechmill.command import SpeechmillError
 from speechmill.ctc import IGNORED
+from speechmill.flac import FloatSamples, decode_flac
 from speechmill.tables import SAMPLE_RATE
 
 

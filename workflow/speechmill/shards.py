@@ -6,14 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechmill.audio import UnreadableAudioError, decode_to_16k, encode_flac
+import pyarrow as pa
+
+from speechmill.audio import UnreadableAudioError, clipping, decode_to_16k, silence, stored_flac
 from speechmill.command import run_command
 from speechmill.config.shards import ShardSettings
 from speechmill.progress import progress
-from speechmill.tables import ROWS, clip_schema, read_rows, write_in_row_groups, write_table
+from speechmill.tables import ROWS, clip_schema, read_rows, write_in_row_groups
 
 # Small enough that reading one clip at random reads little else.
 _ROW_GROUP = 16
+
+# Rows of accounts that wait as Python objects, which take several times the memory that they take as a table.
+_ACCOUNTS = 1024
 
 
 def convert(raw: Path, number: int, settings: ShardSettings, shard: Path, rows: Path) -> None:
@@ -28,35 +33,50 @@ def convert(raw: Path, number: int, settings: ShardSettings, shard: Path, rows: 
         licence=settings.licence,
         configuration=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
     )
-    accounts: list[dict[str, Any]] = []
+    accounts: list[pa.Table] = []
     write_in_row_groups(_clips(raw, number, settings.resampler, accounts), schema, shard, _ROW_GROUP)
-    write_table(accounts, ROWS, rows)
+    write_in_row_groups((row for part in accounts for row in part.to_pylist()), ROWS, rows, _ACCOUNTS)
 
 
-def _clips(raw: Path, number: int, resampler: str, accounts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _clips(raw: Path, number: int, resampler: str, accounts: list[pa.Table]) -> Iterator[dict[str, Any]]:
+    """The kept clips as they are stored; a row for each published clip is added to `accounts`."""
     kept = 0
+    waiting: list[dict[str, Any]] = []
     for published in progress(read_rows(raw), desc=f"{raw.parent.name}/{raw.name}", unit="clip"):
-        encoded = published.pop("encoded")
-        file = published.pop("file")
-        splits = published.pop("splits")
-        account = published | {"splits": splits, "shard": number}
-        accounts.append(account)
-        if encoded is None:
-            account |= {"reason": "missing", "detail": f"the corpus lists {file} and does not have it"}
-            continue
-        try:
-            samples = decode_to_16k(encoded, resampler)
-        except UnreadableAudioError as error:
-            account |= {"reason": "unreadable", "detail": f"{file}: {error}"}
-            continue
-        clip = published | {
-            "num_samples": len(samples),
-            "sha256": hashlib.sha256(encoded).hexdigest(),
-            "audio_sha256": hashlib.sha256(samples.tobytes()).hexdigest(),
-        }
-        account |= clip | {"row_group": kept // _ROW_GROUP, "row": kept % _ROW_GROUP}
-        kept += 1
-        yield clip | {"audio": {"bytes": encode_flac(samples), "path": f"{Path(file).stem}.flac"}}
+        account, clip = _convert(published, resampler)
+        account["shard"] = number
+        if clip is not None:
+            account |= {"row_group": kept // _ROW_GROUP, "row": kept % _ROW_GROUP}
+            kept += 1
+            yield clip
+        waiting.append(account)
+        if len(waiting) == _ACCOUNTS:
+            accounts.append(pa.Table.from_pylist(waiting, schema=ROWS))
+            waiting = []
+    accounts.append(pa.Table.from_pylist(waiting, schema=ROWS))
+
+
+def _convert(published: dict[str, Any], resampler: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The account of a published clip, and the clip as it is stored, if it can be read."""
+    encoded, file, splits = published.pop("encoded"), published.pop("file"), published.pop("splits")
+    account = published | {"splits": splits}
+    if encoded is None:
+        missing = {"reason": "missing", "detail": f"{file}: the corpus lists this file and does not have it"}
+        return account | missing, None
+    account["encoded_bytes"] = len(encoded)
+    try:
+        samples = decode_to_16k(encoded, resampler, file)
+    except UnreadableAudioError as error:
+        return account | {"reason": error.reason, "detail": f"{file}: {error}"}, None
+    clip = published | {
+        "num_samples": len(samples),
+        "sha256": hashlib.sha256(encoded).hexdigest(),
+        "audio_sha256": hashlib.sha256(samples.data).hexdigest(),
+    }
+    account |= clip | {"silence": silence(samples), "clipping": clipping(samples)}
+    return account, clip | {
+        "audio": {"bytes": stored_flac(samples, encoded), "path": f"{Path(published['id']).name}.flac"}
+    }
 
 
 def main() -> None:

@@ -123,6 +123,10 @@ HYPOTHESES = pa.schema(
 """A scored clip: the sentence as published, the hypothesis as decoded, both as scored, and the counts."""
 
 
+# What a column of many clips says again and again: names and numbers.
+_REPEATED = (pa.string(), pa.int32())
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The table in `path`. Raises SpeechmillError where it cannot be read."""
     try:
@@ -139,7 +143,10 @@ def write_table(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path) -
 
 def write_in_row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path, group_size: int) -> None:
     """Write `rows` as they come, `group_size` to a row group, holding no more than one group in memory."""
-    with written_whole(path) as beside, pq.ParquetWriter(beside, schema, compression="none") as writer:
+    # A dictionary or a least and a greatest value of recordings would be made at length and read by nobody.
+    plain = [field.name for field in schema if field.type in _REPEATED]
+    options = {"compression": "none", "use_dictionary": plain, "write_statistics": plain}
+    with written_whole(path) as beside, pq.ParquetWriter(beside, schema, **options) as writer:
         group: list[dict[str, Any]] = []
         for row in rows:
             group.append(row)
