@@ -1,7 +1,9 @@
 """Only what changed runs again: each change read off a dry run."""
 
 import copy
+import json
 import os
+import re
 from typing import Any
 
 import pytest
@@ -56,11 +58,25 @@ def test_a_text_rule_starts_at_the_clips_of_the_vocabulary(finished: WorkingCopy
     assert not set(planned) & DATA_RULES
 
 
-def test_a_new_evaluation_set_evaluates_only(finished: WorkingCopy) -> None:
-    sets = ["demo_ru-dev", "demo_ru-test", "demo_ru-train"]
-    planned = finished.planned(with_changes(evaluation__sets=sets))
-    assert set(planned) <= {"clips", "evaluate", "summary", "select", "card"}
-    assert planned["clips"] == 1
+def test_a_new_evaluation_set_evaluates_only(changed: WorkingCopy) -> None:
+    # Training is held against it first, and goes on to hold, since it loses no clip.
+    run = changed.snakemake(with_changes(evaluation__sets=["demo_ru-dev", "demo_ru-test", "demo_ru-train"]))
+    assert {"clips", "clips_train", "evaluate", "card"} <= run.executed
+    assert not run.executed & (DATA_RULES | {"finetune"})
+    found = json.loads((changed.folder / "results/runs/demo_ru/clips/leakage.json").read_text())
+    assert found["demo_ru-train"]["audio"]["clips"] > 0
+    assert found["demo_ru-train"]["removed"] == 0
+
+
+def test_an_evaluation_set_that_takes_clips_out_of_training_retrains_and_says_so(changed: WorkingCopy) -> None:
+    # The clips that the corpus sets aside have speakers and sentences of its training split.
+    config = with_changes(
+        evaluation__sets=["demo_ru-dev", "demo_ru-test", "aside-other"], leakage={"test": {"sentence": "remove"}}
+    )
+    config["datasets"]["aside"] = config["datasets"]["demo_ru"] | {"splits": ["other"], "shards": 1}
+    run = changed.snakemake(config, "results/runs/demo_ru/training.json")
+    assert "finetune" in run.executed
+    assert re.search(r"aside-other: training clips collide with it, .* by sentence; \d+ are taken out", run.output)
 
 
 @pytest.mark.parametrize(

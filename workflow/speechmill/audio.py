@@ -22,8 +22,8 @@ from speechmill.tables import SAMPLE_RATE
 
 Reason = Literal["unreadable", "truncated", "empty"]
 
-# In all channels together, and after resampling: 35 minutes of mono at 16 kHz, 12 at 48 kHz, 6 of stereo. 128 MiB as
-# 32-bit floats; with all that is made of them, a job stays below 1 GiB whatever a small file expands to.
+# In all channels together, and after resampling: 70 minutes of mono at 16 kHz, 23 at 48 kHz, 12 of stereo. 256 MiB as
+# 32-bit floats; with all that is made of them, a job takes little more than 1 GiB whatever a small file expands to.
 _MOST_SAMPLES = 1 << 26
 
 # What anyone records speech at lies far within; outside, resampling takes time and memory without end.

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from speechmill.config.datasets import CommonVoice, Dataset, Zeroth
+from speechmill.config.datasets import CommonVoice, Dataset, Download, Zeroth
 from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, Run
 from speechmill.downloaded import downloaded
@@ -20,6 +20,7 @@ MODEL_FILES = [
 """What plain transformers loads a model from."""
 
 _SPOKEN = "results/speak/"
+_FETCHED = "fetched "
 
 
 def split_files(config: Config, name: str, split: str, kind: str) -> list[str]:
@@ -109,17 +110,24 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
     if spoken_archive(dataset):
         return "spoken"
     if dataset.path is None:
-        return "fetched"
+        return "on the Hub, as the settings say"
     path = Path(dataset.path).expanduser()
     recorded = Path(f"results/raw/{name}/source.json")
-    fetched = isinstance(dataset, CommonVoice | Zeroth) and dataset.download is not None
-    if fetched and path.is_file() and downloaded(path):
-        return "fetched"
+    download = dataset.download if isinstance(dataset, CommonVoice | Zeroth) else None
+    if download is not None and path.is_file() and downloaded(path):
+        return _fetched(download)
     if path.exists():
         return _fingerprint(path)
-    if recorded.is_file():
-        return str(json.loads(recorded.read_text())["fingerprint"])
-    return "fetched" if fetched else "absent"
+    known = str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else ""
+    if download is not None and (not known or known.startswith(_FETCHED)):
+        return _fetched(download)
+    return known or "absent"
+
+
+def _fetched(download: Download) -> str:
+    """Which archive a download gives: its digest says it best; where there is none, where it comes from."""
+    which = download.sha256 or json.dumps([download.bytes, download.collective, sorted(download.urls)])
+    return _FETCHED + hashlib.sha256(which.encode()).hexdigest()
 
 
 def base_settings(config: Config, base_name: str) -> ModelSettings:
