@@ -22,8 +22,10 @@ CONFIG := config/config.yaml
 plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and time, before anything is fetched
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.forecast $(CONFIG)
 
+# Unit tests share the cores; whole workflows take them all themselves, and one set of results between them.
 test: lint  ## set up, lint, and run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest tests/workflow
 
 bench: setup  ## print how fast data are prepared, as ratios against peers
 	@PYTHONPATH=workflow:tests $(BIN)/python tests/benchmarks/bench_prepare.py

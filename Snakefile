@@ -28,7 +28,7 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     ingest_dataset,
-    ingest_optional,
+    ingest_uncached,
     ingest_model,
 
 

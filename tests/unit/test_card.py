@@ -201,13 +201,14 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, value in {
         "selection": {"step": 200, "set": "cv-dev", "decoder": "greedy", "metric": "wer"},
         "training": training, "plan": {"hours": 0.01, "epochs": 2}, "vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
-        "train": counts, "status": status, "leakage": leakage, "base/source": {"commit": "c0ffee"},
+        "train": counts, "status": status, "leakage": leakage, "base": {"commit": "c0ffee"},
     }.items():  # fmt: skip
         write_json(value, tmp_path / f"{name}.json")
     arguments = {
         "run": "demo", "settings": SETTINGS.model_dump_json(), "summary": tmp_path / "summary.parquet",
         **{name: tmp_path / f"{name}.json" for name in ("selection", "training", "plan", "vocab", "status", "leakage")},
-        "training-log": tmp_path / "training.jsonl", "counts": tmp_path / "train.json", "base": tmp_path / "base",
+        "training-log": tmp_path / "training.jsonl", "counts": tmp_path / "train.json",
+        "base-source": tmp_path / "base.json",
         "card": tmp_path / "README.md", "page": tmp_path / "card.html",
         "loss": tmp_path / "plots" / "loss.png", "wer": tmp_path / "plots" / "wer.png",
     }  # fmt: skip

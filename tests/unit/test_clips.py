@@ -47,7 +47,7 @@ def indexes(tmp_path: Path) -> list[Path]:
 
 def settings(*sets: str, filtered: bool = True, **rules: Any) -> Settings:
     names = {name.split("-")[0] for name in sets}
-    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "scored": [], "speakers": {n: n for n in names}}
+    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}}
     return Settings.model_validate(
         {
             "text": {"keep": "а-яё"} | rules,
@@ -131,7 +131,11 @@ def run(
     available: bool = True,
 ) -> None:
     memberships = [{"splits": [name.split("-")[1] for name in given.sets], "kept": kept}]
-    write_json({"dataset": "corpus", "available": available, "memberships": memberships}, folder / "status.json")
+    status = {
+        "dataset": "corpus", "available": available, "why": None if available else "the Hub says no",
+        "sets": {name.split("-")[1]: kept + 1 for name in given.sets}, "memberships": memberships,
+    }  # fmt: skip
+    write_json(status, folder / "status.json")
     arguments = ["--settings", as_json(given.model_dump()), "--indexes", *indexes,
                  "--status", folder / "status.json", "--scored", *scored,
                  "--clips", folder / "clips.parquet", "--digest", folder / "clips.sha256",
@@ -151,6 +155,7 @@ def test_the_program_writes_clips_counts_and_what_is_left_out(
     assert ids(read_table(tmp_path / "excluded.parquet").to_pylist()) == ["a2", "b1", "b2", "c1"]
     counts = read_json(tmp_path / "clips.json")
     assert (counts["clips"], counts["seconds"], counts["speakers"]) == (1, 2.0, 1)
+    assert (counts["published"], counts["unavailable"]) == (6, None)
     assert counts["excluded"] == {"empty": 1, "infeasible": 1, "long": 1, "short": 1}
     assert counts["characters_dropped"] == {".": 3, "!": 3}
 
@@ -216,6 +221,7 @@ def test_a_set_that_could_not_be_had_has_no_clips_and_stops_nothing(
     write_table([], INDEX, indexes[0])
     run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0, available=False)
     assert read_table(tmp_path / "clips.parquet").num_rows == 0
+    assert read_json(tmp_path / "clips.json")["unavailable"] == "the Hub says no"
     with pytest.raises(SpeechmillError, match="no clip is left in corpus-train"):
         run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0)
 

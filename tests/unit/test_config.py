@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from material import ROOT
 from speechmill.command import SpeechmillError
-from speechmill.config.datasets import CommonVoice, Folder
+from speechmill.config.datasets import CommonVoice, Dataset, Download, Folder
 from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, load
 
@@ -227,3 +228,52 @@ def test_shards_are_one_number_or_one_for_each_split() -> None:
     datasets = load(RAW).datasets
     assert [datasets["cv"].shard_count(split) for split in ("train", "dev", "test")] == [2, 2, 2]
     assert [datasets["digits"].shard_count(split) for split in ("train", "test")] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://a.org/x",
+        "x.tar.gz",
+        "https://me:secret@a.org/x",
+        "https://a.org/x?X-Amz-Signature=5",
+        "https://a.org/x?token=5",
+    ],
+)
+def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"an address (begins with|must hold no)"):
+        Download(urls=[url])
+
+
+def test_an_address_may_have_a_query() -> None:
+    assert Download(urls=["https://a.org/x.tar.gz?download=1"]).urls
+
+
+def test_a_run_cannot_train_or_choose_on_an_optional_dataset() -> None:
+    said = faults("datasets.cv.optional", True)
+    assert "runs.demo.train names cv-train, which is optional: a run cannot go on without" in said
+
+
+def test_a_run_that_starts_from_itself_or_from_none_is_refused() -> None:
+    assert "runs.demo.model.run is demos, which is no run; did you mean `demo`?" in faults(
+        "runs.demo.model", {"run": "demos"}
+    )
+    assert "runs.demo.model.run: demo starts from demo, in a circle" in faults("runs.demo.model", {"run": "demo"})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "pinned"),
+    [
+        ({"source": "hub", "hub_id": "a/b", "revision": "main"}, False),
+        ({"source": "hub", "hub_id": "a/b", "revision": "c" * 40}, True),
+        ({"source": "hub", "path": "folder"}, True),
+        ({"source": "zeroth", "path": "x.tar.gz"}, True),
+        ({"source": "zeroth", "path": "x.tar.gz", "download": {"urls": ["https://a.org/x"]}}, False),
+        ({"source": "zeroth", "path": "x.tar.gz", "download": {"urls": ["https://a.org/x"], "sha256": "5" * 64}}, True),
+    ],
+)
+def test_what_is_fetched_without_a_digest_or_a_commit_may_be_another_thing_later(
+    dataset: dict[str, Any], pinned: bool
+) -> None:
+    about = {"language": "ko", "name": "Made", "licence": "CC0-1.0", "splits": ["train"], "shards": 1}
+    assert TypeAdapter(Dataset).validate_python(about | dataset).is_pinned is pinned

@@ -156,11 +156,10 @@ def run(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> P
     """The folder in which the program has scored TEXTS, of which one clip more was published."""
     clips, shards = store(tmp_path, RECORDINGS, TEXTS, speakers=["s1", "s2", "s3"] * 3)
     write_table(clips, CLIPS, tmp_path / "clips.parquet")
-    status = {"available": True, "why": None, "sets": {"train": len(clips) + 1}}
-    write_json(status, tmp_path / "status.json")
+    write_json({"published": len(clips) + 1, "unavailable": None}, tmp_path / "counts.json")
     arguments = ["--run", "demo", "--settings", as_json({"device": "cpu", "text": {}, "batch_seconds": 5}),
                  "--gpus", 0, "--threads", 1, "--step", 0, "--set", "corpus-train", "--checkpoints", checkpoints,
-                 "--clips", tmp_path / "clips.parquet", "--shards", *shards, "--status", tmp_path / "status.json",
+                 "--clips", tmp_path / "clips.parquet", "--shards", *shards, "--counts", tmp_path / "counts.json",
                  "--metrics", tmp_path / "metrics.json", "--hypotheses", tmp_path / "hypotheses.parquet"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
     evaluate.main()

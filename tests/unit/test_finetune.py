@@ -307,7 +307,7 @@ def base(tmp_path: Path, letters: Wav2Vec2Processor) -> Path:
     torch.manual_seed(5)
     new_model(model_config(LAYER_NORM, None, {}, len(vocab)), None, vocab).save_pretrained(tmp_path / "base")
     letters.save_pretrained(tmp_path / "base")
-    write_json({"commit": "c0ffee"}, tmp_path / "base" / "source.json")
+    write_json({"commit": "c0ffee"}, tmp_path / "base.json")
     return tmp_path / "base"
 
 
@@ -391,7 +391,7 @@ def arguments(tmp_path: Path, clips: Clips, letters: Wav2Vec2Processor) -> dict[
     return {
         "--run": ["demo"], "--settings": [as_json(given.model_dump())], "--gpus": [0], "--code": ["abc"],
         "--clips": [tmp_path / "train.parquet"], "--digest": [tmp_path / "train.sha256"], "--shards": clips[1],
-        "--vocab": [tmp_path / "vocab"], "--base": [], "--plan": [tmp_path / "plan.json"],
+        "--vocab": [tmp_path / "vocab"], "--base": [], "--base-source": [], "--plan": [tmp_path / "plan.json"],
         "--work": [tmp_path / "work"], "--checkpoints": [tmp_path / "out" / "checkpoints"],
         "--record": [tmp_path / "out" / "training.json"], "--log": [tmp_path / "out" / "training.jsonl"],
     }  # fmt: skip
@@ -444,7 +444,11 @@ def test_a_base_with_weights_in_the_older_format_is_taken(
     torch.save(load_file(base / "model.safetensors"), base / "pytorch_model.bin")
     (base / "model.safetensors").unlink()
     given = with_base(settings({"clips": 32}), base)
-    run_main(monkeypatch, arguments | {"--base": [base], "--settings": [as_json(given.model_dump())]})
+    run_main(
+        monkeypatch,
+        arguments
+        | {"--base": [base], "--base-source": [base.with_suffix(".json")], "--settings": [as_json(given.model_dump())]},
+    )
     assert (tmp_path / "out" / "checkpoints" / "checkpoint-4" / "model.safetensors").is_file()
 
 

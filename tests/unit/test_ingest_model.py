@@ -9,7 +9,7 @@ from hub_server import Hub, Repository, served
 from material import as_json, run_stage
 from speechmill.command import SpeechmillError
 from speechmill.config.model import ModelSettings
-from speechmill.ingest_model import fetch
+from speechmill.ingest_model import fetch, take
 from speechmill.tables import read_json
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
@@ -40,6 +40,7 @@ def ingest(tmp_path: Path, hub: Hub, base: str, revision: str) -> subprocess.Com
     """Run the stage with its own cache, against `hub`."""
     return run_stage(
         "ingest_model", "--settings", as_json({"base": base, "revision": revision}), "--folder", tmp_path / "model",
+        "--source", tmp_path / "model.json",
         env={
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(tmp_path / "cache"),
@@ -59,13 +60,11 @@ def test_a_revision_is_resolved_to_a_commit_which_is_recorded(
     assert done.returncode == 0, done.stderr
     files = hub.repositories["somebody/wav2vec2-tiny"].commits[commit]
     model = tmp_path / "model"
-    assert {path.name: path.read_bytes() for path in model.iterdir() if path.name != "source.json"} == {
-        name: files[name] for name in WANTED
-    }
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == {name: files[name] for name in WANTED}
     # Nor is anything else fetched to be thrown away: other frameworks' weights are as large as these.
     assert not any("msgpack" in request or "README" in request for request in hub.asked)
     assert not any(path.is_symlink() for path in model.iterdir())  # the cache may be cleared
-    assert read_json(model / "source.json") == {
+    assert read_json(tmp_path / "model.json") == {
         "base": "somebody/wav2vec2-tiny",
         "revision": revision,
         "commit": commit,
@@ -79,7 +78,7 @@ def test_a_branch_that_moved_is_resolved_anew_though_the_cache_has_the_earlier_c
     assert ingest(tmp_path, hub, "somebody/wav2vec2-tiny", "main").returncode == 0
     repository.branches = {"main": NEW}
     assert ingest(tmp_path, hub, "somebody/wav2vec2-tiny", "main").returncode == 0
-    assert read_json(tmp_path / "model" / "source.json")["commit"] == NEW
+    assert read_json(tmp_path / "model.json")["commit"] == NEW
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
@@ -114,9 +113,8 @@ def test_a_local_folder_is_copied_with_its_digests(tmp_path: Path) -> None:
     (base / "extra").mkdir(parents=True)
     for name in ("config.json", "model.safetensors", "notes.md"):
         (base / name).write_bytes(FILES.get(name, b"notes"))
-    fetch(ModelSettings(base=str(base)), tmp_path / "model")
+    source = fetch(ModelSettings(base=str(base)), tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    source = read_json(tmp_path / "model" / "source.json")
     assert (source["base"], source["revision"], source["commit"]) == (str(base), None, None)
     assert source["sha256"]["config.json"] == hashlib.sha256(FILES["config.json"]).hexdigest()
     assert set(source["sha256"]) == {"config.json", "model.safetensors", "notes.md"}
@@ -129,3 +127,16 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, made: bool) -> None:
     with pytest.raises(SpeechmillError, match=rf"model\.base: {tmp_path / 'base'} is not a model's folder"):
         fetch(ModelSettings(base=str(tmp_path / "base")), tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_another_run_s_model_is_taken_with_what_its_selection_says_of_it(tmp_path: Path) -> None:
+    files = [tmp_path / "run" / name for name in ("config.json", "model.safetensors")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_bytes(FILES[file.name])
+    (tmp_path / "selection.json").write_text(as_json({"step": 7, "set": "cv-dev", "sha256": {"config.json": "5"}}))
+    source = take("demo_ru", files, tmp_path / "selection.json", tmp_path / "model")
+    assert source == {"run": "demo_ru", "step": 7, "sha256": {"config.json": "5"}}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == {
+        file.name: FILES[file.name] for file in files
+    }

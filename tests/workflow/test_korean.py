@@ -49,8 +49,14 @@ def read(copy: WorkingCopy, file: str) -> Any:
     return json.loads((copy.folder / file).read_text(encoding="utf-8"))
 
 
+def evaluated(copy: WorkingCopy, name: str) -> Path:
+    """The folder of the last checkpoint's scores on a set."""
+    last = read(copy, f"{RUN}/plan.json")["total_steps"]
+    return copy.folder / RUN / "evaluation" / str(last) / name / "greedy"
+
+
 def test_the_base_is_the_model_of_the_other_run(korean: WorkingCopy) -> None:
-    source = read(korean, "results/models/run-demo_ru/source.json")
+    source = read(korean, "results/models/run-demo_ru.json")
     selection = read(korean, "results/runs/demo_ru/selection.json")
     assert source == {"run": "demo_ru", "step": selection["step"], "sha256": selection["sha256"]}
 
@@ -66,8 +72,7 @@ def test_the_head_is_new_and_the_rest_is_the_base_s(korean: WorkingCopy) -> None
 def test_what_is_learned_is_jamo_and_what_is_scored_is_syllables(korean: WorkingCopy) -> None:
     texts = pd.read_parquet(korean.folder / RUN / "clips/train.parquet")["text"]
     assert all(unicodedata.normalize("NFD", text) == text for text in texts)
-    (scores,) = (korean.folder / RUN / "evaluation").glob("*/demo_ko-test/greedy/hypotheses.parquet")
-    references = pd.read_parquet(scores)["scored_reference"]
+    references = pd.read_parquet(evaluated(korean, "demo_ko-test") / "hypotheses.parquet")["scored_reference"]
     assert all(unicodedata.normalize("NFC", text) == text for text in references)
     assert set("".join(references)) <= set("하나둘셋넷다섯여섯일곱여덟아홉열 ")
 
@@ -76,14 +81,12 @@ def test_dev_is_drawn_by_speaker_and_scored_whole(korean: WorkingCopy) -> None:
     train, dev = (pd.read_parquet(korean.folder / RUN / f"clips/{name}.parquet") for name in ("train", "demo_ko-dev"))
     assert not set(train["speaker_id"]) & set(dev["speaker_id"])
     assert len(train) + len(dev) == 48
-    (metrics,) = (korean.folder / RUN / "evaluation").glob("*/demo_ko-dev/greedy/metrics.json")
-    scored = json.loads(metrics.read_text())
+    scored = json.loads((evaluated(korean, "demo_ko-dev") / "metrics.json").read_text())
     assert scored["clips_scored"] == scored["clips_expected"] == len(dev)
 
 
 def test_a_set_that_cannot_be_had_has_null_for_its_scores_and_is_named_in_plan_and_card(korean: WorkingCopy) -> None:
-    (metrics,) = (korean.folder / RUN / "evaluation").glob("*/long_ko-test/greedy/metrics.json")
-    scored = json.loads(metrics.read_text())
+    scored = json.loads((evaluated(korean, "long_ko-test") / "metrics.json").read_text())
     assert (scored["wer"], scored["cer"], scored["loss"], scored["clips_scored"]) == (None, None, None, 0)
     assert "not/here: there is nothing here" in scored["unavailable"]
     assert (

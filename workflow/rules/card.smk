@@ -35,7 +35,7 @@ rule card:
         counts=lambda wildcards: paths.run_counts(SETTINGS, wildcards.run),
         status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
         vocab="results/runs/{run}/vocab/vocab.json",
-        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:
         card="results/runs/{run}/model/README.md",
         page=report(
@@ -71,5 +71,5 @@ rule card:
         " --selection {input.selection} --training {input.training} --training-log {input.training_log}"
         " --plan {input.plan} --counts {input.counts} --status {input.status} --leakage {input.leakage}"
         " --vocab {input.vocab}"
-        " --base {input.base} --card {output.card} --page {output.page} --loss {output.loss} --wer {output.wer}"
+        " --base-source {input.base_source} --card {output.card} --page {output.page} --loss {output.loss} --wer {output.wer}"
         " 2>&1 | tee {log}"

@@ -41,13 +41,17 @@ onsuccess:
             print(outcome(Path("results/runs", name)))
 
 
+# Alternatives of what the cache must not hand on; a pattern that nothing fits where there is none.
+UNCACHED = "|".join(paths.uncached(SETTINGS)) or "(?!)"
+
+
 wildcard_constraints:
     dataset=r"[a-z0-9_]+",
     split=r"[a-z0-9_]+",
     run=r"[a-z0-9_]+",
     role=r"dev|[a-z0-9_]+-[a-z0-9_]+",
     set=r"[a-z0-9_]+-[a-z0-9_]+",
-    model=r"[^/]+",
+    model=r"[^/]+(?<!\.json)",
     decoder=r"[a-z]+",
     number=r"\d{5}",
     step=r"\d+",

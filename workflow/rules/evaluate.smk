@@ -8,7 +8,7 @@ rule evaluate:
         clips=ancient("results/runs/{run}/clips/{set}.parquet"),
         digest="results/runs/{run}/clips/{set}.sha256",
         shards=lambda wildcards: ancient(paths.role_shards(SETTINGS, wildcards.run, wildcards.set)),
-        status=lambda wildcards: f"results/data/{wildcards.set.split('-')[0]}/status.json",
+        counts="results/runs/{run}/clips/{set}.json",
     output:
         metrics="results/runs/{run}/evaluation/{step}/{set}/{decoder}/metrics.json",
         hypotheses="results/runs/{run}/evaluation/{step}/{set}/{decoder}/hypotheses.parquet",
@@ -26,7 +26,7 @@ rule evaluate:
     shell:
         "python -m speechmill.evaluate --run {wildcards.run} --settings {params.settings:q} --gpus {resources.gpu}"
         " --threads {threads} --step {wildcards.step} --set {wildcards.set} --checkpoints {input.checkpoints}"
-        " --clips {input.clips} --shards {input.shards} --status {input.status} --metrics {output.metrics}"
+        " --clips {input.clips} --shards {input.shards} --counts {input.counts} --metrics {output.metrics}"
         " --hypotheses {output.hypotheses} 2>&1 | tee {log}"
 
 

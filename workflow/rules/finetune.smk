@@ -9,7 +9,8 @@ rule finetune:
         digest="results/runs/{run}/clips/train.sha256",
         shards=lambda wildcards: ancient(paths.role_shards(SETTINGS, wildcards.run, "train")),
         vocab=multiext("results/runs/{run}/vocab/", "vocab.json", "tokenizer_config.json", "processor_config.json"),
-        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+        base=lambda wildcards: ancient(paths.base_folder(SETTINGS.runs[wildcards.run])),
+        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
         plan="results/runs/{run}/plan.json",
     output:
         checkpoints=directory("results/runs/{run}/checkpoints"),
@@ -30,5 +31,5 @@ rule finetune:
     shell:
         "python -m speechmill.finetune --run {wildcards.run} --settings {params.settings:q} --gpus {resources.gpu}"
         " --code {params.code} --clips {input.clips} --digest {input.digest} --shards {input.shards}"
-        " --vocab $(dirname {input.vocab[0]}) --base {input.base} --plan {input.plan} --work work/{wildcards.run}"
+        " --vocab $(dirname {input.vocab[0]}) --base {input.base} --base-source {input.base_source} --plan {input.plan} --work work/{wildcards.run}"
         " --checkpoints {output.checkpoints} --record {output.record} --log {output.log} 2>&1 | tee {log}"

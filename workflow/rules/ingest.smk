@@ -1,6 +1,5 @@
 # Needs: a corpus where its dataset's `path` says, or the network to fetch it; the network, for a base on the Hub.
 # Makes: raw shards of encoded clips; a folder with the base model.
-OPTIONAL = [name for name, dataset in SETTINGS.datasets.items() if dataset.optional]
 
 
 rule ingest_dataset:
@@ -29,13 +28,13 @@ rule ingest_dataset:
         " --place {resources.place:q} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
 
 
-ruleorder: ingest_optional > ingest_dataset
+ruleorder: ingest_uncached > ingest_dataset
 
 
-# That a set could not be had today, by this user, is not to be handed on through the cache.
-use rule ingest_dataset as ingest_optional with:
+# What could not be had today, or may be another thing tomorrow, is not to be handed on.
+use rule ingest_dataset as ingest_uncached with:
     wildcard_constraints:
-        dataset="|".join(OPTIONAL) or "(?!)",
+        dataset=UNCACHED,
     cache: False
 
 
@@ -44,7 +43,8 @@ rule ingest_model:
         model=lambda wildcards: ancient(paths.base_run_files(SETTINGS, wildcards.model)),
         selection=lambda wildcards: paths.base_run_selection(SETTINGS, wildcards.model),
     output:
-        directory("results/models/{model}"),
+        folder=directory("results/models/{model}"),
+        source="results/models/{model}.json",
     log:
         "logs/ingest_model/{model}.log",
     conda:
@@ -57,5 +57,5 @@ rule ingest_model:
         fingerprint=lambda wildcards: paths.base_fingerprint(SETTINGS, wildcards.model),
         code=code_digest("ingest_model"),
     shell:
-        "HF_HUB_OFFLINE=0 python -m speechmill.ingest_model --settings {params.settings:q} --folder {output}"
-        " --model {input.model} --selection {input.selection} 2>&1 | tee {log}"
+        "HF_HUB_OFFLINE=0 python -m speechmill.ingest_model --settings {params.settings:q} --folder {output.folder}"
+        " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

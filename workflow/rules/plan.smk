@@ -9,7 +9,8 @@ checkpoint plan:
         leakage="results/runs/{run}/clips/leakage.json",
         status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
         vocab="results/runs/{run}/vocab/vocab.json",
-        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+        base=lambda wildcards: ancient(paths.base_folder(SETTINGS.runs[wildcards.run])),
+        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:
         plan="results/runs/{run}/plan.json",
         words=report(

@@ -27,6 +27,16 @@ rule shards:
         " --number {params.number} --shard {output.shard} --rows {output.rows} 2>&1 | tee {log}"
 
 
+ruleorder: shards_uncached > shards
+
+
+# The cache knows a job by what went into the jobs before it, not by what came out of them.
+use rule shards as shards_uncached with:
+    wildcard_constraints:
+        dataset=UNCACHED,
+    cache: False
+
+
 rule index:
     input:
         lambda wildcards: paths.split_files(SETTINGS, wildcards.dataset, wildcards.split, "rows"),

@@ -57,7 +57,8 @@ rule vocab:
     input:
         clips=ancient("results/runs/{run}/clips/train.parquet"),
         digest="results/runs/{run}/clips/train.sha256",
-        base=lambda wildcards: paths.base_folder(SETTINGS.runs[wildcards.run]),
+        base=lambda wildcards: ancient(paths.base_folder(SETTINGS.runs[wildcards.run])),
+        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:
         vocab="results/runs/{run}/vocab/vocab.json",
         tokenizer="results/runs/{run}/vocab/tokenizer_config.json",
@@ -65,7 +66,6 @@ rule vocab:
         characters="results/runs/{run}/vocab/characters.json",
     log:
         "logs/vocab/{run}.log",
-    cache: True
     conda:
         "../../envs/train.yaml"
     resources:

@@ -57,7 +57,7 @@ from speechmill.command import run_command, written_whole
 from speechmill.page import COLOURS, STYLE, embedded, save
 from speechmill.splits import letters
 from speechmill.tables import INDEX, SAMPLE_RATE, read_json, read_table, write_json
-from speechmill.text import ctc_frames
+from speechmill.text import ctc_frames, model_frames
 
 _FRAME_SECONDS = 0.02
 _SILENT = 0.9
@@ -120,7 +120,7 @@ def load(indexes: Iterable[Path], splits: Sequence[str]) -> Clips:
     characters = np.array([sum(map(len, sentence.split())) for sentence in sentences], dtype=float)
     frame["rate"] = (characters / frame["seconds"]).mask(frame["empty"])
     # One frame fewer than fits: the first one needs a whole window of the convolutions.
-    frame["frames"] = frame["num_samples"] // round(_FRAME_SECONDS * SAMPLE_RATE) - 1
+    frame["frames"] = [model_frames(samples, _FRAME_SECONDS) for samples in frame["num_samples"]]
     frame["needed"] = np.array(
         [_needed(sentence, frames) for sentence, frames in zip(sentences, frame["frames"], strict=True)], dtype=np.int64
     )

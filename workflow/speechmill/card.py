@@ -308,7 +308,7 @@ def main() -> None:
         parser.add_argument(f"--{one}", type=Path, required=True)
     parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
-    parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
+    parser.add_argument("--base-source", type=Path, nargs="*", help="what is known of the base model, if there is one")
     args = parser.parse_args()
     settings: Settings = args.settings
     scores = pd.read_parquet(args.summary)
@@ -326,7 +326,7 @@ def main() -> None:
         card=settings.card,
         base=settings.base,
         base_run=settings.base_run,
-        base_source=read_json(args.base[0] / "source.json") if args.base else None,
+        base_source=read_json(args.base_source[0]) if args.base_source else None,
         train=" + ".join(settings.set_title(name) for name in settings.train),
         selection=settings.select,
         selection_title=settings.set_title(str(settings.select.set)),

@@ -17,7 +17,7 @@ from speechmill.config.text import TextSettings
 from speechmill.leakage import Leakage, in_words
 from speechmill.splits import splits_of
 from speechmill.tables import CLIPS, EXCLUDED, SAMPLE_RATE, clips_digest, read_json, read_table, write_json, write_table
-from speechmill.text import Normaliser, ctc_frames, to_units
+from speechmill.text import Normaliser, ctc_frames, model_frames, to_units
 
 
 class TrainingSettings(BaseModel):
@@ -26,7 +26,6 @@ class TrainingSettings(BaseModel):
     clips: ClipSettings
     leakage: LeakageSettings
     dev: str
-    scored: list[str]
     speakers: dict[str, str]
 
 
@@ -92,8 +91,7 @@ def why_excluded(
         return "short", f"{seconds:.3f} s, clips.min_seconds is {limits.min_seconds}"
     if seconds > limits.max_seconds:
         return "long", f"{seconds:.3f} s, clips.max_seconds is {limits.max_seconds}"
-    # One frame fewer than fits: the first one needs a whole window of the convolutions.
-    frames, needed = num_samples // round(limits.frame_seconds * SAMPLE_RATE) - 1, ctc_frames(text)
+    frames, needed = model_frames(num_samples, limits.frame_seconds), ctc_frames(text)
     if frames < needed:
         return "infeasible", f"{frames} frames, CTC needs {needed} for the text"
     # Last, so that what is counted as leakage is what would be trained on.
@@ -108,6 +106,12 @@ def kept(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
         splits = {name.split("-")[1] for name in sets if name.split("-")[0] == status["dataset"]}
         count += sum(each["kept"] for each in status["memberships"] if splits & set(each["splits"]))
     return count
+
+
+def published(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
+    """The number of clips that the datasets publish for `sets`; one that is in several of them counts in each."""
+    of = {status["dataset"]: status["sets"] for status in statuses}
+    return sum(of[name.split("-")[0]][name.split("-")[1]] for name in sets)
 
 
 def main() -> None:
@@ -150,6 +154,8 @@ def main() -> None:
     write_json(
         {
             "sets": settings.sets,
+            "published": published(settings.sets, statuses),
+            "unavailable": "; ".join(status["why"] for status in statuses if status["why"]) or None,
             "clips": len(used),
             "seconds": sum(row["num_samples"] for row in used) / SAMPLE_RATE,
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),

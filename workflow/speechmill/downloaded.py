@@ -9,10 +9,18 @@ def sidecar(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def downloaded(path: Path) -> bool:
-    """Whether the archive at `path` is one that `download` put there, by its size; one put there by hand is not."""
+def downloaded(path: Path, size: int | None = None, sha256: str | None = None) -> bool:
+    """Whether the archive at `path` was fetched, with that size and digest where they are given.
+
+    One that was put there by hand was not.
+    """
     try:
         about = json.loads(sidecar(path).read_text(encoding="utf-8"))
-        return path.is_file() and isinstance(about, dict) and about.get("bytes") == path.stat().st_size
+        return (
+            isinstance(about, dict)
+            and about.get("bytes") == path.stat().st_size
+            and size in (None, about["bytes"])
+            and sha256 in (None, about.get("sha256"))
+        )
     except (OSError, ValueError):
         return False

@@ -95,7 +95,8 @@ def score(
     normalise = Normaliser(text)
     references = [compose(clip["text"]) for clip in clips]
     hypotheses = [compose(hypothesis) for hypothesis in hypotheses]
-    scored = [normalise(hypothesis) for hypothesis in hypotheses]
+    # Composed again: the rules may take syllables apart, and references are not.
+    scored = [compose(normalise(hypothesis)) for hypothesis in hypotheses]
     counts = count(references, scored)
     rows = [
         {key: clip[key] for key in ("dataset", "split", "id", "speaker_id", "sentence")}
@@ -158,20 +159,21 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, required=True)
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
-    parser.add_argument(
-        "--status", type=Path, required=True, help="the dataset's status, which counts what was published"
-    )
+    parser.add_argument("--counts", type=Path, required=True, help="the counts of the set's clips")
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--hypotheses", type=Path, required=True)
     args = parser.parse_args()
     settings: Settings = args.settings
     torch.set_num_threads(args.threads)
     clips = read_table(args.clips).to_pylist()
-    status = read_json(args.status)
+    counts = read_json(args.counts)
     checkpoint = args.checkpoints / f"checkpoint-{args.step}"
-    model, processor = load_checkpoint(checkpoint)
     started = time.monotonic()
-    if status["available"]:
+    outside: Counter[str] = Counter()
+    if counts["unavailable"] is None:
+        model, processor = load_checkpoint(checkpoint)
+        vocab = processor.tokenizer.get_vocab()
+        outside.update(c for clip in clips for c in clip["text"] if c != " " and c not in vocab)
         with taken_device(settings.device, args.run, args.gpus) as device:
             started = time.monotonic()
             hypotheses, losses = transcribe(model, processor, clips, args.shards, settings.batch_seconds, device)
@@ -179,8 +181,6 @@ def main() -> None:
         hypotheses, losses, device = [], [], None
     wall_seconds = time.monotonic() - started
     rows, scores = score(clips, hypotheses, losses, settings.text)
-    vocab = processor.tokenizer.get_vocab()
-    outside = Counter(c for clip in clips for c in clip["text"] if c != " " and c not in vocab)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {
@@ -190,8 +190,8 @@ def main() -> None:
             "decoder": "greedy",
             "protocol": "plain",
             **scores,
-            "clips_expected": status["sets"][args.set.split("-")[1]],
-            "unavailable": status["why"],
+            "clips_expected": counts["published"],
+            "unavailable": counts["unavailable"],
             "characters_outside_vocabulary": dict(outside.most_common()),
             "wall_seconds": wall_seconds,
             "device": None if device is None else str(device),

@@ -355,6 +355,7 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
     parser.add_argument("--vocab", type=Path, required=True, help="the folder of the processor")
     parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
+    parser.add_argument("--base-source", type=Path, nargs="*", help="what is known of the base model, if there is one")
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where the states of training are kept")
     parser.add_argument("--checkpoints", type=Path, required=True)
@@ -371,7 +372,7 @@ def main() -> None:
         json.dumps(plan["checkpoints"]),
         file_digest(args.vocab / "vocab.json"),
         # Its files by their digests, whatever the format of its weights.
-        file_digest(base / "source.json") if base else "",
+        file_digest(args.base_source[0]) if args.base_source else "",
     )
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()

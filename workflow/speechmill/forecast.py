@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from speechmill.command import SpeechmillError, run_command
-from speechmill.config.datasets import CommonVoice, Dataset, Zeroth
+from speechmill.config.datasets import Dataset
 from speechmill.config.root import Config, Run, load
 from speechmill.paths import run_datasets
 
@@ -25,10 +25,7 @@ _SHARES = (0.5, 0.1)
 
 
 def forecast(config: Config) -> str:
-    """The forecast for a person to read: each dataset, each run, and the sums.
-
-    Raises SpeechmillError where a dataset has no `expected`.
-    """
+    """The forecast for a person to read: each dataset, each run, and the sum. What is not expected is not counted."""
     lines, disk = [], 0.0
     for name, dataset in config.datasets.items():
         told, size = _dataset(name, dataset)
@@ -53,7 +50,7 @@ def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
         lines.append(f"  {split:<12} {expected.clips:,} clips{about}")
     for split, rule in dataset.drawn.items():
         lines.append(f"  {split:<12} drawn: {rule.share:.0%} of the {rule.by}s of {rule.of}")
-    download = dataset.download if isinstance(dataset, CommonVoice | Zeroth) else None
+    download = dataset.archive_download
     archive = Path(dataset.path or "").expanduser()
     fetched = 0 if download is None or archive.exists() else download.bytes or encoded
     # A stream is unpacked before it is dealt out, splits that are not listed included.
@@ -88,7 +85,7 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
         clips += round(expected.clips * kept)
         hours += (expected.hours or 0.0) * kept
     if unknown or not hours:
-        return [*lines, f"  training     nothing is expected of {', '.join(unknown or run.train)}"], 0.0
+        return [*lines, f"  training     no clips and hours are expected of {', '.join(unknown or run.train)}"], 0.0
     plan = run.plan
     seconds = hours * 3600
     batch = plan.batch.clips or max(1.0, plan.batch.seconds * clips / seconds if plan.batch.seconds else 1.0)

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from speechmill.command import SpeechmillError, run_command
 from speechmill.config.datasets import CommonVoice, Download, Folder, IngestSettings, Zeroth
 from speechmill.download import download
+from speechmill.downloaded import downloaded
 from speechmill.sources.common_voice import open_common_voice
 from speechmill.sources.corpus import Corpus, Published, UnavailableError
 from speechmill.sources.folder import open_folder
@@ -73,6 +74,9 @@ def _opened(place: Place, settings: IngestSettings, work: Path) -> AbstractConte
                 f"{path}: there is nothing here; the dataset's `path` must say where the corpus lies"
             )
         download(place.download, path)
+    asked = place.download
+    if asked and path and downloaded(path) and not downloaded(path, asked.bytes, asked.sha256):
+        raise SpeechmillError(f"{path} was fetched, and is not what `download` asks for any more: delete it")
     if isinstance(source, CommonVoice):
         return open_common_voice(_needed(path), source, splits, work)
     if isinstance(source, Zeroth):

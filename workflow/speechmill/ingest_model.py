@@ -3,6 +3,7 @@
 import argparse
 import shutil
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
@@ -15,8 +16,8 @@ from speechmill.tables import file_digest, read_json, write_json
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.bin", "*.model"]
 
 
-def fetch(settings: ModelSettings, folder: Path) -> None:
-    """Put the base into `folder`, with `source.json`: where it came from, its commit, and the digest of each file.
+def fetch(settings: ModelSettings, folder: Path) -> dict[str, Any]:
+    """Put the base into `folder`; where it came from, its commit, and the digest of each file.
 
     Raises SpeechmillError where there is no such folder, model or revision, or the Hub cannot be reached.
     """
@@ -42,19 +43,16 @@ def fetch(settings: ModelSettings, folder: Path) -> None:
         commit = snapshot.name
         shutil.copytree(snapshot, folder, dirs_exist_ok=True)
     digests = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
-    write_json(
-        {"base": base, "revision": settings.revision, "commit": commit, "sha256": digests},
-        folder / "source.json",
-    )
+    return {"base": base, "revision": settings.revision, "commit": commit, "sha256": digests}
 
 
-def take(run: str, files: list[Path], selection: Path, folder: Path) -> None:
-    """Put the model of another run, its `files`, into `folder`, with `source.json`: the run, step and digests."""
+def take(run: str, files: list[Path], selection: Path, folder: Path) -> dict[str, Any]:
+    """Put the model of another run, its `files`, into `folder`; the run, the step, and the digest of each file."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
     chosen = read_json(selection)
-    write_json({"run": run, "step": chosen["step"], "sha256": chosen["sha256"]}, folder / "source.json")
+    return {"run": run, "step": chosen["step"], "sha256": chosen["sha256"]}
 
 
 def main() -> None:
@@ -62,13 +60,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=ModelSettings.model_validate_json, required=True)
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--source", type=Path, required=True, help="what is known of the model, apart from it")
     parser.add_argument("--model", type=Path, nargs="*", help="the files of another run's model")
     parser.add_argument("--selection", type=Path, nargs="*", help="which checkpoint of that run its model is")
     args = parser.parse_args()
     if args.settings.run is not None:
-        take(args.settings.run, args.model, args.selection[0], args.folder)
+        source = take(args.settings.run, args.model, args.selection[0], args.folder)
     else:
-        fetch(args.settings, args.folder)
+        source = fetch(args.settings, args.folder)
+    write_json(source, args.source)
 
 
 if __name__ == "__main__":

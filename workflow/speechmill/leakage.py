@@ -41,7 +41,8 @@ class Leakage:
         for kind, key in self._keys(clip):
             for name in self._sets.get((kind, key), ()):
                 hits.setdefault(name, set()).add(kind)
-        removed = []
+        removed: list[str] = []
+        taken_by: set[str] = set()
         for name, kinds in sorted(hits.items()):
             rule = self._settings.dev if name == self._dev else self._settings.test
             for kind in (each for each in _KINDS if each in kinds):
@@ -59,8 +60,8 @@ class Leakage:
                     examples.append({"dataset": clip["dataset"], "id": clip["id"], "text": clip["text"]})
                 if action == "remove":
                     removed.append(f"{kind} of {name}")
-        for name in {reason.partition(" of ")[2] for reason in removed}:
-            self._removed[name] += 1
+                    taken_by.add(name)
+        self._removed.update(taken_by)
         return ", ".join(removed) or None
 
     def found(self) -> dict[str, Any]:

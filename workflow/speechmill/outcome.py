@@ -16,7 +16,7 @@ def outcome(run: Path) -> str:
     ]
     results = []
     for score in scores:
-        if score["unavailable"]:
+        if score.get("unavailable"):
             results.append(f"{score['set']} not scored, since it could not be had")
             continue
         # Null where the references have no words at all.

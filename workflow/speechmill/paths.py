@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from speechmill.config.datasets import CommonVoice, Dataset, Download, Zeroth
+from speechmill.config.datasets import Dataset, Download
 from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, Run
 from speechmill.downloaded import downloaded
@@ -74,6 +74,11 @@ def base_folder(run: Run) -> list[str]:
     return [f"results/models/{run.model.base_name}"] if run.model.has_base else []
 
 
+def base_source(run: Run) -> list[str]:
+    """What is known of a run's base model, which stands for its folder: unchanged, it makes nothing run again."""
+    return [f"{folder}.json" for folder in base_folder(run)]
+
+
 def base_run_files(config: Config, base_name: str) -> list[str]:
     """The files of the run's model that the base with this folder is; nothing where it is no run's."""
     run = base_settings(config, base_name).run
@@ -113,13 +118,13 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
         return "on the Hub, as the settings say"
     path = Path(dataset.path).expanduser()
     recorded = Path(f"results/raw/{name}/source.json")
-    download = dataset.download if isinstance(dataset, CommonVoice | Zeroth) else None
-    if download is not None and path.is_file() and downloaded(path):
+    download = dataset.archive_download
+    if download is not None and downloaded(path, download.bytes, download.sha256):
         return _fetched(download)
     if path.exists():
         return _fingerprint(path)
     known = str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else ""
-    if download is not None and (not known or known.startswith(_FETCHED)):
+    if download is not None and (known in ("", "absent") or known.startswith(_FETCHED)):
         return _fetched(download)
     return known or "absent"
 
@@ -151,6 +156,14 @@ def _fingerprint(path: Path) -> str:
             stat = os.stat(os.path.join(folder, file))  # noqa: PTH116, PTH118 (a hundred thousand files)
             digest.update(f"{os.path.relpath(folder, path)}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+def uncached(config: Config) -> list[str]:
+    """The datasets that are not to be shared through the cache: what is fetched for them may be another thing later.
+
+    Those that may not be had today, those on the Hub at a branch or tag, and those fetched without a digest.
+    """
+    return [name for name, dataset in config.datasets.items() if dataset.optional or not dataset.is_pinned]
 
 
 def missing_sources(config: Config) -> list[str]:

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 from speechmill.config.datasets import CommonVoice, Folder, Hub, Zeroth
-from speechmill.config.root import Config
+from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
-from speechmill.paths import base_settings, role_sets, run_datasets, scored_sets
+from speechmill.paths import base_settings, role_sets, run_datasets
 
 
 def ingest(config: Config, name: str) -> str:
@@ -27,7 +27,7 @@ def ingest(config: Config, name: str) -> str:
 def place(config: Config, name: str) -> str:
     """Where a dataset's source lies on this host, and how it gets there."""
     dataset = config.datasets[name]
-    download = dataset.download if isinstance(dataset, CommonVoice | Zeroth) else None
+    download = dataset.archive_download
     return _json({"path": dataset.path, "download": None if download is None else download.model_dump()})
 
 
@@ -73,7 +73,6 @@ def clips(config: Config, run: str, role: str) -> str:
             "clips": section.clips.model_dump(),
             "leakage": section.leakage.model_dump(),
             "dev": section.dev,
-            "scored": scored_sets(section),
             "speakers": {name: config.datasets[name].speaker_names(name) for name in run_datasets(section)},
         }
     return _json(settings)
@@ -90,7 +89,7 @@ def plan(config: Config, run: str) -> str:
     return _json(
         {
             "plan": section.plan.model_dump(),
-            "model": section.model.model_dump(),
+            "model": _model(section),
             "device": section.device,
             "activation_bytes": 4 if section.finetune.precision == "fp32" else 2,
         }
@@ -100,7 +99,9 @@ def plan(config: Config, run: str) -> str:
 def finetune(config: Config, run: str) -> str:
     """All that changes weights."""
     section = config.runs[run]
-    return _json({key: section.model_dump()[key] for key in ("device", "plan", "model", "finetune")})
+    return _json(
+        {key: section.model_dump()[key] for key in ("device", "plan", "finetune")} | {"model": _model(section)}
+    )
 
 
 def evaluate(config: Config, run: str) -> str:
@@ -141,6 +142,11 @@ def card(config: Config, run: str) -> str:
             "datasets": datasets,
         }
     )
+
+
+def _model(section: Run) -> dict[str, Any]:
+    # How large it is expected to be is for people.
+    return section.model.model_dump(exclude={"expected_bytes"})
 
 
 def _json(value: Any) -> str:

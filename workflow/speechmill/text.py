@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from speechmill.command import SpeechmillError
 from speechmill.config.text import TextSettings
+from speechmill.tables import SAMPLE_RATE
 
 
 def _cyrillic_by_latin() -> dict[str, str]:
@@ -180,6 +181,11 @@ def expand_ranges(characters: str) -> set[str]:
             expanded.add(characters[i])
             i += 1
     return expanded
+
+
+def model_frames(num_samples: int, frame_seconds: float) -> int:
+    """The frames that a model makes of a clip: one fewer than fits, since the first needs a whole window of samples."""
+    return num_samples // round(frame_seconds * SAMPLE_RATE) - 1
 
 
 def ctc_frames(text: str) -> int:

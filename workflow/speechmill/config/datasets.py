@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -65,6 +66,20 @@ class Download(Section):
     )
     bytes: int | None = Field(None, gt=0, description="the file's size, checked")
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="the file's digest, checked")
+
+    @field_validator("urls")
+    @classmethod
+    def _without_secrets(cls, urls: list[str]) -> list[str]:
+        # An address is shown by snakemake and stands in its records.
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.netloc:
+                raise ValueError("an address begins with https:// or http://")
+            if "@" in parts.netloc or re.search(r"(?i)(sig|token|key|credential|password)[^&=]*=", parts.query):
+                raise ValueError(
+                    "an address must hold no key, password or signature: use `collective`, or put the archive at `path`"
+                )
+        return urls
 
     @model_validator(mode="after")
     def _somewhere(self) -> "Download":
@@ -258,6 +273,18 @@ class _Stored(Section):
         if min([self.shards] if isinstance(self.shards, int) else self.shards.values()) < 1:
             raise ValueError("a split has at least one shard")
         return self
+
+    @property
+    def archive_download(self) -> Download | None:
+        """How the archive is fetched, where it is fetched as one."""
+        return self.download if isinstance(self, _Archive) else None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether what these settings fetch is the same for ever; what lies on this host is known by itself."""
+        if isinstance(self, Hub):
+            return self.path is not None or re.fullmatch("[0-9a-f]{40}", str(self.revision)) is not None
+        return self.archive_download is None or self.archive_download.sha256 is not None
 
     @property
     def title(self) -> str:

@@ -78,6 +78,15 @@ class Config(Section):
                         f"runs.{run_name}.{key} names {missing}, which no dataset has;{_nearest(missing, known)}"
                         f" known are {', '.join(known)}"
                     )
+            for key, name in (
+                *(("train", each) for each in run.train),
+                ("dev", run.dev),
+                ("select.set", run.select_set),
+            ):
+                if self.datasets[name.split("-")[0]].optional:
+                    raise ValueError(
+                        f"runs.{run_name}.{key} names {name}, which is optional: a run cannot go on without"
+                    )
         return self
 
     @model_validator(mode="after")

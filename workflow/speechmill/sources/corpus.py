@@ -57,12 +57,20 @@ def read_listing(source: Path | IO[bytes], name: str, **options: Any) -> pd.Data
 
 
 def merge_splits(listed: dict[str, list[Published]]) -> list[Published]:
-    """The clips of all listed splits, each once: in the order of the splits, with every split that has it."""
+    """The clips of all listed splits, each once: in the order of the splits, with every split that has it.
+
+    Raises SpeechmillError where a clip stands twice with another sentence or speaker.
+    """
     splits: dict[str, list[str]] = {}
     first: dict[str, Published] = {}
     for split, clips in listed.items():
         for clip in clips:
-            first.setdefault(clip.id, clip)
+            known = first.setdefault(clip.id, clip)
+            if (known.sentence, known.speaker_id) != (clip.sentence, clip.speaker_id):
+                raise SpeechmillError(
+                    f"the clip {clip.id} stands in {known.splits[0]} and in {split} with different sentences or"
+                    " speakers; mend the corpus's tables"
+                )
             having = splits.setdefault(clip.id, [])
             if split not in having:
                 having.append(split)
