@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from material import audio_file, noise, recording
 from speechmill import audio
 from speechmill.audio import UnreadableAudioError, clipping, decode_to_16k, silence, stored_flac
+from speechmill.command import SpeechmillError
 from speechmill.flac import decode_flac, encode_flac
 
 RESAMPLERS = ["soxr", "sox", "torchaudio"]
@@ -420,6 +421,16 @@ def test_a_program_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, s
     monkeypatch.setattr(audio, "_MOST_SAMPLES", 10_000)
     monkeypatch.setattr(audio, "_MOST_SECONDS", 0.2 if "tail" in script else 60)
     assert "sox: gives more than 10000 samples, or takes longer than" in str(refusal(b"not audio"))
+
+
+def test_a_program_that_is_killed_from_without_says_nothing_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sox").write_text("#!/bin/sh\nkill -KILL $$\n")
+    (tmp_path / "sox").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(SpeechmillError, match="sox was killed, perhaps for want of memory"):
+        decode_to_16k(b"not audio", "soxr")
 
 
 @pytest.mark.parametrize("rate", [1, 100, 2_000_000_000])

@@ -301,25 +301,32 @@ TEXT = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])
 
 @settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.tuples(st.integers(0, 9), TEXT), max_size=12),
-    st.lists(st.tuples(st.integers(0, 9), TEXT), max_size=12),
+    st.lists(TEXT, min_size=10, max_size=10),
+    st.lists(st.integers(0, 9), max_size=12),
+    st.lists(st.integers(0, 9), max_size=12),
     st.dictionaries(st.integers(0, 9), st.binary(max_size=50)),
 )
 def test_an_archive_and_its_folder_are_the_same_corpus(
     tmp_path_factory: pytest.TempPathFactory,
-    train: list[tuple[int, str]],
-    other: list[tuple[int, str]],
+    sentences: list[str],
+    train: list[int],
+    other: list[int],
     clips: dict[int, bytes],
 ) -> None:
     tmp_path = tmp_path_factory.mktemp("corpus")
-    tables = {name: [row(str(n), text) for n, text in rows] for name, rows in (("train", train), ("other", other))}
+    tables = {name: [row(str(n), sentences[n]) for n in rows] for name, rows in (("train", train), ("other", other))}
     listed, held = members(tables, {f"{n}.mp3": content for n, content in clips.items()} | {"z.mp3": b"unlisted"})
     found = read(tar(tmp_path / "corpus.tar.gz", held + listed), ["other", "train"])
     assert found == read(unpack(tmp_path / "data", listed + held), ["other", "train"])
-    first = {f"{n}.mp3": text for n, text in reversed(other + train)}
+    first = {f"{n}.mp3": sentences[n] for n in other + train}
     assert {clip.id: clip.sentence for clip, _ in found} == first
     assert len(found) == len(first)
     assert all(content == clips.get(int(clip.id.removesuffix(".mp3"))) for clip, content in found)
+
+
+def test_a_clip_that_two_splits_describe_differently_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"the clip a\.mp3 stands in train and in other with different sentences"):
+        read_tables(tmp_path, {"train": [row("a")], "other": [row("a", "Два.")]})
 
 
 def test_a_clip_that_is_named_without_its_ending_is_found(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import soundfile as sf
 import soxr
 from numpy.typing import NDArray
 
+from speechmill.command import SpeechmillError
 from speechmill.containers import bare_flac, inspect
 from speechmill.flac import FloatSamples, Int16Samples, encode_flac
 from speechmill.tables import SAMPLE_RATE
@@ -65,6 +66,7 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Int16Sample
         UnreadableAudioError: No decoder can read the file, it holds more than 2**26 samples (in all channels together,
             or at 16 kHz), values that are not finite, or a rate outside 1 kHz to 1 MHz (`unreadable`); it is cut short
             (`truncated`); it holds no samples (`empty`). The same file gives the same message each time.
+        SpeechmillError: A program was killed from without, which says nothing of the file.
     """
     samples, rate = _decode(encoded, name)
     if samples.dtype == np.int16:
@@ -193,14 +195,16 @@ def _with_program(program: str, encoded: bytes, extension: str, before: list[str
     with tempfile.NamedTemporaryFile(suffix=extension) as file, tempfile.TemporaryFile() as complaints:
         file.write(encoded)
         file.flush()
-        status, out = _output([program, *before, file.name, *after], complaints)
+        status, out, is_stopped = _output([program, *before, file.name, *after], complaints)
         complaints.seek(0)
         # The first line says most; without the file's name and ffmpeg's addresses it is the same each time.
         complaint = complaints.readline(1000).decode(errors="replace").strip()
     complaint = complaint.replace(f" `{file.name}'", "").replace(f"{file.name}: ", "")
     complaint = re.sub(r"^(sox FAIL \w+: |\[\S+ @ 0x[0-9a-f]+\] )", "", complaint)
-    if status == -signal.SIGKILL:
+    if is_stopped:
         raise _NotReadError(f"gives more than {_MOST_SAMPLES} samples, or takes longer than {_MOST_SECONDS} seconds")
+    if status == -signal.SIGKILL:
+        raise SpeechmillError(f"{program} was killed, perhaps for want of memory; run snakemake again")
     # ffmpeg writes what it is unsure of to where its errors go; SoX ends well after some of its errors.
     failed = status != 0 or (program == "sox" and complaint)
     try:
@@ -212,18 +216,24 @@ def _with_program(program: str, encoded: bytes, extension: str, before: list[str
     return decoded
 
 
-def _output(command: list[str], errors: BinaryIO) -> tuple[int, bytes]:
-    """The status and the output of a program, which is killed if it gives or takes too much."""
+def _output(command: list[str], errors: BinaryIO) -> tuple[int, bytes, bool]:
+    """The status and the output of a program, and whether it was stopped because it gave or took too much."""
     most = 4 * _MOST_SAMPLES
+    stopped = threading.Event()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
         assert process.stdout is not None
-        timer = threading.Timer(_MOST_SECONDS, process.kill)
+
+        def stop() -> None:
+            stopped.set()
+            process.kill()
+
+        timer = threading.Timer(_MOST_SECONDS, stop)
         timer.start()
         try:
             out = process.stdout.read(most + 1)
             if len(out) > most:
-                process.kill()
-            return process.wait(), out
+                stop()
+            return process.wait(), out, stopped.is_set()
         finally:
             timer.cancel()
 
