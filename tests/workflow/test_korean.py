@@ -99,6 +99,7 @@ def test_the_card_says_where_it_starts_from_and_what_was_drawn(korean: WorkingCo
     card = (korean.folder / RUN / "model/README.md").read_text()
     assert "a fine-tuned version of the model of the run `demo_ru` (step " in card
     assert "demo-1.0 dev: 30% of the speakers of train" in card
+    assert 'unicodedata.normalize("NFC", transcriber("recording.wav")["text"])' in card
 
 
 def test_the_recipe_s_russian_part_is_the_demo_s() -> None:

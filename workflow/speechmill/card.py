@@ -344,6 +344,7 @@ def main() -> None:
         outside_vocabulary=outside_vocabulary(settings, best),
         data=data_table(settings, counts),
         corpora=corpus_table(settings, statuses),
+        units=settings.text.units,
         text_rules=text_rules(counts["train"]),
         characters=[token for token in read_json(args.vocab) if len(token) == 1 and token != "|"],
         training=read_json(args.training),
