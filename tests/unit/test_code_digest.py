@@ -102,7 +102,8 @@ def test_an_edit_changes_the_stage_that_runs_it_and_no_other(
 @pytest.mark.parametrize(
     ("module", "stages"),
     [
-        ("audio.py", {"shards", "evaluate"}),  # evaluate reads it through clip_reader
+        ("audio.py", {"shards"}),
+        ("flac.py", {"shards", "evaluate"}),  # evaluate reads it through clip_reader
         ("tables.py", {"made", "shards", "evaluate", "ingest_dataset"}),
         ("scoring.py", {"evaluate"}),
         ("sources/folder.py", {"ingest_dataset"}),
