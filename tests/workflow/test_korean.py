@@ -28,8 +28,11 @@ def korean_config() -> dict[str, Any]:
         "pattern": "{split}/{sentence}.wav", "splits": ["test"], "shards": 1, "optional": True,
     }  # fmt: skip
     config["runs"]["demo_ru"] = russian["runs"]["demo_ru"]
+    # One checkpoint each.
+    plan = {"epochs": 1, "batch": {"seconds": 30}, "save_steps": 1000}
+    config["runs"]["demo_ru"] |= {"plan": plan, "evaluation": {"sets": ["demo_ru-dev"]}}
     run = config["runs"]["demo_ko"]
-    run |= {"device": "cpu", "plan": russian["runs"]["demo_ru"]["plan"]}
+    run |= {"device": "cpu", "plan": plan}
     run["finetune"] |= {"warmup_steps": 1, "logging_steps": 1, "threads": 1}
     run["evaluation"]["sets"].append("long_ko-test")
     return config

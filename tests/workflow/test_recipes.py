@@ -189,7 +189,7 @@ def test_a_dry_run_of_a_published_recipe_needs_no_archive_key_or_network(tmp_pat
         HF_ENDPOINT="http://127.0.0.1:9",
         MDC_API_KEY="",
     )
-    assert {"ingest_dataset", "ingest_uncached", "ingest_model", "shards", "audit", "finetune", "card"} <= set(run.jobs)
+    assert {"ingest_uncached", "ingest_model", "audit", "finetune", "card"} <= set(run.jobs)
 
 
 def test_the_fsdd_recipe_reads_recordings_in_their_layout_up_to_the_plan(tmp_path: Path) -> None:

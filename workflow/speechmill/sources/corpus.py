@@ -2,10 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import IO, Any
-
-import pandas as pd
+from typing import Any
 
 from speechmill.command import SpeechmillError
 
@@ -39,21 +36,6 @@ class Corpus:
 
 class UnavailableError(SpeechmillError):
     """The corpus cannot be had at all: it is not there, or not given to us. An optional one is gone on without."""
-
-
-def read_listing(source: Path | IO[bytes], name: str, **options: Any) -> pd.DataFrame:
-    """A corpus's table of clips, every value a string as it is written: `null` and `NA` are words.
-
-    Raises SpeechmillError, with `name`, where it is not a table.
-    """
-    try:
-        frame: pd.DataFrame = pd.read_csv(source, keep_default_na=False, dtype=str, encoding="utf-8", **options)
-    except ValueError as error:
-        raise SpeechmillError(f"{name} is not a table ({error})") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        # pandas takes what a row has too much for names of rows.
-        raise SpeechmillError(f"{name} has rows of more columns than its header")
-    return frame
 
 
 def merge_splits(listed: dict[str, list[Published]]) -> list[Published]:
