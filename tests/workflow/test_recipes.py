@@ -109,7 +109,7 @@ def test_the_russian_recipe_reads_a_release_of_common_voice_up_to_the_plan(russi
 
 def test_what_collides_with_the_test_split_is_found_removed_and_counted(russian: WorkingCopy) -> None:
     found = read(russian, f"{RU}/clips/leakage.json")["cv8_ru-test"]
-    counts = {kind: [each["id"] for each in found[kind]["examples"]] for kind in ("speaker", "sentence", "audio")}
+    counts = {kind: sorted(each["id"] for each in found[kind]["examples"]) for kind in ("speaker", "sentence", "audio")}
     assert counts == {
         "speaker": ["common_voice_ru_other_10.mp3"],
         "sentence": ["common_voice_ru_other_11.mp3", "common_voice_ru_other_14.mp3"],

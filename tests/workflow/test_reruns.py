@@ -69,14 +69,15 @@ def test_a_new_evaluation_set_evaluates_only(changed: WorkingCopy) -> None:
 
 
 def test_an_evaluation_set_that_takes_clips_out_of_training_retrains_and_says_so(changed: WorkingCopy) -> None:
-    # The clips that the corpus sets aside have speakers and sentences of its training split.
     config = with_changes(
-        evaluation__sets=["demo_ru-dev", "demo_ru-test", "aside-other"], leakage={"test": {"sentence": "remove"}}
+        evaluation__sets=["demo_ru-dev", "demo_ru-test", "again-part"], leakage={"test": {"audio": "remove"}}
     )
-    config["datasets"]["aside"] = config["datasets"]["demo_ru"] | {"splits": ["other"], "shards": 1}
+    # The same corpus once more, of which a part is scored that is trained on.
+    drawn = {"part": {"of": "train", "share": 0.3, "by": "sentence"}}
+    config["datasets"]["again"] = config["datasets"]["demo_ru"] | {"splits": ["train"], "shards": 1, "drawn": drawn}
     run = changed.snakemake(config, "results/runs/demo_ru/training.json")
     assert "finetune" in run.executed
-    assert re.search(r"aside-other: training clips collide with it, .* by sentence; \d+ are taken out", run.output)
+    assert re.search(r"again-part: training clips collide with it, .* by audio; \d+ are taken out", run.output)
 
 
 @pytest.mark.parametrize(
