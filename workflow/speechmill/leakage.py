@@ -44,15 +44,13 @@ class Leakage:
         removed: list[str] = []
         taken_by: set[str] = set()
         for name, kinds in sorted(hits.items()):
-            rule = self._settings.dev if name == self._dev else self._settings.test
             for kind in (each for each in _KINDS if each in kinds):
-                action = getattr(rule, kind)
+                action = self._action(name, kind)
                 if action == "fail":
-                    where = "dev" if name == self._dev else "test"
                     raise SpeechmillError(
                         f"leakage: the training clip {clip['id']} of {clip['dataset']} has the {kind} of a clip of"
-                        f" {name} (the text is {clip['text']!r}), and leakage.{where}.{kind} is fail; set it to"
-                        " remove, which leaves such clips out of training, or to report"
+                        f" {name} (the text is {clip['text']!r}), and leakage.{self._rule(name)}.{kind} is fail; set"
+                        " it to remove, which leaves such clips out of training, or to report"
                     )
                 self._counts[name][kind] += 1
                 examples = self._examples.setdefault((name, kind), [])
@@ -70,7 +68,7 @@ class Leakage:
             name: {
                 kind: {
                     "clips": counts[kind],
-                    "action": getattr(self._settings.dev if name == self._dev else self._settings.test, kind),
+                    "action": self._action(name, kind),
                     "examples": self._examples.get((name, kind), []),
                 }
                 for kind in _KINDS
@@ -78,6 +76,12 @@ class Leakage:
             | {"removed": self._removed[name]}
             for name, counts in self._counts.items()
         }
+
+    def _rule(self, name: str) -> str:
+        return "dev" if name == self._dev else "test"
+
+    def _action(self, name: str, kind: str) -> str:
+        return str(getattr(getattr(self._settings, self._rule(name)), kind))
 
     def _keys(self, clip: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if clip["speaker_id"]:
