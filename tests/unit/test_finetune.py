@@ -17,17 +17,11 @@ from speechmill import finetune
 from speechmill.batching import all_batches
 from speechmill.clip_reader import ClipReader, Collator
 from speechmill.command import SpeechmillError
-from speechmill.finetune import (
-    CtcTrainer,
-    Recorder,
-    Settings,
-    check_frames,
-    newest_state,
-    train,
-    training_arguments,
-)
+from speechmill.finetune import Settings, check_frames, train
 from speechmill.models import load_checkpoint, model_config, new_model
+from speechmill.states import newest_state
 from speechmill.tables import CLIPS, clips_digest, read_json, write_json, write_table
+from speechmill.trainer import CtcTrainer, Recorder, training_arguments
 
 CPU = torch.device("cpu")
 Clips = tuple[list[dict[str, Any]], list[Path]]
@@ -117,7 +111,7 @@ def steps_of(
     model = new_model(model_config(LAYER_NORM, None, {}, len(vocab)), None, vocab)
     trainer = CtcTrainer(
         model=model,
-        args=training_arguments(given, work, CPU),
+        args=training_arguments(given.plan, given.finetune, work, CPU),
         clips=ClipReader(*clips),
         data_collator=Collator(letters),
         batches=batches,  # type: ignore[arg-type]

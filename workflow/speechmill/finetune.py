@@ -4,12 +4,10 @@ import argparse
 import hashlib
 import itertools
 import json
-import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,34 +15,23 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import BaseModel
-from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 from transformers import (
     PreTrainedModel,
     PrinterCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
     Wav2Vec2Processor,
     set_seed,
 )
 
-from speechmill.batching import Lengths, all_batches
 from speechmill.clip_reader import ClipReader, Collator
-from speechmill.command import SpeechmillError, run_command, written_whole
+from speechmill.command import SpeechmillError, run_command
 from speechmill.config.finetune import FinetuneSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
-from speechmill.ctc import clip_losses
 from speechmill.device import taken_device
 from speechmill.models import model_config, new_model, output_frames
-from speechmill.progress import progress
+from speechmill.states import link, newest_state
 from speechmill.tables import SAMPLE_RATE, file_digest, read_json, read_table, write_json
-
-_COMPLETE = "complete"
-_WEIGHTS = "model.safetensors"
+from speechmill.trainer import CtcTrainer, PlannedBatches, Recorder, training_arguments
 
 
 class Settings(BaseModel):
@@ -54,150 +41,6 @@ class Settings(BaseModel):
     plan: PlanSettings
     model: ModelSettings
     finetune: FinetuneSettings
-
-
-class PlannedBatches:
-    """A batch sampler over all epochs, in the plan's order, so that a step's batches never depend on what ran before.
-
-    To the Trainer it is one long epoch.
-    """
-
-    def __init__(self, lengths: Lengths, plan: PlanSettings, count: int) -> None:
-        self._lengths, self._plan, self._count = lengths, plan, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in all_batches(self._lengths, self._plan.batch, self._plan.seed, self._plan.epochs):
-            yield batch.tolist()
-
-
-class CtcTrainer(Trainer):
-    """The Trainer with planned batches and a loss in which every clip of a step counts the same.
-
-    However a step's clips are cut into batches, loss and gradient are the mean over the clips.
-    """
-
-    # `compute_loss` divides by the clips of the whole step itself.
-    loss_is_scaled_for_ga = True
-
-    def __init__(self, *, clips: ClipReader, batches: PlannedBatches, workers: int, **kwargs: Any) -> None:
-        super().__init__(train_dataset=clips, **kwargs)
-        self._clips, self._batches, self._workers = clips, batches, workers
-        self._samples, self._since = torch.tensor(0), time.monotonic()
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """The planned batches, decoded in workers."""
-        loader: DataLoader[Any] = DataLoader(
-            self._clips,
-            batch_sampler=self._batches,
-            collate_fn=self.data_collator,
-            num_workers=self._workers,
-            pin_memory=self.args.device.type == "cuda",
-        )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
-
-    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        return sum(len(batch["labels"]) for batch in batch_samples)
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> Any:
-        """The sum of the clips' losses over the number of clips in the step."""
-        inputs = dict(inputs)
-        labels, num_samples = inputs.pop("labels"), inputs.pop("num_samples")
-        outputs = model(**inputs)
-        frames = output_frames(self.accelerator.unwrap_model(model), num_samples)
-        losses = clip_losses(outputs.logits, frames, labels)
-        # A sum on the device: asking for its value here would make the host wait at each batch.
-        self._samples = self._samples.to(num_samples.device) + num_samples.sum()
-        loss = losses.sum() / (num_items_in_batch or len(losses))
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the speed since the last line."""
-        if "loss" in logs:
-            now = time.monotonic()
-            logs["audio_seconds_per_second"] = float(self._samples) / SAMPLE_RATE / (now - self._since)
-            self._samples, self._since = torch.tensor(0), now
-        super().log(logs, start_time)
-
-
-class Recorder(TrainerCallback):
-    """Saves when the plan says so, keeps what a user needs of each state, and writes the log."""
-
-    def __init__(self, work: Path, board: Path, plan: dict[str, Any], processor: Wav2Vec2Processor) -> None:
-        self._work, self._processor = work, processor
-        self._saved, self._epochs_a_step = set(plan["checkpoints"]), plan["epochs"] / plan["total_steps"]
-        self._log = work / "training.jsonl"
-        self._board = SummaryWriter(str(board))
-        self._progress = progress(total=plan["total_steps"], desc="finetune", unit="step")
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Show how far training is, and ask for a save where the plan has one."""
-        self._progress.update(state.global_step - self._progress.n)
-        control.should_save = state.global_step in self._saved
-        return control
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep the model of this step, then mark the state as one that can be resumed from."""
-        trained = self._work / f"checkpoint-{state.global_step}"
-        kept = self._work / "checkpoints" / trained.name
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
-        # A link: the Trainer drops its older states, and the weights are the bulk of them.
-        _link(str(trained / _WEIGHTS), str(kept / _WEIGHTS))
-        shutil.copy(trained / "config.json", kept)
-        self._processor.save_pretrained(kept)
-        (trained / _COMPLETE).touch()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append a line to the log, and the same to TensorBoard and to what is shown."""
-        # The Trainer knows one long epoch only.
-        line = {"step": state.global_step, **(logs or {}), "epoch": state.global_step * self._epochs_a_step}
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for key, value in line.items():
-            if key not in ("step", "epoch"):
-                self._board.add_scalar(key, value, state.global_step)
-        self._board.flush()
-        if "loss" in line:
-            self._progress.set_postfix_str(
-                f"loss {line['loss']:.3f}, {line['audio_seconds_per_second']:.0f} audio-s/s", refresh=False
-            )
-
-
-def newest_state(work: Path) -> Path | None:
-    """The newest state in `work` that was saved to its end, and cut the log back to it."""
-    states = sorted(
-        (int(path.name.removeprefix("checkpoint-")), path)
-        for path in work.glob("checkpoint-*")
-        if (path / _COMPLETE).is_file()
-    )
-    step, state = states[-1] if states else (0, None)
-    log = work / "training.jsonl"
-    if log.is_file():
-        # Without a last line that a kill cut short, and without the summary of a training that ended.
-        lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-        logged = [(line, json.loads(line)) for line in lines]
-        kept = [line for line, values in logged if values["step"] <= step and "train_runtime" not in values]
-        with written_whole(log) as beside:
-            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return state
 
 
 def check_frames(model: PreTrainedModel, clips: list[dict[str, Any]], labels: list[list[int]], run: str) -> None:
@@ -214,37 +57,6 @@ def check_frames(model: PreTrainedModel, clips: list[dict[str, Any]], labels: li
             f" {short[0]}; set runs.{run}.clips.frame_seconds to the model's"
             f" {clips[0]['num_samples'] / SAMPLE_RATE / frames[0]:.3f}"
         )
-
-
-def training_arguments(settings: Settings, work: Path, device: torch.device) -> TrainingArguments:
-    """The settings as the Trainer takes them."""
-    finetune = settings.finetune
-    return TrainingArguments(
-        output_dir=str(work),
-        num_train_epochs=1,
-        gradient_accumulation_steps=settings.plan.gradient_accumulation,
-        learning_rate=finetune.learning_rate,
-        lr_scheduler_type=finetune.schedule,
-        warmup_steps=finetune.warmup_steps,
-        weight_decay=finetune.weight_decay,
-        adam_beta1=finetune.adam_betas[0],
-        adam_beta2=finetune.adam_betas[1],
-        adam_epsilon=finetune.adam_epsilon,
-        max_grad_norm=finetune.max_grad_norm,
-        bf16=finetune.precision == "bf16",
-        fp16=finetune.precision == "fp16",
-        activation_checkpointing=finetune.gradient_checkpointing,
-        seed=settings.plan.seed,
-        use_cpu=device.type == "cpu",
-        logging_steps=finetune.logging_steps,
-        logging_nan_inf_filter=False,
-        save_strategy="no",
-        save_total_limit=2,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        label_names=["labels"],
-    )
 
 
 def train(
@@ -272,7 +84,7 @@ def train(
     lengths = np.array([clip["num_samples"] for clip in clips], dtype=np.int64)
     trainer = CtcTrainer(
         model=model,
-        args=training_arguments(settings, work, device),
+        args=training_arguments(settings.plan, settings.finetune, work, device),
         clips=ClipReader(clips, shards),
         data_collator=collator,
         callbacks=[Recorder(work, board, plan, processor)],
@@ -330,14 +142,6 @@ def record(run: str, settings: Settings, plan: dict[str, Any], device: torch.dev
     }
 
 
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        # Results may lie on another disk than the states of training.
-        shutil.copy(source, target)
-
-
 def fingerprint(*parts: str) -> str:
     """What the state of a training depends on, as a short name."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -393,7 +197,7 @@ def main() -> None:
     shutil.copy(work / "training.jsonl", args.log)
     # Linked, not moved: killed here, the next run still finds all that it needs in `work`.
     shutil.rmtree(args.checkpoints, ignore_errors=True)
-    shutil.copytree(work / "checkpoints", args.checkpoints, copy_function=_link)
+    shutil.copytree(work / "checkpoints", args.checkpoints, copy_function=link)
     shutil.rmtree(work)
 
 

@@ -27,10 +27,16 @@ class FinetuneSettings(Section):
         description="whether the convolutions that make frames of samples keep their weights; unless said, they do with"
         " a base and do not with new weights",
     )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="compute activations twice instead of keeping them: less memory, a quarter more work",
+    gradient_checkpointing: bool | Literal["auto"] = Field(
+        "auto",
+        description="compute activations twice instead of keeping them: less memory, a quarter more work; `auto` does"
+        " where the plan's estimate of memory is above the device's",
     )
+    attention: Literal["sdpa", "eager"] = Field(
+        "sdpa", description="the attention kernels; a model that has no `sdpa` falls back to `eager`"
+    )
+    compile: bool = Field(False, description="compile the encoder's layers with torch.compile")
+    fused_optimizer: bool = Field(True, description="update all weights of AdamW in one kernel")
     logging_steps: int = Field(10, gt=0, description="a line of `training.jsonl` every so many steps")
     threads: int = Field(
         2,

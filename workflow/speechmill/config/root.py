@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 from speechmill.command import SpeechmillError
 from speechmill.config.base import Section
 from speechmill.config.card import CardSettings
+from speechmill.config.checkpoints import CheckpointSettings
 from speechmill.config.clips import ClipSettings
 from speechmill.config.datasets import Dataset, Name
 from speechmill.config.evaluation import EvalSet, EvaluationSettings, SelectSettings
@@ -25,6 +26,9 @@ class Run(Section):
 
     language: str = Field(description="the language's code in the card: `ru`")
     device: Device = Field("gpu", description="where the model runs: `gpu`, `cpu`, or `auto`: a GPU where there is one")
+    gpus: int = Field(
+        1, gt=0, description="GPUs that training takes, with a process each; with `device: cpu`, processes alone"
+    )
     train: list[EvalSet] = Field(min_length=1, description="what it is trained on, each `{dataset}-{split}`")
     dev: EvalSet = Field(description="the set that choices are made on, `{dataset}-{split}`")
     text: TextSettings = Field(TextSettings(), description="how sentences are normalised")
@@ -35,6 +39,7 @@ class Run(Section):
     model: ModelSettings = Field(description="what training starts from")
     plan: PlanSettings = Field(description="how long training lasts and what a batch is")
     finetune: FinetuneSettings = Field(description="how the weights are changed")
+    checkpoints: CheckpointSettings = Field(CheckpointSettings(), description="which checkpoints are kept")
     evaluation: EvaluationSettings = Field(description="what every checkpoint is scored on")
     select: SelectSettings = Field(SelectSettings(), description="which checkpoint becomes the model")
     card: CardSettings = Field(description="what only its author can say about the model")
