@@ -17,6 +17,8 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 SOURCES = ["Snakefile", "workflow", "config", "envs"]
 
+PROGRAMS = Path(sys.executable).parent.as_posix()
+
 
 @dataclass
 class Snakemake:
@@ -51,11 +53,10 @@ class WorkingCopy:
             file = self.folder / "test.yaml"
             file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
             given = ["--configfile", file.name]
-        programs = Path(sys.executable).parent
         run = subprocess.run(
-            [programs / "snakemake", *given, "--cores", "2", "--nocolor", *options],
+            ["python", "-m", "snakemake", *given, "--cores", "2", "--nocolor", *options],
             cwd=self.folder,
-            env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"} | env,
+            env=os.environ | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -156,11 +156,14 @@ def _decode(encoded: bytes, name: str) -> _Decoded:
 
 
 def _with_libsndfile(encoded: bytes, name: str) -> _Decoded:
-    # A file, because libsndfile reads MP3 in small bites, and each would be a call back into Python.
-    with tempfile.TemporaryFile(buffering=0) as file:
-        file.write(encoded)
-        file.seek(0)
-        decoded = _read(file.fileno())
+    if encoded.startswith((b"fLaC", b"RIFF")):
+        decoded = _read(io.BytesIO(encoded))
+    else:
+        # A file, because libsndfile reads MP3 and Ogg in small bites, and each would be a call back into Python.
+        with tempfile.TemporaryFile(buffering=0) as file:
+            file.write(encoded)
+            file.seek(0)
+            decoded = _read(file.fileno())
     if len(decoded.samples) == 0:
         raise UnreadableAudioError("the file holds no samples", "empty")
     return decoded
