@@ -1,7 +1,9 @@
 """shards: one raw shard to one shard of 16 kHz FLAC clips, every published clip accounted for."""
 
 import argparse
+import ctypes
 import hashlib
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,19 @@ def _convert(published: dict[str, Any], resampler: str) -> tuple[dict[str, Any],
     }
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep the memory that a clip has used for the next one.
+
+    By default it goes back to the kernel and is asked for again page by page, about four hundred a clip, which takes
+    an eighth of the time. Does nothing with another C library.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        # Source: mallopt(3); M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, of which 32 MiB is the most that it takes.
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 1 << 30)
+        libc.mallopt(-3, 1 << 25)
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -89,6 +104,7 @@ def main() -> None:
     parser.add_argument("--shard", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
     args = parser.parse_args()
+    keep_freed_memory()
     raw = args.raw / args.split / f"shard-{args.number}.parquet"
     convert(raw, int(args.number), args.settings, args.shard, args.rows)
 
