@@ -27,8 +27,8 @@ test: lint  ## set up, lint, and run the tests
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest tests/workflow
 
-bench: setup  ## print how fast data are prepared, as ratios against peers
-	@PYTHONPATH=workflow:tests $(BIN)/python tests/benchmarks/bench_prepare.py
+bench: setup  ## print how fast the stages are, as ratios against peers; ONLY=train for one of tests/benchmarks
+	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)
 
 setup:  ## make .venv from requirements.lock, install missing system programs; does nothing when done
 	@bash envs/setup.sh

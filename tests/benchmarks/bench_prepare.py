@@ -1,7 +1,7 @@
-"""How fast audio is prepared, against peers on the same clips in the same run: `make bench`.
+"""How fast audio is prepared, against peers on the same clips in the same run.
 
-Prints ratios and leaves with an error where one is below what speechmill promises. Processor time is compared, so that
-other work on the machine disturbs little; only how shards scale is taken from the clock.
+Processor time is compared, so that other work on the machine disturbs little; only how shards scale is taken from the
+clock.
 """
 
 import contextlib
@@ -13,12 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-
-# A core each: threads of a library would share the work out.
-os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 import datasets
 import numpy as np
@@ -26,6 +23,7 @@ import sox
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.table import Row
 from material import ROOT, audio_file
 from speechmill.config.shards import ShardSettings
 from speechmill.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
@@ -138,25 +136,16 @@ def scaling(folder: Path) -> float:
     return alone / (time.monotonic() - started)
 
 
-def main() -> None:
-    """Print the ratios; leave with an error where one is below its promise."""
+def rows() -> Iterator[Row]:
+    """Each kind of clips against `datasets` and pysox, and how shards scale."""
     torch.set_num_threads(1)
     logging.getLogger("sox").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    low = False
-    print(f"{'clips':<16}{'faster than datasets':>22}{'smaller':>10}{'faster than pysox':>20}")
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             speed, size, pysox = measure(kind, Path(folder))
-        low |= speed < FASTER_THAN_DATASETS or size < SMALLER_THAN_DATASETS or pysox < FASTER_THAN_SOX
-        print(f"{kind:<16}{speed:>20.2f} ×{size:>8.2f} ×{pysox:>18.2f} ×")
+        yield Row(f"prepare {kind}: faster than datasets", speed, FASTER_THAN_DATASETS)
+        yield Row(f"prepare {kind}: smaller than datasets", size, SMALLER_THAN_DATASETS)
+        yield Row(f"prepare {kind}: faster than pysox", pysox, FASTER_THAN_SOX)
     with tempfile.TemporaryDirectory() as folder:
-        ratio = scaling(Path(folder))
-    low |= ratio < SCALING
-    print(f"two shards on two cores, against one after the other: {ratio:.2f} ×")
-    print(f"promised: {FASTER_THAN_DATASETS} ×, {SMALLER_THAN_DATASETS} ×, {FASTER_THAN_SOX} ×; two cores {SCALING} ×")
-    sys.exit(1 if low else 0)
-
-
-if __name__ == "__main__":
-    main()
+        yield Row("prepare two shards on two cores: faster than on one", scaling(Path(folder)), SCALING)

@@ -1,93 +1,182 @@
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from speechmill.batching import all_batches, epoch_batches, fill, measure
-from speechmill.config.plan import Batch
+from speechmill.batching import (
+    Clips,
+    PlannedBatches,
+    all_batches,
+    clips_of,
+    epoch_batches,
+    fill,
+    measure,
+)
+from speechmill.config.plan import Batch, PlanSettings
 from speechmill.tables import SAMPLE_RATE
 
 LENGTHS = st.lists(st.integers(1, 20 * SAMPLE_RATE), min_size=1, max_size=200).map(np.array)
-BATCHES = st.one_of(
-    st.builds(Batch, seconds=st.floats(0.5, 60)),
-    st.builds(Batch, clips=st.integers(1, 40)),
+BY_CLIPS = st.builds(Batch, clips=st.integers(1, 40), by_length=st.booleans())
+BATCHES = st.one_of(st.builds(Batch, seconds=st.floats(0.5, 60)), BY_CLIPS)
+KINDS = pytest.mark.parametrize(
+    "batch",
+    [Batch(seconds=40), Batch(clips=16), Batch(clips=16, by_length=True)],
+    ids=["seconds", "clips", "by_length"],
 )
 
 
-def corpus(clips: int = 3000) -> NDArray[np.int64]:
+@st.composite
+def many_clips(draw: st.DrawFn) -> Clips:
+    """Clips in row groups of at most a few."""
+    lengths = draw(LENGTHS)
+    size = draw(st.integers(1, 20))
+    numbers = np.arange(len(lengths)) // size
+    # Where a row group lies in the table, and how it is called, is nothing that the order may build on.
+    return Clips(lengths, draw(st.permutations(numbers.tolist()).map(np.array)) * draw(st.integers(1, 1000)))
+
+
+def plans(batch: st.SearchStrategy[Batch] = BATCHES) -> st.SearchStrategy[PlanSettings]:
+    return st.builds(
+        PlanSettings,
+        epochs=st.integers(1, 3),
+        batch=batch,
+        gradient_accumulation=st.integers(1, 4),
+        pool_clips=st.integers(1, 300),
+        save_steps=st.just(1),
+        seed=st.integers(0, 2**32),
+    )
+
+
+def plan(batch: Batch, epochs: int = 1, seed: int = 42, pool_clips: int = 8192, **more: Any) -> PlanSettings:
+    return PlanSettings(epochs=epochs, batch=batch, seed=seed, pool_clips=pool_clips, save_steps=1, **more)
+
+
+def corpus(clips: int = 3000, group: int = 16) -> Clips:
     """Lengths like those of read speech: about five seconds, with a tail up to twenty."""
     seconds = np.random.default_rng(7).gamma(4, 1.3, size=clips).clip(0.5, 20)
-    return np.asarray(seconds * SAMPLE_RATE, dtype=np.int64)
+    return Clips(np.asarray(seconds * SAMPLE_RATE, dtype=np.int64), np.arange(clips) // group)
 
 
 def order(batches: list[NDArray[np.int64]]) -> list[list[int]]:
     return [batch.tolist() for batch in batches]
 
 
-@given(LENGTHS, BATCHES, st.integers(0, 2**32), st.integers(0, 100))
-def test_every_clip_is_seen_exactly_once_an_epoch(
-    lengths: NDArray[np.int64], batch: Batch, seed: int, epoch: int
-) -> None:
-    batches = epoch_batches(lengths, batch, seed, epoch)
-    assert sorted(chain.from_iterable(order(batches))) == list(range(len(lengths)))
+@given(many_clips(), plans(), st.integers(0, 100))
+def test_every_clip_is_seen_exactly_once_an_epoch(clips: Clips, given_plan: PlanSettings, epoch: int) -> None:
+    batches = epoch_batches(clips, given_plan, epoch)
+    assert sorted(chain.from_iterable(order(batches))) == list(range(len(clips.lengths)))
     assert all(len(each) for each in batches)
 
 
-@given(LENGTHS, st.floats(0.5, 60), st.integers(0, 2**32))
-def test_padded_seconds_stay_within_the_budget(lengths: NDArray[np.int64], seconds: float, seed: int) -> None:
-    for batch in epoch_batches(lengths, Batch(seconds=seconds), seed, 0):
+@given(many_clips(), plans(st.builds(Batch, seconds=st.floats(0.5, 60))))
+def test_padded_seconds_stay_within_the_budget(clips: Clips, given_plan: PlanSettings) -> None:
+    assert given_plan.batch.seconds is not None
+    for batch in epoch_batches(clips, given_plan, 0):
         # A clip that does not fit into the budget stands alone.
-        assert len(batch) == 1 or lengths[batch].max() * len(batch) <= seconds * SAMPLE_RATE
+        assert len(batch) == 1 or clips.lengths[batch].max() * len(batch) <= given_plan.batch.seconds * SAMPLE_RATE
 
 
-@given(LENGTHS, BATCHES, st.integers(0, 2**32))
-def test_the_same_seed_and_epoch_give_the_same_batches(lengths: NDArray[np.int64], batch: Batch, seed: int) -> None:
-    assert order(epoch_batches(lengths, batch, seed, 3)) == order(epoch_batches(lengths, batch, seed, 3))
+@given(many_clips(), plans(BY_CLIPS))
+def test_batches_by_clips_are_full_except_the_last_wherever_pools_end(clips: Clips, given_plan: PlanSettings) -> None:
+    size, count = given_plan.batch.clips, len(clips.lengths)
+    assert size is not None
+    sizes = [len(batch) for batch in epoch_batches(clips, given_plan, 0)]
+    assert sizes == [size] * (count // size) + ([count % size] if count % size else [])
 
 
-@pytest.mark.parametrize("batch", [Batch(seconds=40), Batch(clips=16)], ids=["seconds", "clips"])
+@given(many_clips(), plans(), st.integers(0, 2**32))
+def test_the_order_depends_on_seed_and_epoch_only(clips: Clips, given_plan: PlanSettings, state: int) -> None:
+    first = order(epoch_batches(clips, given_plan, 3))
+    np.random.seed(state)
+    torch.manual_seed(state)
+    other = given_plan.model_copy(update={"epochs": 5, "gradient_accumulation": 7, "save_steps": 9})
+    assert order(epoch_batches(clips, other, 3)) == first
+
+
+@KINDS
 def test_another_epoch_and_another_seed_are_another_order(batch: Batch) -> None:
-    lengths = corpus(300)
-    first = order(epoch_batches(lengths, batch, 42, 0))
-    assert order(epoch_batches(lengths, batch, 42, 1)) != first
-    assert order(epoch_batches(lengths, batch, 43, 0)) != first
+    clips = corpus(300)
+    first = order(epoch_batches(clips, plan(batch), 0))
+    assert order(epoch_batches(clips, plan(batch), 1)) != first
+    assert order(epoch_batches(clips, plan(batch, seed=43), 0)) != first
+
+
+@given(many_clips(), plans())
+def test_only_the_row_groups_of_a_pool_are_open_at_a_time(clips: Clips, given_plan: PlanSettings) -> None:
+    # A row group is open from the first batch that needs it to the last one.
+    batches = epoch_batches(clips, given_plan, 0)
+    number = np.empty(len(clips.lengths), dtype=int)
+    for i, batch in enumerate(batches):
+        number[batch] = i
+    groups = np.unique(clips.groups)
+    spans = [(number[clips.groups == g].min(), number[clips.groups == g].max()) for g in groups]
+    sizes = {g: int((clips.groups == g).sum()) for g in groups}
+    held = max(
+        sum(sizes[g] for g, (first, last) in zip(groups, spans, strict=True) if first <= i <= last)
+        for i in range(len(batches))
+    )
+    # Where a batch reaches over the end of a pool, a second pool is open, and others if they are smaller than a batch.
+    assert held <= 2 * (given_plan.pool_clips + max(sizes.values())) + 2 * (given_plan.batch.clips or 0)
+
+
+@KINDS
+def test_row_groups_of_a_pool_are_others_in_each_epoch(batch: Batch) -> None:
+    clips = corpus(640)
+    pools = [
+        set(clips.groups[np.concatenate(epoch_batches(clips, plan(batch, pool_clips=64), epoch))[:32]].tolist())
+        for epoch in (0, 1)
+    ]
+    assert len(pools[0]) <= 10
+    assert pools[0] != pools[1]
 
 
 def test_all_epochs_follow_one_another() -> None:
-    lengths, batch = corpus(50), Batch(clips=8)
-    assert order(list(all_batches(lengths, batch, 42, 3))) == [
-        each for epoch in range(3) for each in order(epoch_batches(lengths, batch, 42, epoch))
+    clips, three = corpus(50), plan(Batch(clips=8), epochs=3)
+    assert order(list(all_batches(clips, three))) == [
+        each for epoch in range(3) for each in order(epoch_batches(clips, three, epoch))
     ]
 
 
-def test_batches_by_clips_are_full_except_the_last() -> None:
-    sizes = [len(batch) for batch in epoch_batches(corpus(100), Batch(clips=32), 42, 0)]
-    assert sizes == [32, 32, 32, 4]
-
-
-def test_lengths_do_not_come_in_order() -> None:
-    lengths = corpus()
-    longest = [lengths[batch].max() for batch in epoch_batches(lengths, Batch(seconds=40), 42, 0)]
+@pytest.mark.parametrize("batch", [Batch(seconds=40), Batch(clips=8, by_length=True)], ids=["seconds", "by_length"])
+def test_lengths_do_not_come_in_order(batch: Batch) -> None:
+    clips = corpus()
+    longest = [clips.lengths[b].max() for b in epoch_batches(clips, plan(batch), 0)]
     # Were they sorted, nearly every batch would be longer than the one before.
     assert 0.4 < np.mean(np.diff(longest) > 0) < 0.6
 
 
 def test_clips_of_similar_length_share_a_batch_so_that_little_is_padding() -> None:
-    lengths = corpus()
-    by_seconds, at_random = (
-        measure(lengths, batch, 42, 1).padding_share(int(lengths.sum()))
-        for batch in (Batch(seconds=80), Batch(clips=16))
+    clips = corpus()
+    by_seconds, by_length, at_random = (
+        measure(clips, plan(batch)).padding_share(int(clips.lengths.sum()))
+        for batch in (Batch(seconds=80), Batch(clips=16, by_length=True), Batch(clips=16))
     )
     assert by_seconds < 0.05
+    assert by_length < 0.1
     assert at_random > 0.3
 
 
+@pytest.mark.parametrize("count", [3000, 100])
+def test_batches_by_length_pad_as_much_as_those_of_transformers(count: int) -> None:
+    # Source: get_length_grouped_indices of transformers, which the Trainer's group_by_length follows.
+    clips = corpus(count)
+    theirs = get_length_grouped_indices(clips.lengths.tolist(), 8, generator=torch.Generator().manual_seed(0))
+    padded = [int(clips.lengths[theirs[i : i + 8]].max()) * len(theirs[i : i + 8]) for i in range(0, count, 8)]
+    ours = measure(clips, plan(Batch(clips=8, by_length=True)))
+    assert ours.batches == len(padded)
+    assert ours.padded_samples == pytest.approx(sum(padded), rel=0.03)
+
+
 def test_batches_by_seconds_are_nearly_full() -> None:
-    lengths = corpus()
-    padded = [lengths[b].max() * len(b) / SAMPLE_RATE for b in epoch_batches(lengths, Batch(seconds=80), 42, 0)]
+    clips = corpus()
+    padded = [clips.lengths[b].max() * len(b) / SAMPLE_RATE for b in epoch_batches(clips, plan(Batch(seconds=80)), 0)]
     assert np.mean(padded) > 0.9 * 80
 
 
@@ -99,16 +188,91 @@ def test_filled_batches_keep_the_order_and_could_not_take_one_clip_more(
     batches = fill(ordered, lengths, budget)
     assert list(chain.from_iterable(order(batches))) == ordered.tolist()
     for batch, following in pairwise(batches):
+        assert len(batch) == 1 or lengths[batch[-1]] * len(batch) <= budget
         assert lengths[following[0]] * (len(batch) + 1) > budget
 
 
 def test_nothing_makes_no_batch() -> None:
-    assert fill(np.array([], dtype=np.int64), corpus(1), 1e6) == []
+    assert fill(np.array([], dtype=np.int64), corpus(1).lengths, 1e6) == []
 
 
-@given(LENGTHS, BATCHES, st.integers(1, 3))
-def test_what_is_measured_is_what_comes(lengths: NDArray[np.int64], batch: Batch, epochs: int) -> None:
-    extent = measure(lengths, batch, 42, epochs)
-    padded = [int(lengths[b].max()) * len(b) for b in all_batches(lengths, batch, 42, epochs)]
+@given(many_clips(), plans())
+def test_what_is_measured_is_what_comes(clips: Clips, given_plan: PlanSettings) -> None:
+    extent = measure(clips, given_plan)
+    padded = [int(clips.lengths[b].max()) * len(b) for b in all_batches(clips, given_plan)]
     assert (extent.batches, extent.padded_samples, extent.largest) == (len(padded), sum(padded), max(padded))
-    assert 0 <= extent.padding_share(int(lengths.sum()) * epochs) < 1
+    assert 0 <= extent.padding_share(int(clips.lengths.sum()) * given_plan.epochs) < 1
+
+
+def test_clips_of_one_row_group_have_one_number() -> None:
+    places = [
+        ("a", "train", 0, 0),
+        ("a", "train", 0, 1),
+        ("a", "train", 1, 0),
+        ("a", "dev", 0, 0),
+        ("b", "train", 0, 0),
+    ]
+    rows = [
+        {"dataset": dataset, "split": split, "shard": shard, "row_group": group, "num_samples": 10 * i}
+        for i, (dataset, split, shard, group) in enumerate(places * 2)
+    ]
+    table = pa.concat_tables([pa.Table.from_pylist(rows[:3]), pa.Table.from_pylist(rows[3:])])
+    clips = clips_of(table)
+    assert clips.lengths.tolist() == [10 * i for i in range(10)]
+    assert clips.groups[:5].tolist() == clips.groups[5:].tolist()
+    assert len(set(clips.groups.tolist())) == len(places)
+
+
+@given(many_clips(), plans(), st.integers(1, 3), st.data())
+def test_a_resumed_start_gives_the_same_tail(
+    clips: Clips, given_plan: PlanSettings, processes: int, data: st.DataObject
+) -> None:
+    count = measure(clips, given_plan).batches
+    rank = data.draw(st.integers(0, processes - 1))
+    whole = PlannedBatches(clips, given_plan, count, rank, processes)
+    steps = len(whole) // given_plan.gradient_accumulation
+    start = data.draw(st.integers(0, steps))
+    resumed = PlannedBatches(clips, given_plan, count, rank, processes, start)
+    batches = list(whole)
+    assert len(batches) == len(whole) == len(resumed)
+    assert list(resumed) == batches[start * given_plan.gradient_accumulation :]
+    assert [resumed.clips_in_step(s) for s in range(start, steps)] == [
+        whole.clips_in_step(s) for s in range(start, steps)
+    ]
+
+
+@given(many_clips(), plans(), st.integers(1, 4))
+def test_the_batches_of_a_step_are_dealt_out_to_the_processes(
+    clips: Clips, given_plan: PlanSettings, processes: int
+) -> None:
+    planned = order(list(all_batches(clips, given_plan)))
+    ranks = [PlannedBatches(clips, given_plan, len(planned), rank, processes) for rank in range(processes)]
+    passes = list(zip(*ranks, strict=True))
+    dealt = [batch for forward_pass in passes for batch in forward_pass]
+    assert [{drawn.batch for drawn in batch} for batch in dealt] == [{number} for number in range(len(dealt))]
+    assert [[drawn.clip for drawn in batch] for batch in dealt[: len(planned)]] == planned
+    assert {drawn.weight for batch in dealt[: len(planned)] for drawn in batch} == {1.0}
+    a_step = given_plan.gradient_accumulation * processes
+    # What fills up the last step is its first batch, again and again, and does not count.
+    assert len(dealt) == -(-len(planned) // a_step) * a_step
+    for batch in dealt[len(planned) :]:
+        assert [drawn.clip for drawn in batch] == planned[len(dealt) - a_step]
+        assert {drawn.weight for drawn in batch} == {0.0}
+    for step in range(len(dealt) // a_step):
+        real = chain.from_iterable(dealt[step * a_step : (step + 1) * a_step])
+        assert ranks[0].clips_in_step(step) == sum(drawn.weight for drawn in real)
+
+
+def test_epochs_that_are_over_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clips, ten = corpus(100), plan(Batch(clips=8, by_length=True), epochs=10)
+    drawn: list[int] = []
+
+    def noted(clips: Clips, plan: PlanSettings, epoch: int) -> list[NDArray[np.int64]]:
+        drawn.append(epoch)
+        return epoch_batches(clips, plan, epoch)
+
+    monkeypatch.setattr("speechmill.batching.epoch_batches", noted)
+    resumed = PlannedBatches(clips, ten, 130, start=8 * 13 + 5)
+    assert next(iter(resumed))[0].batch == 8 * 13 + 5
+    assert resumed.clips_in_step(8 * 13 + 12) == 4
+    assert drawn == [8]

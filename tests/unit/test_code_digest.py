@@ -7,7 +7,7 @@ import pytest
 
 from material import ROOT
 
-STAGES = ["made", "shards", "evaluate", "ingest_dataset"]
+STAGES = ["made", "shards", "log_probs", "evaluate", "ingest_dataset"]
 Digests = dict[str, str]
 
 # A stage to edit, beside those that there are.
@@ -42,7 +42,8 @@ def digests(workflow: Path) -> Digests:
     program = (
         "from speechmill.code_digest import code_digest\n"
         f"for stage in {STAGES}: print(stage, code_digest(stage))\n"
-        "print('page', code_digest('shards', 'templates/page.txt'))"
+        "print('page', code_digest('shards', 'templates/page.txt'))\n"
+        "print('alone', code_digest('made', without=['tables']))"
     )
     lines = subprocess.check_output(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(workflow)}, text=True
@@ -103,13 +104,13 @@ def test_an_edit_changes_the_stage_that_runs_it_and_no_other(
     ("module", "stages"),
     [
         ("audio.py", {"shards"}),
-        ("flac.py", {"shards", "evaluate"}),  # evaluate reads it through clip_reader
-        ("tables.py", {"made", "shards", "evaluate", "ingest_dataset"}),
+        ("flac.py", {"shards", "log_probs"}),  # log_probs reads it through clip_reader
+        ("tables.py", set(STAGES)),
         ("scoring.py", {"evaluate"}),
         ("sources/folder.py", {"ingest_dataset"}),
         ("sources/__init__.py", {"ingest_dataset"}),
-        ("config/base.py", {"shards", "evaluate", "ingest_dataset"}),
-        ("__init__.py", {"made", "shards", "evaluate", "ingest_dataset"}),
+        ("config/base.py", {"shards", "log_probs", "evaluate", "ingest_dataset"}),
+        ("__init__.py", set(STAGES)),
         ("card.py", set()),
     ],
 )
@@ -131,3 +132,12 @@ def test_a_file_that_a_stage_reads_counts_with_every_byte(workflow: Path, earlie
 def test_every_stage_has_a_digest_of_its_own_wherever_the_library_lies(workflow: Path, earlier: Digests) -> None:
     assert len(set(earlier.values())) == len(earlier)
     assert digests(workflow) == earlier
+
+
+@pytest.mark.parametrize(("module", "counts"), [("tables.py", False), ("command.py", False), ("made.py", True)])
+def test_a_module_that_is_left_out_does_not_count_nor_what_it_alone_imports(
+    workflow: Path, earlier: Digests, module: str, counts: bool
+) -> None:
+    with (workflow / "speechmill" / module).open("a") as file:
+        file.write("\nADDED = 1\n")
+    assert (digests(workflow)["alone"] != earlier["alone"]) == counts

@@ -52,3 +52,18 @@ def test_a_file_that_is_no_configuration_is_an_error(text: str, message: str, tm
     done = run_stage("forecast", file)
     assert done.returncode == 1
     assert message in done.stderr
+
+
+def test_gpus_share_the_steps_and_only_the_best_checkpoints_take_room(tmp_path: Path) -> None:
+    text = (RECIPES / "ru_common_voice_8.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "changed.yaml"
+    file.write_text(
+        text.replace(
+            "    language: ru\n    train:", "    language: ru\n    gpus: 2\n    checkpoints: {best: 3}\n    train:"
+        )
+    )
+    done = run_stage("forecast", file)
+    assert done.returncode == 0, done.stderr
+    # Half of 14,184 steps. Three checkpoints of 3.85 GB and one more while training goes on.
+    for part in ("7,092 steps, 15 checkpoints, of which 3 are kept", "15.4 GB of checkpoints", "of the peak of 2 H100"):
+        assert part in done.stdout

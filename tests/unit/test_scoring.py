@@ -1,6 +1,7 @@
 import random
 
 import jiwer
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,32 @@ def test_rates_are_those_of_jiwer_over_the_whole_corpus(pairs: list[tuple[str, s
     assert rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts)) == pytest.approx(
         jiwer.cer(references, hypotheses)
     )
+
+
+# With what jiwer takes for white space and what it does not.
+AWKWARD = st.text("аб \t\n\u00a0\u2003", max_size=12)
+
+
+@given(st.lists(st.tuples(AWKWARD, AWKWARD), min_size=1, max_size=8))
+def test_counts_are_those_of_jiwer_pair_by_pair_whatever_the_space_between_words(pairs: list[tuple[str, str]]) -> None:
+    references, hypotheses = ([pair[i] for pair in pairs] for i in (0, 1))
+    assert count(references, hypotheses) == [jiwer_counts(*pair) for pair in pairs]
+
+
+def test_counts_are_those_of_jiwer_on_ten_thousand_random_pairs() -> None:
+    drawn = random.Random(0)
+    words = ["".join(drawn.choices("абвгё한 ", k=drawn.randint(1, 5))) for _ in range(60)]
+    pairs = [[" ".join(drawn.choices(words, k=drawn.randint(0, 9))) for _ in range(2)] for _ in range(10_000)]
+    assert any(not reference for reference, _ in pairs)
+    counts = count([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs])
+    assert counts == [jiwer_counts(*pair) for pair in pairs]
+
+
+def jiwer_counts(reference: str, hypothesis: str) -> Counts:
+    words, characters = jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)
+    errors = characters.substitutions + characters.deletions + characters.insertions
+    length = characters.hits + characters.substitutions + characters.deletions
+    return Counts(words.hits, words.substitutions, words.deletions, words.insertions, errors, length)
 
 
 @given(WORDS, WORDS)
@@ -125,3 +152,15 @@ def test_the_interval_is_that_of_the_textbook_for_many_equal_speakers() -> None:
     low, high = bootstrap_interval([1] * 100 + [0] * 300, [1] * 400, range(400), seed=0, samples=4000)
     half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
+
+
+def test_the_interval_holds_the_truth_about_95_times_in_a_hundred() -> None:
+    drawn, truth, held, tries = np.random.default_rng(1), 0.2, 0, 600
+    for seed in range(tries):
+        # Thirty speakers, each with a rate of their own around the truth, and ten clips of three to eleven words.
+        difficulty = drawn.beta(2, 8, size=30).repeat(10)
+        words = drawn.integers(3, 12, size=300)
+        errors = drawn.binomial(words, difficulty)
+        low, high = bootstrap_interval(errors.tolist(), words.tolist(), np.repeat(np.arange(30), 10).tolist(), seed)
+        held += low <= truth <= high
+    assert 0.93 <= held / tries <= 0.97

@@ -1,10 +1,17 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoProcessor, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+from transformers import (
+    AutoProcessor,
+    ParakeetProcessor,
+    Wav2Vec2BertProcessor,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Processor,
+)
 
 from material import as_json
 from speechmill import vocab
@@ -69,6 +76,31 @@ def test_a_mask_is_given_to_models_that_know_one(norm: str, mask: bool) -> None:
     made = processor(vocabulary(["a"]), Settings(init={"feat_extract_norm": norm}), base=None)
     batch = made.feature_extractor([np.zeros(500), np.zeros(400)], sampling_rate=16_000, padding=True)
     assert ("attention_mask" in batch) is mask
+
+
+@pytest.mark.parametrize(
+    ("init", "kind", "features"),
+    [
+        ({"model_type": "hubert"}, Wav2Vec2Processor, 1),
+        ({"model_type": "wav2vec2-bert"}, Wav2Vec2BertProcessor, 80),
+        ({"model_type": "wav2vec2-bert", "feature_projection_input_dim": 64}, Wav2Vec2BertProcessor, 32),
+        ({"model_type": "parakeet_ctc"}, ParakeetProcessor, 80),
+        ({"model_type": "parakeet_ctc", "encoder_config": {"num_mel_bins": 128}}, ParakeetProcessor, 128),
+    ],
+)
+def test_new_weights_get_the_features_that_they_are_made_for(
+    tmp_path: Path, init: dict[str, Any], kind: type, features: int
+) -> None:
+    processor(vocabulary(["ab"]), Settings(init=init), base=None).save_pretrained(tmp_path)
+    loaded = AutoProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is kind
+    assert loaded.feature_extractor.feature_size == features
+    assert loaded.tokenizer.get_vocab() == vocabulary(["ab"])
+    # Repeated letters are one, unless a blank parts them.
+    assert loaded.decode([0, 3, 3, 0, 3, 4, 4]) == "aab"
+    again = processor(vocabulary(["xyz"]), Settings(init=None), base=tmp_path)
+    assert type(again) is kind
+    assert again.feature_extractor.to_dict() == loaded.feature_extractor.to_dict()
 
 
 def test_a_base_brings_its_own_feature_extractor(tmp_path: Path) -> None:

@@ -2,32 +2,35 @@
 
 import ast
 import hashlib
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
 _ROOT = Path(__file__).parent.parent
 
 
-def code_digest(stage: str, *files: str) -> str:
+def code_digest(stage: str, *files: str, without: Collection[str] = ()) -> str:
     """sha256 over the syntax trees, without docstrings, of a stage's module and all of speechmill that it imports.
 
-    `files`, paths below `workflow`, count with every byte.
+    `files`, paths below `workflow`, count with every byte. The modules `without` do not count, nor what only they
+    import.
     """
     digest = hashlib.sha256()
-    for module in sorted(modules_of(stage)):
+    for module in sorted(modules_of(stage, without)):
         digest.update(f"{module}\n{_tree(module)}\n".encode())
     for file in files:
         digest.update((_ROOT / file).read_bytes())
     return digest.hexdigest()[:16]
 
 
-def modules_of(stage: str) -> set[str]:
-    """A stage's module and all modules of speechmill that it imports, directly or through others."""
+def modules_of(stage: str, without: Collection[str] = ()) -> set[str]:
+    """A stage's module and all modules of speechmill that it imports, directly or through others but `without`."""
+    left_out = {f"speechmill.{module}" for module in without}
     found: set[str] = set()
     waiting = [f"speechmill.{stage}"]
     while waiting:
         module = waiting.pop()
-        if module not in found and _file(module) is not None:
+        if module not in found | left_out and _file(module) is not None:
             found.add(module)
             waiting += _imports(module)
     return found

@@ -19,18 +19,24 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a stage's `main`; a SpeechmillError or a full disk ends it with a message alone and exit status 1."""
     try:
         main()
-    except SpeechmillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except OSError as error:
-        if error.errno not in _FULL:
+    except Exception as error:
+        message = told(error)
+        if message is None:
             raise
-        print(
-            f"error: the disk has no room left, or a quota or limit is reached ({error}); make room and run snakemake"
-            " again: nothing half-written stands in place",
-            file=sys.stderr,
-        )
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(1)
+
+
+def told(error: Exception) -> str | None:
+    """What a user can do about `error`; None where it is a fault of ours, which wants its traceback."""
+    if isinstance(error, SpeechmillError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return (
+            f"the disk has no room left, or a quota or limit is reached ({error}); make room and run snakemake again:"
+            " nothing half-written stands in place"
+        )
+    return None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import yaml
 from speechmill.command import SpeechmillError, run_command
 from speechmill.config.datasets import Dataset
 from speechmill.config.root import Config, Run, load
+from speechmill.figures import H100_FLOPS, duration, gigabytes
 from speechmill.paths import run_datasets
 
 # Bytes a second of 16 kHz, 16-bit, mono speech in FLAC, as our shards hold it.
@@ -19,8 +20,9 @@ _CLIP_SECONDS = 0.006
 # Operations a parameter and a frame of 20 ms: a multiplication and an addition, once forward and twice backward.
 _OPERATIONS = 6
 _FRAMES = 50
-# Of bf16 matrix products on one H100; what training reaches of it is measured, see the progress of finetune.
-_H100 = 790e12
+# What gradient checkpointing computes again is a third of that.
+_RECOMPUTED = 4 / 3
+# Of a card's peak; what training reaches of it is measured, see the progress of finetune.
 _SHARES = (0.5, 0.1)
 
 
@@ -35,7 +37,7 @@ def forecast(config: Config) -> str:
         told, size = _run(name, run, config)
         lines += told
         disk += size
-    return "\n".join([*lines, f"in all       {_gigabytes(disk)} of disk", ""])
+    return "\n".join([*lines, f"in all       {gigabytes(disk)} of disk", ""])
 
 
 def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
@@ -57,10 +59,10 @@ def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
     unpacked = archive.stat().st_size if archive.is_file() else max(fetched, encoded)
     stored = hours * 3600 * _FLAC_BYTES
     lines += [
-        f"  download     {_gigabytes(fetched)}" if fetched else "  download     nothing",
-        f"  disk         {_gigabytes(encoded)} of raw shards, {_gigabytes(unpacked)} more while they are made,"
-        f" {_gigabytes(stored)} of 16 kHz shards",
-        f"  time         {_duration(clips * _CLIP_SECONDS)} of one core to prepare, shared by all cores",
+        f"  download     {gigabytes(fetched)}" if fetched else "  download     nothing",
+        f"  disk         {gigabytes(encoded)} of raw shards, {gigabytes(unpacked)} more while they are made,"
+        f" {gigabytes(stored)} of 16 kHz shards",
+        f"  time         {duration(clips * _CLIP_SECONDS)} of one core to prepare, shared by all cores",
     ]
     return lines, fetched + encoded + unpacked + stored
 
@@ -74,6 +76,10 @@ def _expected(dataset: Dataset) -> tuple[int, float, float]:
 
 def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
     lines = [f"run {name}"]
+    if run.train is None or run.plan is None or run.finetune is None:
+        fetched = run.model.expected_bytes or 0
+        download = f", {gigabytes(fetched)} to download" if fetched else ""
+        return [*lines, f"  model        scored as it is, without training{download}"], fetched
     clips, hours, unknown = 0, 0.0, []
     for each in dict.fromkeys(run.train):
         dataset, split = each.split("-")
@@ -89,11 +95,14 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
     plan = run.plan
     seconds = hours * 3600
     batch = plan.batch.clips or max(1.0, plan.batch.seconds * clips / seconds if plan.batch.seconds else 1.0)
-    steps = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation)
+    steps = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation / run.gpus)
     saved = math.ceil(steps / plan.save_steps)
+    best = run.checkpoints.best
+    # One more while training goes on.
+    kept = saved if best is None else min(saved, best + 1)
     lines.append(
         f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} times: {steps:,} steps,"
-        f" {saved} checkpoints"
+        f" {saved} checkpoints{'' if best is None else f', of which {best} are kept'}"
     )
     optional = [d for d in run_datasets(run) if config.datasets[d].optional]
     if optional:
@@ -103,23 +112,17 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
         return [*lines, "  model        its size is known once it is there: see the run's plan.json"], 0.0
     parameters = size / 4
     work = seconds * plan.epochs * _FRAMES * _OPERATIONS * parameters
-    disk = size * (1 + saved) + 3 * 3 * size
+    if run.finetune.gradient_checkpointing is True:
+        work *= _RECOMPUTED
+    disk = size * (1 + kept) + 3 * 3 * size
     lines += [
-        f"  model        {parameters / 1e6:,.0f} M parameters, {_gigabytes(size)} to download",
-        f"  disk         {_gigabytes(size * saved)} of checkpoints, {_gigabytes(9 * size)} to resume",
+        f"  model        {parameters / 1e6:,.0f} M parameters, {gigabytes(size)} to download",
+        f"  disk         {gigabytes(size * kept)} of checkpoints, {gigabytes(9 * size)} to resume",
         "  time         "
-        + ", ".join(f"{_duration(work / _H100 / share)} at {share:.0%}" for share in _SHARES)
-        + " of one H100's peak",
+        + ", ".join(f"{duration(work / H100_FLOPS / run.gpus / share)} at {share:.0%}" for share in _SHARES)
+        + f" of the peak of {'one H100' if run.gpus == 1 else f'{run.gpus} H100'}",
     ]
     return lines, disk
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"
 
 
 def read_configuration(file: Path) -> dict[str, Any]:

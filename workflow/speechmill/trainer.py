@@ -1,157 +1,223 @@
-"""The Trainer as CTC needs it: planned batches, a loss in which clips count the same, and a record of what happens."""
+"""The Trainer as CTC needs it: planned batches, a loss in which clips count the same, and states that are whole."""
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, Wav2Vec2Processor
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from speechmill.batching import Lengths, all_batches
+from speechmill.batching import PlannedBatches
 from speechmill.clip_reader import ClipReader
 from speechmill.config.finetune import FinetuneSettings
 from speechmill.config.plan import PlanSettings
 from speechmill.ctc import clip_losses
-from speechmill.models import output_frames
-from speechmill.progress import progress
-from speechmill.states import WEIGHTS, link, mark_complete
+from speechmill.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
+from speechmill.models import forward, output_frames
+from speechmill.processes import Vote, meet, processes, rank, summed
+from speechmill.states import UNFINISHED, empty_unfinished, room_for_state
 from speechmill.tables import SAMPLE_RATE
 
-
-class PlannedBatches:
-    """A batch sampler over all epochs, in the plan's order, so that a step's batches never depend on what ran before.
-
-    To the Trainer it is one long epoch.
-    """
-
-    def __init__(self, lengths: Lengths, plan: PlanSettings, count: int) -> None:
-        self._lengths, self._plan, self._count = lengths, plan, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for batch in all_batches(self._lengths, self._plan.batch, self._plan.seed, self._plan.epochs):
-            yield batch.tolist()
+Change = Callable[[dict[str, Any]], dict[str, Any]]
+"""What is done to a batch on the device: a batch as the `Collator` makes it, to one of the same keys."""
 
 
 class CtcTrainer(Trainer):
     """The Trainer with planned batches and a loss in which every clip of a step counts the same.
 
-    However a step's clips are cut into batches, loss and gradient are the mean over the clips.
+    However a step's clips are cut into batches and dealt out to processes, loss and gradient are the mean over them.
+    What it saves becomes a state only when `states.seal` says so. Nothing in a step waits for the device.
     """
 
     # `compute_loss` divides by the clips of the whole step itself.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, clips: ClipReader, batches: PlannedBatches, workers: int, **kwargs: Any) -> None:
-        super().__init__(train_dataset=clips, **kwargs)
-        self._clips, self._batches, self._workers = clips, batches, workers
-        self._samples, self._since = torch.tensor(0), time.monotonic()
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        clips: ClipReader,
+        batches: PlannedBatches,
+        workers: int,
+        change: Change | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`workers` processes decode the `clips` of `batches`; `change` is done to each batch on the device."""
+        super().__init__(model=model, args=args, **kwargs)
+        self._ctc_model, self._work, self._clips = model, Path(args.output_dir or ""), clips
+        self._batches, self._workers, self._change = batches, workers, change
+        self._finite = FiniteGuard(self.args.device)
+        self.padded_seconds = 0.0
+        """Of the last batch: the seconds of its longest clip times the number of clips."""
+        # Sums since the last line of the log, on the device: asking for one makes the host wait. They are ours and not
+        # the Trainer's, which forgets its own when it goes on from a state.
+        self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+        self._logged_step, self._logged_loss, self._since = 0, 0.0, time.monotonic()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The planned batches, decoded in workers."""
-        loader: DataLoader[Any] = DataLoader(
+        # Not by way of accelerate: the batches are dealt out to the processes already.
+        return DataLoader(
             self._clips,
             batch_sampler=self._batches,
             collate_fn=self.data_collator,
             num_workers=self._workers,
+            worker_init_fn=ignore_signals,
             pin_memory=self.args.device.type == "cuda",
+            # Its own: from torch's, a training that goes on would draw once more than an undisturbed one.
+            generator=torch.Generator(),
         )
-        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """None: the Trainer's count goes through all parameters at each batch, and is one for text models."""
+        return 0
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
-        return sum(len(batch["labels"]) for batch in batch_samples)
+        return self._batches.clips_in_step(self.state.global_step)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # Still on the host, where asking costs nothing.
+        num_samples = inputs["num_samples"]
+        self.padded_seconds = len(num_samples) * int(num_samples.max()) / SAMPLE_RATE
+        moved = {
+            key: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in inputs.items()
+        }
+        return self._change(moved) if self._change else moved
 
     def compute_loss(
         self,
         model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
+        inputs: dict[str, Any],
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The sum of the clips' losses over the number of clips in the step."""
-        inputs = dict(inputs)
-        labels, num_samples = inputs.pop("labels"), inputs.pop("num_samples")
-        outputs = model(**inputs)
-        frames = output_frames(self.accelerator.unwrap_model(model), num_samples)
-        losses = clip_losses(outputs.logits, frames, labels)
-        # A sum on the device: asking for its value here would make the host wait at each batch.
-        self._samples = self._samples.to(num_samples.device) + num_samples.sum()
-        loss = losses.sum() / (num_items_in_batch or len(losses))
-        return (loss, outputs) if return_outputs else loss
+        """The sum of the clips' losses over the number of clips in the step.
+
+        Times the number of processes, since gradients are averaged over these.
+        """
+        logits = forward(model, inputs)
+        frames = output_frames(self._ctc_model, inputs["num_samples"])
+        losses = clip_losses(logits, frames, inputs["labels"])
+        weight = inputs["weight"]
+        loss = (losses * weight).sum() * (processes() / (num_items_in_batch or len(losses)))
+        self._finite.watch(loss, self.state.global_step + 1)
+        self._loss = self._loss + loss.detach()
+        self._samples = self._samples + (inputs["num_samples"] * weight).sum()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if self.args.fp16:
+            # The scale of the loss was too high: the step is left out, and the next scale is lower.
+            self._overflows = self._overflows + ~torch.isfinite(norm)
+        else:
+            self._finite.watch(norm, self.state.global_step + 1)
+        return norm
+
+    def stop_if_not_finite(self) -> None:
+        """Raise NotFiniteError if a loss or a gradient has been NaN or infinite. Waits for the device."""
+        step = self._finite.first()
+        if step is not None:
+            raise NotFiniteError(step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the speed since the last line."""
+        """Log with the mean loss of the steps since the last line, and the speed."""
         if "loss" in logs:
-            now = time.monotonic()
-            logs["audio_seconds_per_second"] = float(self._samples) / SAMPLE_RATE / (now - self._since)
-            self._samples, self._since = torch.tensor(0), now
+            self.stop_if_not_finite()
+            now, step = time.monotonic(), self.state.global_step
+            loss = summed(float(self._loss)) / processes()
+            logs["loss"] = loss / (step - self._logged_step)
+            logs["audio_seconds_per_second"] = summed(float(self._samples)) / SAMPLE_RATE / (now - self._since)
+            if self.args.fp16:
+                logs["overflows"] = int(self._overflows)
+            self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+            self._logged_step, self._logged_loss, self._since = step, self._logged_loss + loss, now
+        if "train_loss" in logs:
+            rest = summed(float(self._loss)) / processes()
+            logs["train_loss"] = (self._logged_loss + rest) / max(1, self.state.global_step)
         super().log(logs, start_time)
 
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._work / UNFINISHED)
 
-class Recorder(TrainerCallback):
-    """Saves when the plan says so, keeps what a user needs of each state, and writes the log."""
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.stop_if_not_finite()
+        if rank() == 0:
+            empty_unfinished(self._work)
+        meet()
+        with room_for_state(self._work, self.state.global_step, self._state_bytes()):
+            super()._save_checkpoint(model, trial)
+        meet()
 
-    def __init__(self, work: Path, board: Path, plan: dict[str, Any], processor: Wav2Vec2Processor) -> None:
-        self._work, self._processor = work, processor
-        self._saved, self._epochs_a_step = set(plan["checkpoints"]), plan["epochs"] / plan["total_steps"]
-        self._log = work / "training.jsonl"
-        self._board = SummaryWriter(str(board))
-        self._progress = progress(total=plan["total_steps"], desc="finetune", unit="step")
+    def _state_bytes(self) -> int:
+        """The weights, and both moments of those that learn."""
+        return sum(p.nbytes * (3 if p.requires_grad else 1) for p in self._ctc_model.parameters())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        sums = {
+            "loss": float(self._loss),
+            "overflows": float(self._overflows),
+            "logged_step": self._logged_step,
+            "logged_loss": self._logged_loss,
+        }
+        self._sums_file(output_dir).write_text(json.dumps(sums), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            sums = json.loads(self._sums_file(checkpoint).read_text(encoding="utf-8"))
+            self._loss, self._overflows = torch.tensor(
+                [sums["loss"], sums["overflows"]], device=self.args.device
+            ).unbind()
+            self._logged_step, self._logged_loss = sums["logged_step"], sums["logged_loss"]
+
+    def _sums_file(self, folder: str) -> Path:
+        return Path(folder, f"sums_{rank()}.json")
+
+
+class Pace(TrainerCallback):
+    """When a state is saved and when training stops, in all processes at the same step."""
+
+    def __init__(self, checkpoints: set[int], minutes: float, request: StopRequest) -> None:
+        """A state at each of `checkpoints`, after so many `minutes` without one, and where `request` is to stop."""
+        self._checkpoints, self._seconds, self._request = checkpoints, 60 * minutes, request
+        self._saved_at = time.monotonic()
+        self._save, self._stop = Vote(), Vote()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log as often as the settings say now; the Trainer would go by those of the state that it goes on from."""
+        state.logging_steps = int(args.logging_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Show how far training is, and ask for a save where the plan has one."""
-        self._progress.update(state.global_step - self._progress.n)
-        control.should_save = state.global_step in self._saved
+        """Ask for a save, and for the end, where it is time."""
+        late = self._save.any(time.monotonic() - self._saved_at >= self._seconds)
+        stop = self._stop.any(self._request.signal is not None)
+        control.should_save = late or stop or state.global_step in self._checkpoints
+        control.should_training_stop = control.should_training_stop or stop
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Keep the model of this step, then mark the state as one that can be resumed from."""
-        trained = self._work / f"checkpoint-{state.global_step}"
-        kept = self._work / "checkpoints" / trained.name
-        shutil.rmtree(kept, ignore_errors=True)
-        kept.mkdir(parents=True)
-        # A link: the Trainer drops its older states, and the weights are the bulk of them.
-        link(str(trained / WEIGHTS), str(kept / WEIGHTS))
-        shutil.copy(trained / "config.json", kept)
-        self._processor.save_pretrained(kept)
-        mark_complete(trained)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append a line to the log, and the same to TensorBoard and to what is shown."""
-        # The Trainer knows one long epoch only.
-        line = {"step": state.global_step, **(logs or {}), "epoch": state.global_step * self._epochs_a_step}
-        with self._log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        for key, value in line.items():
-            if key not in ("step", "epoch"):
-                self._board.add_scalar(key, value, state.global_step)
-        self._board.flush()
-        if "loss" in line:
-            self._progress.set_postfix_str(
-                f"loss {line['loss']:.3f}, {line['audio_seconds_per_second']:.0f} audio-s/s", refresh=False
-            )
+        """Count the time from here."""
+        self._saved_at = time.monotonic()
 
 
 def training_arguments(
-    plan: PlanSettings, finetune: FinetuneSettings, work: Path, device: torch.device
+    plan: PlanSettings, finetune: FinetuneSettings, work: Path, device: torch.device, unused_weights: bool = False
 ) -> TrainingArguments:
-    """The settings as the Trainer takes them."""
+    """The settings as the Trainer takes them.
+
+    `unused_weights` says that a step may leave some weights without a gradient, which processes would wait for.
+    """
     return TrainingArguments(
         output_dir=str(work),
         num_train_epochs=1,
@@ -164,15 +230,17 @@ def training_arguments(
         adam_beta2=finetune.adam_betas[1],
         adam_epsilon=finetune.adam_epsilon,
         max_grad_norm=finetune.max_grad_norm,
+        optim="adamw_torch_fused" if finetune.fused_optimizer else "adamw_torch",
         bf16=finetune.precision == "bf16",
         fp16=finetune.precision == "fp16",
-        activation_checkpointing=finetune.gradient_checkpointing,
         seed=plan.seed,
         use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=unused_weights,
         logging_steps=finetune.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        save_total_limit=2,
+        # The batches start where training goes on.
+        ignore_data_skip=True,
         disable_tqdm=True,
         report_to="none",
         remove_unused_columns=False,

@@ -10,15 +10,19 @@ from typing import Any
 from pydantic import BaseModel
 from transformers import (
     AutoFeatureExtractor,
+    ParakeetFeatureExtractor,
+    ParakeetProcessor,
+    SeamlessM4TFeatureExtractor,
+    SequenceFeatureExtractor,
+    Wav2Vec2BertProcessor,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 
 from speechmill.command import run_command
+from speechmill.ctc import PAD, SPACE, UNKNOWN
 from speechmill.tables import read_table, write_json
-
-PAD, UNKNOWN, SPACE = "[PAD]", "[UNK]", "|"
 
 
 class Settings(BaseModel):
@@ -37,8 +41,13 @@ def vocabulary(texts: list[str]) -> dict[str, int]:
     return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *characters])}
 
 
-def processor(vocab: dict[str, int], settings: Settings, base: Path | None) -> Wav2Vec2Processor:
-    """The tokenizer of `vocab` with the feature extractor of the base, or the one that fits new weights."""
+def processor(
+    vocab: dict[str, int], settings: Settings, base: Path | None
+) -> Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor:
+    """The tokenizer of `vocab` with the feature extractor of the base, or the one that fits new weights.
+
+    Of the class that plain transformers loads for the architecture.
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
         file.write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
@@ -51,13 +60,24 @@ def processor(vocab: dict[str, int], settings: Settings, base: Path | None) -> W
             bos_token=None,
             eos_token=None,
         )
-    if base is not None:
-        extractor = AutoFeatureExtractor.from_pretrained(base)
-    else:
-        # A model with group norm was never shown a mask; transformers advises against giving it one.
-        has_mask = (settings.init or {}).get("feat_extract_norm", "group") == "layer"
-        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=has_mask)
+    extractor = AutoFeatureExtractor.from_pretrained(base) if base is not None else _extractor(settings.init or {})
+    if isinstance(extractor, SeamlessM4TFeatureExtractor):
+        return Wav2Vec2BertProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+    if isinstance(extractor, ParakeetFeatureExtractor):
+        return ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer, decoder_type="ctc")
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+
+
+def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
+    """The feature extractor that fits a model with random weights."""
+    if init.get("model_type") == "wav2vec2-bert":
+        # Two spectra make the features of a frame.
+        bins = init.get("feature_projection_input_dim", 160) // 2
+        return SeamlessM4TFeatureExtractor(feature_size=bins, num_mel_bins=bins)
+    if init.get("model_type") == "parakeet_ctc":
+        return ParakeetFeatureExtractor(feature_size=init.get("encoder_config", {}).get("num_mel_bins", 80))
+    # A model with group norm was never shown a mask; transformers advises against giving it one.
+    return Wav2Vec2FeatureExtractor(return_attention_mask=init.get("feat_extract_norm", "group") == "layer")
 
 
 def main() -> None:
