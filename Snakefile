@@ -18,6 +18,8 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/vocab.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/finetune.smk"
+include: "workflow/rules/perturb.smk"
+include: "workflow/rules/lm.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
 
@@ -35,5 +37,5 @@ localrules:
 rule all:
     default_target: True
     input:
-        expand("results/runs/{run}/model/README.md", run=SETTINGS.runs),
+        [paths.results(SETTINGS, run) for run in SETTINGS.runs],
         expand("results/data/{dataset}/audit.json", dataset=SETTINGS.datasets),

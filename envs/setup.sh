@@ -2,14 +2,17 @@
 # Makes .venv from requirements.lock and sees that the system programs are there; `make` calls it first.
 #
 # needs   Python 3.11, 3.12 or 3.13 (PYTHON=… names one), pip's access to a package index
-# makes   .venv, exactly the lock file's packages, every one checked against its hash
-# again   does nothing while .venv is whole and belongs to this lock file: a fraction of a second
+# makes   .venv, exactly the lock file's packages, every one checked against its hash; in its bin lmplz and build_binary,
+#         built from the source of KenLM that envs/kenlm.txt pins
+# again   does nothing while .venv is whole and belongs to these files: a fraction of a second
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv
 lock=requirements.lock
 stamp=$venv/speechmill.stamp # written last: a .venv without it was never finished
+kenlm=envs/kenlm.txt
+kenlm_stamp=$venv/kenlm.stamp # a copy of what lmplz and build_binary were built from, written last
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() { # fail "what is wrong" ["a further line"…]
@@ -36,6 +39,15 @@ want() { # want "what, in words" "its Debian packages" check…
 sox_reads_mp3() { grep -q '^AUDIO FILE FORMATS:.* mp3' <<<"$(sox --help)"; }
 ffmpeg_has_libraries() { grep -q -e --enable-shared <<<"$(ffmpeg -version)"; } # torchcodec loads libavcodec
 makes_environments() { "$1" -c 'import ensurepip, venv'; }
+compiles() { cmake --version && make --version && c++ --version; }
+finds_boost() {
+    printf '#include <boost/%s.hpp>\n' program_options system/error_code thread test/unit_test | c++ -x c++ -E -
+}
+# Each says what it is for and then ends with an error; a library that has gone is noticed as well.
+has_kenlm() {
+    cmp -s "$kenlm" "$kenlm_stamp" && grep -q Kneser <<<"$("$venv/bin/lmplz" --help 2>&1)" &&
+        grep -q Usage <<<"$("$venv/bin/build_binary" 2>&1)"
+}
 
 python=""
 find_python() {
@@ -70,6 +82,11 @@ look_for_programs() {
             "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv" \
             makes_environments "$python"
     fi
+    if ! has_kenlm; then
+        want "CMake, make and a C++ compiler" "cmake make g++" compiles
+        want "Boost's headers and libraries" \
+            "libboost-program-options-dev libboost-system-dev libboost-thread-dev libboost-test-dev" finds_boost
+    fi
 }
 
 fail_for_programs() { # fail_for_programs "why they were not installed"
@@ -77,8 +94,8 @@ fail_for_programs() { # fail_for_programs "why they were not installed"
     wanted=$(printf ', %s' "${missing[@]}")
     fail "missing: ${wanted#, }" "$1. Install by one of:" \
         "apt:   sudo apt-get install ${packages[*]}" \
-        "brew:  brew install sox ffmpeg espeak-ng python@3.11" \
-        "conda: conda install -c conda-forge sox ffmpeg espeak-ng python=3.11"
+        "brew:  brew install sox ffmpeg espeak-ng cmake boost python@3.11" \
+        "conda: conda install -c conda-forge sox ffmpeg espeak-ng cmake make cxx-compiler libboost-devel python=3.11"
 }
 
 install_programs() {
@@ -171,6 +188,34 @@ make_venv() {
     say "done: $venv"
 }
 
+# ---------------------------------------------------------------- KenLM, which makes language models
+
+build_kenlm() {
+    local work=$venv/kenlm
+    say "building KenLM's lmplz and build_binary: a minute or two"
+    rm -rf "$work"
+    mkdir "$work"
+    # pip asks the package for its version, which needs no more than the lock's setuptools.
+    "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+        --no-binary :all: --require-hashes -r "$kenlm" -d "$work" ||
+        fail "the source of KenLM that $kenlm pins could not be had from the package index"
+    tar -xzf "$work"/kenlm-*.tar.gz -C "$work" --strip-components 1
+    # Without the libraries that read compressed text, of which we have none; -O1 takes half the time of -O3.
+    if ! {
+        cmake -S "$work" -B "$work/build" -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" -DENABLE_INTERPOLATE=OFF \
+            -DCMAKE_DISABLE_FIND_PACKAGE_ZLIB=ON \
+            -DCMAKE_DISABLE_FIND_PACKAGE_BZip2=ON -DCMAKE_DISABLE_FIND_PACKAGE_LibLZMA=ON &&
+            cmake --build "$work/build" --target lmplz build_binary -j 2
+    } >"$work/log" 2>&1; then
+        tail -n 20 "$work/log" >&2
+        fail "KenLM could not be built; $work/log has it all"
+    fi
+    mv "$work"/build/bin/{lmplz,build_binary} "$venv/bin/"
+    rm -rf "$work"
+    cp "$kenlm" "$kenlm_stamp"
+    has_kenlm || fail "KenLM's programs were built, yet do not run: $venv/bin/lmplz"
+}
+
 # One set-up at a time in a checkout (where there is flock): `make demo` beside `make test` waits.
 exec 9<"$lock"
 if command -v flock >/dev/null; then flock 9 || true; fi
@@ -184,3 +229,4 @@ else
     if [ ${#missing[@]} -gt 0 ]; then install_programs; fi
     make_venv
 fi
+if ! has_kenlm; then build_kenlm; fi

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from material import ROOT
 from speechmill.command import SpeechmillError
 from speechmill.config.datasets import CommonVoice, Dataset, Download, Folder
+from speechmill.config.lm import LmSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.root import Config, load
 
@@ -86,7 +87,13 @@ def test_what_is_loaded_is_loaded_again_from_its_own_dump() -> None:
         ("runs.demo.plan.batch.second", "second", "seconds"),
         ("runs.demo.plan.save_step", "save_step", "save_steps"),
         ("runs.demo.finetune.learning_rat", "learning_rat", "learning_rate"),
+        ("runs.demo.finetune.worker", "worker", "workers"),
+        ("runs.demo.checkpoints.bests", "bests", "best"),
+        ("runs.demo.augment.sped", "sped", "speed"),
+        ("runs.demo.gpu_memory_gb", "gpu_memory_gb", "gpu_memory_gib"),
         ("runs.demo.select.metrik", "metrik", "metric"),
+        ("runs.demo.evaluation.decoder", "decoder", "decoders"),
+        ("runs.demo.evaluation.robustness.set", "set", "sets"),
         ("runs.demo.card.titel", "titel", "title"),
     ],
 )
@@ -113,6 +120,7 @@ def test_an_unknown_key_of_a_column_is_named_with_those_that_are_known() -> None
 @pytest.mark.parametrize(
     "place",
     ["runs", "datasets.cv.licence", "datasets.digits.shards", "runs.demo.model", "runs.demo.plan.epochs",
+     "runs.demo.evaluation.sets",
      "runs.demo.finetune.learning_rate", "runs.demo.card.uses"],
 )  # fmt: skip
 def test_a_key_that_is_needed_is_named(place: str) -> None:
@@ -211,7 +219,14 @@ def test_a_source_that_is_not_there_is_said_with_those_that_are(source: object) 
         ("datasets.digits.pattern", ABSENT, "give either `manifest` or `pattern`"),
         ("runs.demo.plan.batch", {}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "clips": 4}, "give either `seconds` or `clips`"),
+        ("runs.demo.plan.batch", {"seconds": 4, "by_length": True}, "`by_length` belongs to `clips`"),
         ("runs.demo.plan.epochs", 0, "greater than 0 (found 0)"),
+        ("runs.demo.plan.pool_clips", 0, "greater than 0 (found 0)"),
+        ("runs.demo.gpus", 0, "greater than 0 (found 0)"),
+        ("runs.demo.gpu_memory_gib", 0, "greater than 0 (found 0)"),
+        ("runs.demo.checkpoints.best", 0, "greater than 0 (found 0)"),
+        ("runs.demo.finetune.gradient_checkpointing", "often", "'auto' (found 'often')"),
+        ("runs.demo.finetune.attention", "flash", "'sdpa' or 'eager' (found 'flash')"),
         ("runs.demo.train", [], "at least 1 item"),
         ("runs.demo.train", ["cv_train"], "match pattern"),
         ("datasets.c-v", RAW["datasets"]["cv"], "match pattern"),
@@ -277,3 +292,93 @@ def test_what_is_fetched_without_a_digest_or_a_commit_may_be_another_thing_later
 ) -> None:
     about = {"language": "ko", "name": "Made", "licence": "CC0-1.0", "splits": ["train"], "shards": 1}
     assert TypeAdapter(Dataset).validate_python(about | dataset).is_pinned is pinned
+
+
+def test_a_set_is_its_name_or_a_section_with_it() -> None:
+    sets = ["cv-dev", {"set": "cv-test", "protocols": ["plain", "robust_speech_event"], "chunk_seconds": 6}]
+    evaluation = load(changed("runs.demo.evaluation.sets", sets)).runs["demo"].evaluation
+    assert evaluation.set_names == ["cv-dev", "cv-test"]
+    assert [each.protocols for each in evaluation.sets] == [["plain"], ["plain", "robust_speech_event"]]
+    assert [each.stride for each in evaluation.sets] == [0, 1]
+    assert evaluation.settings_of("cv-test-noisy") == evaluation.settings_of("cv-test") == evaluation.sets[1]
+
+
+def test_the_language_model_has_its_defaults_where_a_decoder_needs_one() -> None:
+    greedy, lm = (
+        load(changed("runs.demo.evaluation.decoders", d)).runs["demo"] for d in (["greedy"], ["lm", "greedy"])
+    )
+    assert greedy.evaluation.language_model is None
+    assert lm.evaluation.language_model == LmSettings()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sets", ["cv-dev", "digits-test", "cv-dev"], "`sets` lists a set twice"),
+        ("sets", ["cv-dev", {"set": "cv-test", "stride_seconds": 1}], "`stride_seconds` belongs to `chunk_seconds`"),
+        (
+            "sets",
+            ["cv-dev", {"set": "cv-test", "chunk_seconds": 4, "stride_seconds": 2}],
+            "twice `stride_seconds` must",
+        ),
+        ("sets", ["cv-dev", {"set": "cv-test", "protocols": ["plain", "plain"]}], "a protocol is listed twice"),
+        ("sets", [{"set": "cv-dev", "checkpoints": "selected"}], "it needs `checkpoints: all`"),
+        ("sets", ["cv-dev", {"set": "cv-tset"}], "runs.demo.evaluation.sets names cv-tset, which no dataset has"),
+        ("decoders", ["greedy", "greedy"], "`decoders` lists a decoder twice"),
+        ("decoders", ["lm"], "`evaluation.decoders` lacks greedy, by which the checkpoint is selected"),
+        ("lm", {"order": 3}, "`lm` belongs to the decoder `lm`"),
+        ("robustness", {"sets": ["cv-test"]}, "`robustness.sets` has cv-test, which `sets` lacks"),
+    ],
+)
+def test_an_evaluation_that_contradicts_itself_is_refused(key: str, value: Any, said: str) -> None:
+    assert said in faults(f"runs.demo.evaluation.{key}", value)
+
+
+SCORED: dict[str, Any] = {
+    "training": "none", "language": "ru", "model": {"base": "./theirs"}, "evaluation": {"sets": ["cv-test"]},
+}  # fmt: skip
+
+
+def test_a_run_that_only_evaluates_needs_a_model_and_sets() -> None:
+    config = load(changed("runs.theirs", SCORED))
+    assert not config.runs["theirs"].trains
+    assert load(config.model_dump(mode="json")) == config
+    tuned = {
+        "dev": "cv-dev",
+        "evaluation": {"sets": ["cv-test"], "decoders": ["lm"], "lm": {"text": "files", "files": ["t"]}},
+    }
+    assert load(changed("runs.theirs", SCORED | tuned)).runs["theirs"].dev == "cv-dev"
+    assert load(changed("runs.theirs", SCORED | {"model": {"run": "demo"}})).runs["theirs"].model.run == "demo"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"train": ["cv-train"], "finetune": {"learning_rate": 1}}, "`train` and `finetune` are for training: leave"),
+        ({"card": RAW["runs"]["demo"]["card"]}, "`card` is for training: leave that out"),
+        ({"leakage": "remove"}, "`leakage` is for training"),
+        ({"model": {"init": {"model_type": "wav2vec2"}}}, "a model is scored as it is: give `model.base`"),
+        (
+            {"model": {"base": "./theirs", "config": {"layerdrop": 0.1}}},
+            "a model is scored as it is: give `model.base`",
+        ),
+        ({"evaluation": {"sets": [{"set": "cv-test", "checkpoints": "selected"}]}}, "leave `checkpoints` out"),
+        ({"evaluation": {"sets": ["cv-test"], "decoders": ["lm"]}}, "the decoder `lm` needs `dev`"),
+        ({"dev": "cv-dev", "evaluation": {"sets": ["cv-test"], "decoders": ["lm"]}}, "with `text: files`"),
+    ],
+)
+def test_a_run_that_only_evaluates_says_nothing_of_training(change: dict[str, Any], said: str) -> None:
+    assert said in faults("runs.theirs", SCORED | change)
+
+
+@pytest.mark.parametrize("key", ["train", "dev", "plan", "finetune", "card"])
+def test_what_training_needs_is_named(key: str) -> None:
+    said = faults(f"runs.demo.{key}", ABSENT)
+    assert f"runs.demo: `{key}` is needed and absent; with `training: none` a model is only scored" in said
+
+
+def test_a_run_cannot_start_from_one_that_makes_no_model() -> None:
+    raw = changed("runs.theirs", SCORED)
+    raw["runs"]["demo"]["model"] = {"run": "theirs"}
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.model\.run is theirs, which makes no model"):
+        load(raw)

@@ -67,7 +67,10 @@ def test_system_programs_come_from_conda_forge_alone(environment: Path) -> None:
 def stages() -> dict[str, str]:
     """The environment that the rule of each stage names."""
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    found = re.findall(r'"../../envs/(\w+)\.yaml".*?python -m speechmill\.(\w+)', rules, re.DOTALL)
+    # Within one rule: some have an environment and run no stage.
+    found = re.findall(
+        r'"../../envs/(\w+)\.yaml"(?:(?!\n(?:rule|checkpoint) ).)*?python -m speechmill\.(\w+)', rules, re.DOTALL
+    )
     return {stage: environment for environment, stage in found}
 
 

@@ -1,103 +1,33 @@
-import math
+import subprocess
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jiwer
 import numpy as np
 import pytest
 import torch
+from pydantic import BaseModel
 from transformers import pipeline
 
-from material import as_json, recording, store
-from speechmill import evaluate
+from material import GROUP_NORM, LAYER_NORM, ROOT, as_json, recording, store
+from speechmill import evaluate, log_probs
+from speechmill.command import SpeechmillError
 from speechmill.config.text import TextSettings
-from speechmill.evaluate import evaluation_batches, score, totals, transcribe
-from speechmill.flac import Int16Samples
-from speechmill.models import depends_on_padding, load_checkpoint
+from speechmill.evaluate import score, totals
+from speechmill.log_probs import hear
+from speechmill.models import load_checkpoint, model_config, new_model
 from speechmill.scoring import count
-from speechmill.tables import (
-    CLIPS,
-    SAMPLE_RATE,
-    clips_digest,
-    file_digest,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from speechmill.tables import CLIPS, FRAMES, SAMPLE_RATE, clips_digest, read_json, read_table, write_json, write_table
+from speechmill.vocab import Settings as VocabSettings
+from speechmill.vocab import processor, vocabulary
 
-# Neither sorted nor all different, and one that is hardly there.
-SECONDS = [1.0, 0.4, 2.3, 0.05, 1.0, 0.7, 1.9, 0.4, 1.2]
-RECORDINGS = [recording(seconds, seed=i) for i, seconds in enumerate(SECONDS)]
 TEXTS = ["abc de", "a", "ed cb", "b", "", "aa bb", "cabq z", "d", "e a b"]
-
-Scored = tuple[list[str], list[float]]
-
-
-def transcribed(
-    folder: Path, checkpoints: Path, batch_seconds: float, recordings: Sequence[Int16Samples] = RECORDINGS
-) -> Scored:
-    clips, shards = store(folder, recordings, (TEXTS * 2)[: len(recordings)])
-    model, processor = load_checkpoint(checkpoints / "checkpoint-0")
-    return transcribe(model, processor, clips, shards, batch_seconds, torch.device("cpu"))
-
-
-def test_hypotheses_are_those_of_the_pipeline_clip_by_clip(tmp_path: Path, checkpoints: Path) -> None:
-    hypotheses, _ = transcribed(tmp_path, checkpoints, batch_seconds=6)
-    theirs = pipeline("automatic-speech-recognition", model=str(checkpoints / "checkpoint-0"), device="cpu")
-    assert hypotheses == [
-        theirs({"raw": samples.astype(np.float32) / 32768, "sampling_rate": SAMPLE_RATE})["text"]
-        for samples in RECORDINGS
-    ]
-    assert len(set(hypotheses)) > len(hypotheses) / 2  # so it was not the same thing each time
-
-
-def test_neighbours_in_a_batch_do_not_matter(tmp_path: Path, checkpoints: Path) -> None:
-    together, losses = transcribed(tmp_path / "together", checkpoints, batch_seconds=60)
-    alone, losses_alone = transcribed(tmp_path / "alone", checkpoints, batch_seconds=0.001)
-    assert together == alone
-    assert losses == pytest.approx(losses_alone, rel=1e-4)
-
-
-def test_a_clip_too_short_for_a_single_frame_is_still_scored(tmp_path: Path, checkpoints: Path) -> None:
-    # The window of wav2vec2 is 400 samples, 25 ms.
-    recordings = [recording(1.0), np.array([5], dtype=np.int16), np.arange(399, dtype=np.int16), recording(0.5)]
-    for budget in (60, 0.001):
-        hypotheses, losses = transcribed(tmp_path / str(budget), checkpoints, budget, recordings)
-        assert hypotheses[1:3] == ["", ""]
-        assert losses[1:3] == [math.inf, math.inf]
-        whole, _ = transcribed(tmp_path / f"whole {budget}", checkpoints, budget, [recordings[0], recordings[3]])
-        assert [hypotheses[0], hypotheses[3]] == whole
-
-
-def test_a_clip_that_is_too_short_for_its_text_has_no_loss_and_is_scored(tmp_path: Path, checkpoints: Path) -> None:
-    clips, shards = store(tmp_path, [recording(0.5), recording(0.05)], ["abc", "abcde"])
-    model, processor = load_checkpoint(checkpoints / "checkpoint-0")
-    hypotheses, losses = transcribe(model, processor, clips, shards, 60, torch.device("cpu"))
-    assert [math.isfinite(loss) for loss in losses] == [True, False]
-    rows, scores = score(clips, hypotheses, losses, TextSettings())
-    assert (scores["clips_scored"], scores["clips_without_loss"]) == (2, 1)
-    assert scores["loss"] == pytest.approx(losses[0])
-    assert len(rows) == 2
-
-
-@pytest.mark.parametrize("equal_lengths", [True, False])
-def test_evaluation_batches_hold_every_clip_once_longest_first(equal_lengths: bool) -> None:
-    lengths = np.array([round(seconds * SAMPLE_RATE) for seconds in SECONDS])
-    batches = evaluation_batches(lengths, 4.0, equal_lengths)
-    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(SECONDS)))
-    longest = [lengths[batch].max() for batch in batches]
-    assert longest == sorted(longest, reverse=True)
-    assert all(len(batch) == 1 or lengths[batch].max() * len(batch) <= 4 * SAMPLE_RATE for batch in batches)
-    if equal_lengths:
-        assert all(len(set(lengths[batch])) == 1 for batch in batches)
-
-
-def test_models_with_group_norm_are_known_to_depend_on_padding(checkpoints: Path) -> None:
-    model, _ = load_checkpoint(checkpoints / "checkpoint-0")
-    assert depends_on_padding(model.config) is (checkpoints.name.startswith("group"))
+HYPOTHESES = ["abc ed", "a", "", "b a", "a", "aa bb", "cab d", "d", "e a b"]
+LOSSES = [0.5, 0.25, None, 1.0, 0.0, 2.0, 0.5, 0.75, 3.0]
 
 
 def scored(references: list[str], hypotheses: list[str], speakers: Sequence[str | None] = (), **text: Any) -> Any:
@@ -151,47 +81,226 @@ def test_scores_of_a_part_are_made_like_those_of_the_whole() -> None:
     assert totals(counts, ["a", "b"])["wer"] == 1 / 3
 
 
+# What the event deletes, what it leaves, what looks like white space, and letters with a decomposed form.
+AWKWARD = {
+    "ru": [
+        "Ёлка — это «дерево»… да?",
+        "“Раз”,  два!   три",
+        "во-первых: 50%\nвсё – т’ак; ‘нет’ \"",
+        "по-новому,\n\nи и\u0306 Ы�",
+    ],
+    "ko": [
+        "안녕하세요, 세계!",
+        "값은  100%…   입니다",
+        "“그래”—라고\n했다: ‘응’",
+        "한\u1112\u1161\u11ab 글; 네?\n\n정말-요",
+    ],
+}  # fmt: skip
+
+
+def as_in_the_event(sentence: str) -> str:
+    # Source: the steps and the signs of the event's `eval.py`, as the project's reference quotes them.
+    deleted = dict.fromkeys(map(ord, ',?.!-;:"“%‘”�—’…–'))
+    text = sentence.lower().translate(deleted)
+    for spaces in ("\n\n", "\n", "   ", "  "):
+        text = text.replace(spaces, " ")
+    return text
+
+
+@pytest.mark.parametrize("chunks", [{}, {"chunk_seconds": 1.0, "stride_seconds": 0.2}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("init", [LAYER_NORM, GROUP_NORM], ids=["layer", "group"])
+@pytest.mark.parametrize("language", AWKWARD)
+def test_rates_under_the_protocol_of_the_event_are_those_of_its_way_with_the_pipeline(
+    tmp_path: Path, language: str, init: dict[str, Any], chunks: dict[str, float]
+) -> None:
+    sentences = AWKWARD[language] * 2
+    recordings = [recording(0.6 + 0.35 * i, seed=i) for i in range(len(sentences))]
+    # A model of the event wrote syllables; ours that write jamo have them composed before they are scored.
+    written = [unicodedata.normalize("NFC", sentence) for sentence in sentences]
+    made = processor(vocabulary(written), VocabSettings(init=init), base=None)
+    vocab = made.tokenizer.get_vocab()
+    torch.manual_seed(0)
+    model = new_model(model_config(init, None, {}, len(vocab)), None, vocab)
+    torch.nn.init.normal_(model.lm_head.weight)
+    model.save_pretrained(tmp_path / "model")
+    made.save_pretrained(tmp_path / "model")
+
+    theirs = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
+    options = {"chunk_length_s": 1.0, "stride_length_s": 0.2} if chunks else {}
+    hypotheses = [
+        theirs({"raw": samples.astype(np.float32) / 32768, "sampling_rate": SAMPLE_RATE}, **options)["text"]
+        for samples in recordings
+    ]
+    references = [as_in_the_event(sentence) for sentence in sentences]
+
+    clips, shards = store(tmp_path, recordings, sentences)
+    settings = log_probs.Settings(device="cpu", batch_seconds=5, **chunks)
+    heard = hear(*load_checkpoint(tmp_path / "model"), clips, shards, settings, torch.device("cpu"))
+    rows, scores = score(
+        clips, [h.hypothesis for h in heard], [h.loss for h in heard], TextSettings(), ["robust_speech_event", "plain"]
+    )
+    assert scores["wer"] == pytest.approx(jiwer.wer(references, hypotheses), abs=1e-9)
+    assert scores["cer"] == pytest.approx(jiwer.cer(references, hypotheses), abs=1e-9)
+    assert [row["scored_reference"] for row in rows] == references
+    assert len({h for h in hypotheses if h}) > 1
+
+
+def test_several_protocols_stand_side_by_side_and_the_first_decides() -> None:
+    clips = [
+        {"dataset": "corpus", "split": "test", "id": "1", "speaker_id": None, "num_samples": 8000,
+         "sentence": "Раз, «два»!", "text": "раз два"}
+    ]  # fmt: skip
+    rows, scores = score(clips, ["раз два"], [0.5], TextSettings(keep="а-я"), ["robust_speech_event", "plain"])
+    assert (scores["protocol"], scores["wer"], rows[0]["scored_reference"]) == (
+        "robust_speech_event",
+        0.5,
+        "раз «два»",
+    )
+    assert {name: each["wer"] for name, each in scores["protocols"].items()} == {
+        "robust_speech_event": 0.5,
+        "plain": 0.0,
+    }
+    assert scores["protocols"]["plain"].keys() == totals([], []).keys()
+
+
 @pytest.fixture
-def run(tmp_path: Path, checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which the program has scored TEXTS, of which one clip more was published."""
-    clips, shards = store(tmp_path, RECORDINGS, TEXTS, speakers=["s1", "s2", "s3"] * 3)
+def arguments(tmp_path: Path) -> dict[str, Any]:
+    """The arguments of the program for TEXTS, of which one clip more was published."""
+    clips, _ = store(tmp_path, [recording(0.1)] * len(TEXTS), TEXTS, speakers=["s1", "s2", "s3"] * 3)
     write_table(clips, CLIPS, tmp_path / "clips.parquet")
     write_json({"published": len(clips) + 1, "unavailable": None}, tmp_path / "counts.json")
-    arguments = ["--run", "demo", "--settings", as_json({"device": "cpu", "text": {}, "batch_seconds": 5}),
-                 "--gpus", 0, "--threads", 1, "--step", 0, "--set", "corpus-train", "--checkpoints", checkpoints,
-                 "--clips", tmp_path / "clips.parquet", "--shards", *shards, "--counts", tmp_path / "counts.json",
-                 "--metrics", tmp_path / "metrics.json", "--hypotheses", tmp_path / "hypotheses.parquet"]  # fmt: skip
-    monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
+    rows = [
+        {"id": clip["id"], "frames": 4, "hypothesis": hypothesis, "loss": loss}
+        for clip, hypothesis, loss in zip(clips, HYPOTHESES, LOSSES, strict=True)
+    ]
+    about = {"step": "30", "checkpoint_sha256": '"abc"', "device": '"cuda:0"', "wall_seconds": "10.0",
+             "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]'}  # fmt: skip
+    write_table(rows, FRAMES.with_metadata(about), tmp_path / "frames.parquet")
+    return {
+        "--run": "demo",
+        "--settings": as_json({"text": {}}),
+        "--threads": 1,
+        "--set": "corpus-train",
+        "--frames": tmp_path / "frames.parquet",
+        "--clips": tmp_path / "clips.parquet",
+        "--counts": tmp_path / "counts.json",
+        "--decoder": "greedy",
+        "--metrics": tmp_path / "metrics.json",
+        "--hypotheses": tmp_path / "hypotheses.parquet",
+    }
+
+
+def run(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The metrics and the rows of the hypotheses."""
+    listed = ([key, *(v if isinstance(v, list) else [v])] for key, v in (arguments | more).items())
+    monkeypatch.setattr(sys, "argv", ["evaluate", *(str(each) for words in listed for each in words)])
     evaluate.main()
-    return tmp_path
+    return read_json(arguments["--metrics"]), read_table(arguments["--hypotheses"]).to_pylist()
 
 
-def test_the_program_scores_every_clip_in_the_order_of_the_table(run: Path, checkpoints: Path) -> None:
-    rows = read_table(run / "hypotheses.parquet").to_pylist()
+def test_the_program_scores_every_clip_in_the_order_of_the_table(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, rows = run(arguments, monkeypatch)
     assert [row["id"] for row in rows] == [f"clip-{i:03d}" for i in range(len(TEXTS))]
     assert [row["scored_reference"] for row in rows] == TEXTS
-    hypotheses, losses = transcribed(run / "again", checkpoints, batch_seconds=5)
-    assert [row["hypothesis"] for row in rows] == hypotheses
-    assert [row["loss"] for row in rows] == pytest.approx(losses)
+    assert [row["hypothesis"] for row in rows] == HYPOTHESES
+    assert [row["loss"] for row in rows] == LOSSES
 
 
-def test_metrics_say_what_was_scored_with_what(run: Path, checkpoints: Path) -> None:
-    metrics = read_json(run / "metrics.json")
-    rows = read_table(run / "hypotheses.parquet").to_pylist()
+def test_metrics_say_what_was_scored_with_what(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, rows = run(arguments, monkeypatch)
     assert metrics["wer"] == jiwer.wer(
         [row["scored_reference"] for row in rows if row["scored_reference"]],
         [row["scored_hypothesis"] for row in rows if row["scored_reference"]],
     ) + sum(row["insertions"] for row in rows if not row["scored_reference"]) / metrics["reference_words"]  # fmt: skip
     assert metrics["wer_ci95"][0] <= metrics["wer"] <= metrics["wer_ci95"][1]
     assert (metrics["clips_scored"], metrics["clips_expected"]) == (9, 10)
-    assert metrics["audio_seconds"] == pytest.approx(sum(SECONDS))
-    assert (metrics["decoder"], metrics["protocol"], metrics["step"]) == ("greedy", "plain", 0)
-    assert metrics["checkpoint_sha256"] == file_digest(checkpoints / "checkpoint-0" / "model.safetensors")
-    assert metrics["eval_set_sha256"] == clips_digest(read_table(run / "clips.parquet").to_pylist())
+    assert metrics["audio_seconds"] == pytest.approx(0.9)
+    assert (metrics["decoder"], metrics["protocol"], metrics["step"]) == ("greedy", "plain", 30)
+    assert list(metrics["protocols"]) == ["plain"]
+    assert (metrics["loss"], metrics["clips_without_loss"]) == (1.0, 1)
+    assert (metrics["checkpoint_sha256"], metrics["device"]) == ("abc", "cuda:0")
+    assert metrics["wall_seconds"] >= 10
+    assert metrics["eval_set_sha256"] == clips_digest(read_table(arguments["--clips"]).to_pylist())
 
 
-def test_characters_that_the_model_cannot_write_are_counted(run: Path) -> None:
-    assert read_json(run / "metrics.json")["characters_outside_vocabulary"] == {"q": 1, "z": 1}
+def test_characters_that_the_model_cannot_write_are_counted(
+    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(arguments, monkeypatch)[0]["characters_outside_vocabulary"] == {"q": 1, "z": 1}
+
+
+def test_beam_search_gives_the_hypotheses_where_it_is_the_decoder(
+    arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    class Weights(BaseModel):
+        lm_weight: float
+
+    def decode_all(frames: Path, lm: Path, weights: Weights, processes: int) -> list[str]:
+        asked.extend([frames, lm, weights.lm_weight, processes])
+        return TEXTS
+
+    decoders = ModuleType("speechmill.decoders")
+    vars(decoders).update(Weights=Weights, decode_all=decode_all)
+    monkeypatch.setitem(sys.modules, "speechmill.decoders", decoders)
+    write_json({"lm_weight": 1.5}, tmp_path / "weights.json")
+    of_lm = {"--decoder": "lm", "--lm": tmp_path / "lm", "--weights": tmp_path / "weights.json", "--threads": 3}
+    metrics, rows = run(arguments, monkeypatch, **of_lm)
+    assert asked == [arguments["--frames"], tmp_path / "lm", 1.5, 3]
+    assert (metrics["wer"], metrics["decoder"]) == (0, "lm")
+    assert [row["hypothesis"] for row in rows] == TEXTS
+
+
+@pytest.mark.parametrize("given", [{"--decoder": "lm"}, {"--lm": "lm"}, {"--decoder": "lm", "--lm": "lm"}])
+def test_a_language_model_without_its_weights_is_a_fault_of_the_rule(
+    arguments: dict[str, Any], given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit):
+        run(arguments, monkeypatch, **given)
+
+
+def test_frames_of_other_clips_are_refused(
+    arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table(read_table(arguments["--clips"]).to_pylist()[1:], CLIPS, tmp_path / "clips.parquet")
+    with pytest.raises(SpeechmillError, match=r"frames\.parquet is not of the clips .*delete it"):
+        run(arguments, monkeypatch)
+
+
+def test_a_set_that_cannot_be_had_has_no_scores(
+    arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, schema in (("clips", CLIPS), ("frames", FRAMES)):
+        about = read_table(tmp_path / f"{name}.parquet").schema.metadata
+        write_table([], schema.with_metadata(about), tmp_path / f"{name}.parquet")
+    write_json({"published": 0, "unavailable": "no access"}, tmp_path / "counts.json")
+    metrics, rows = run(arguments, monkeypatch, **{"--protocols": ["robust_speech_event", "plain"]})
+    assert (metrics["wer"], metrics["unavailable"], metrics["clips_scored"], rows) == (None, "no access", 0, [])
+    assert metrics["protocols"]["plain"]["wer"] is None
+
+
+def test_scoring_needs_neither_torch_nor_transformers() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, speechmill.evaluate; print(*sys.modules)"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {"torch", "torchaudio", "transformers"}.isdisjoint(loaded)
+
+
+def test_a_clip_without_a_loss_is_scored_and_counted() -> None:
+    clips = [
+        {"dataset": "corpus", "split": "test", "id": name, "speaker_id": None, "sentence": "a", "text": "a",
+         "num_samples": 800} for name in "abc"
+    ]  # fmt: skip
+    rows, scores = score(clips, ["a", "", ""], [0.5, float("inf"), None], TextSettings())
+    assert (scores["clips_scored"], scores["clips_without_loss"], scores["loss"]) == (3, 2, 0.5)
+    assert [row["loss"] for row in rows] == [0.5, None, None]
 
 
 def test_a_rate_over_references_without_words_is_null_since_json_has_no_infinity() -> None:

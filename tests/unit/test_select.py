@@ -69,3 +69,12 @@ def test_the_files_of_the_selected_checkpoint_become_the_model(tmp_path: Path) -
         "metric": "wer",
         "sha256": {file.name: file_digest(file) for file in model},
     }
+
+
+def test_a_model_that_is_only_scored_is_step_0(tmp_path: Path) -> None:
+    settings = as_json({"set": None, "decoder": "greedy", "metric": "wer"})
+    done = run_stage("select", "--settings", settings, "--selection", tmp_path / "selection.json")
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "selection.json") == {
+        "step": 0, "set": None, "decoder": "greedy", "metric": "wer", "sha256": {},
+    }  # fmt: skip

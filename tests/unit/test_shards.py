@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from material import audio_file, noise, recording
-from speechmill import shards
+from speechmill import shards, tables
 from speechmill.audio import decode_to_16k
 from speechmill.command import SpeechmillError
 from speechmill.config.shards import ShardSettings
@@ -94,14 +94,28 @@ def test_however_many_rows_wait_in_memory_the_table_is_the_same(
     assert read_table(tmp_path / "rows.parquet").equals(read_table(converted / "rows.parquet"))
 
 
-def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
-    shard = pq.ParquetFile(converted / "shard.parquet")
-    for row in read_table(converted / "rows.parquet").to_pylist():
+def assert_placed(folder: Path) -> None:
+    """Each row says where its clip stands in the shard of `folder`."""
+    shard = pq.ParquetFile(folder / "shard.parquet")
+    for row in read_table(folder / "rows.parquet").to_pylist():
         if row["reason"] is None:
             assert row["shard"] == 3
             assert shard.read_row_group(row["row_group"])["id"][row["row"]].as_py() == row["id"]
         else:
             assert (row["row_group"], row["row"], row["num_samples"]) == (None, None, None)
+
+
+def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
+    assert_placed(converted)
+
+
+def test_long_clips_have_row_groups_of_their_own(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_GROUP_BYTES", 10_000)
+    convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert 2 < pq.read_metadata(tmp_path / "shard.parquet").num_row_groups < 24
+    assert_placed(tmp_path)
 
 
 def test_row_groups_are_small(converted: Path) -> None:

@@ -10,14 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from material import recording, store
+from speechmill import tables
 from speechmill.command import SpeechmillError
 from speechmill.tables import (
     CLIPS,
+    RAW,
     REJECTED,
     clip_schema,
     clips_digest,
     file_digest,
     read_json,
+    read_row_groups,
     read_rows,
     read_table,
     write_in_row_groups,
@@ -77,6 +80,33 @@ def test_rows_come_in_groups_of_the_size_that_was_asked_for(tmp_path: Path) -> N
     file = pq.ParquetFile(path)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [4, 4, 2]
     assert list(read_rows(path)) == ROWS
+
+
+def raw_rows(*sizes: int) -> list[dict[str, Any]]:
+    return [{"id": str(i), "encoded": bytes(size)} for i, size in enumerate(sizes)]
+
+
+def test_a_row_group_ends_where_its_recordings_come_to_too_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_GROUP_BYTES", 100)
+    path = tmp_path / "raw.parquet"
+    sizes = [99, 0, 1, 500, 60, 60, *[10] * 9]
+    assert write_in_row_groups(raw_rows(*sizes), RAW, path, 4) == [3, 1, 2, 4, 4, 1]
+    assert [[len(row["encoded"]) for row in group] for group in read_row_groups(path)] == [
+        [99, 0, 1],
+        [500],
+        [60, 60],
+        [10] * 4,
+        [10] * 4,
+        [10],
+    ]
+
+
+def test_bytes_within_a_struct_count_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_GROUP_BYTES", 100)
+    clips = [{"id": str(i), "audio": {"bytes": bytes(50), "path": "clip.flac"}} for i in range(5)]
+    assert write_in_row_groups(clips, clip_schema(), tmp_path / "shard.parquet", 16) == [2, 2, 1]
 
 
 def test_a_table_without_rows_has_its_columns(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a finished run has left on disk, from a corpus with faults planted in it."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ def read(finished: WorkingCopy, path: Path) -> Any:
     return json.loads((finished.folder / path).read_text(encoding="utf-8"))
 
 
-def metrics(finished: WorkingCopy) -> list[dict[str, Any]]:
-    files = (finished.folder / RUN / "evaluation").glob("*/*/greedy/metrics.json")
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+def metrics(finished: WorkingCopy, *, changed: bool = False) -> list[dict[str, Any]]:
+    """The scores on the sets as they were published, or on their changed copies."""
+    files = (finished.folder / RUN / "evaluation").glob("*/*/*/metrics.json")
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files if (path.parts[-4] == "selected") == changed]
 
 
 def test_kept_and_rejected_clips_are_all_that_was_published(finished: WorkingCopy) -> None:
@@ -51,8 +53,57 @@ def test_used_and_excluded_training_clips_are_all_that_is_kept(finished: Working
 def test_every_checkpoint_of_the_plan_is_scored_on_every_set(finished: WorkingCopy) -> None:
     plan = read(finished, RUN / "plan.json")
     assert len(plan["checkpoints"]) >= 2
-    scored = {(m["step"], m["set"]) for m in metrics(finished)}
-    assert scored == {(step, name) for step in plan["checkpoints"] for name in ("demo_ru-dev", "demo_ru-test")}
+    scored = {(m["step"], m["set"], m["decoder"]) for m in metrics(finished)}
+    sets, decoders = ("demo_ru-dev", "demo_ru-test"), ("greedy", "lm")
+    assert scored == {*product(plan["checkpoints"], sets, decoders)}
+
+
+def test_a_changed_copy_is_scored_at_the_selected_checkpoint_alone(finished: WorkingCopy) -> None:
+    step = read(finished, RUN / "selection.json")["step"]
+    copies = metrics(finished, changed=True)
+    name = "demo_ru-test-noise_10db"
+    assert {(m["step"], m["set"], m["decoder"]) for m in copies} == {(step, name, "greedy"), (step, name, "lm")}
+    clean = {m["step"]: m["eval_set_sha256"] for m in metrics(finished) if m["set"] == "demo_ru-test"}
+    assert all(m["clips_scored"] == 8 and m["eval_set_sha256"] != clean[step] for m in copies)
+    summary = pd.read_parquet(finished.folder / RUN / "evaluation/summary.parquet")
+    steps = pd.read_parquet(finished.folder / RUN / "evaluation/steps.parquet")
+    assert set(summary["set"]) - set(steps["set"]) == {name}
+
+
+def test_the_weights_of_the_language_model_are_of_dev_at_the_checkpoint_that_is_best_greedily_there(
+    finished: WorkingCopy,
+) -> None:
+    dev = {m["step"]: m["wer"] for m in metrics(finished) if (m["set"], m["decoder"]) == ("demo_ru-dev", "greedy")}
+    weights = read(finished, RUN / "lm/weights.json")
+    assert weights["set"] == "demo_ru-dev"
+    assert weights["step"] == min(dev, key=lambda step: (dev[step], step))
+    assert weights["greedy_wer"] == dev[weights["step"]]
+
+
+def test_no_sentence_of_a_scored_set_is_in_the_text_of_the_language_model(finished: WorkingCopy) -> None:
+    text = set((finished.folder / RUN / "lm/text.txt").read_text(encoding="utf-8").splitlines())
+    for role, in_it in (("train", True), ("demo_ru-dev", False), ("demo_ru-test", False)):
+        sentences = set(pd.read_parquet(finished.folder / RUN / f"clips/{role}.parquet")["text"])
+        assert bool(text & sentences) == in_it
+
+
+def test_the_model_has_what_it_takes_to_decode_with_the_language_model(finished: WorkingCopy) -> None:
+    for made in ("lm.binary", "lexicon.txt", "tokens.txt", "arpa.json", "weights.json"):
+        lm, model = (finished.folder / RUN / folder / "lm" / made for folder in (".", "model"))
+        assert model.read_bytes() == lm.read_bytes() != b""
+
+
+def test_what_is_heard_in_frames_and_what_effects_have_changed_is_gone_when_it_is_scored(finished: WorkingCopy) -> None:
+    assert not [*(finished.folder / RUN).rglob("frames.parquet")]
+    assert not [*(finished.folder / RUN / "perturbed").rglob("*.parquet")]
+
+
+def test_each_set_has_a_page_of_its_worst_clips_and_the_run_a_breakdown(finished: WorkingCopy) -> None:
+    for name in ("demo_ru-dev", "demo_ru-test"):
+        assert "<audio" in (finished.folder / RUN / f"worst/{name}.html").read_text(encoding="utf-8")
+    breakdown = read(finished, RUN / "evaluation/breakdown.json")
+    assert {*breakdown["sets"]} == {"demo_ru-dev", "demo_ru-test"}
+    assert "effect" in {each["kind"] for each in breakdown["comparisons"]}
 
 
 def test_a_published_clip_that_cannot_be_scored_shows_as_a_difference(finished: WorkingCopy) -> None:
@@ -111,6 +162,34 @@ def test_shards_read_back_as_audio(finished: WorkingCopy) -> None:
 
 def test_what_training_kept_to_go_on_from_is_gone_when_it_is_done(finished: WorkingCopy) -> None:
     assert [path.name for path in (finished.folder / "work" / "demo_ru").iterdir()] == ["tensorboard"]
+
+
+def test_a_model_that_is_there_is_scored_without_training(changed: WorkingCopy) -> None:
+    config = faulty_config()
+    ours = config["runs"]["demo_ru"]
+    learned = (changed.folder / RUN / "lm/text.txt").read_text(encoding="utf-8")
+    (changed.folder / "learned.txt").write_text(learned.upper(), encoding="utf-8")
+    config["runs"]["theirs"] = {key: ours[key] for key in ("language", "device", "dev", "text")} | {
+        "training": "none",
+        "model": {"base": "./results/runs/demo_ru/model"},
+        "evaluation": ours["evaluation"] | {"sets": ["demo_ru-test"]},
+    }
+    config["runs"]["theirs"]["evaluation"]["lm"] |= {"text": "files", "files": ["learned.txt"]}
+    run = changed.snakemake(config)
+    assert not run.executed & {"finetune", "plan", "vocab", "clips_train"}
+    theirs, ours = (
+        pd.read_parquet(changed.folder / f"results/runs/{name}/evaluation/summary.parquet").set_index(
+            ["set", "decoder"]
+        )
+        for name in ("theirs", "demo_ru")
+    )
+    assert set(theirs["step"]) == {0}
+    selected = ours[ours["step"] == read(changed, RUN / "selection.json")["step"]]
+    compared = ["wer", "cer", "loss", "clips_expected", "checkpoint_sha256", "eval_set_sha256"]
+    assert len(theirs) == 4
+    pd.testing.assert_frame_equal(theirs[compared], selected.loc[theirs.index, compared])
+    assert "result  theirs, step 0: demo_ru-test WER" in run.output
+    assert "Nothing to be done" in changed.snakemake(config, "--dry-run").output
 
 
 def test_a_model_that_was_made_can_be_fine_tuned_with_another_vocabulary(changed: WorkingCopy) -> None:

@@ -1,7 +1,8 @@
-"""Recipes on corpora in the layout that they are written for, made here; nothing in a recipe but the corpus's place."""
+"""Recipes on corpora in the layout that they are written for, made here."""
 
 import json
 import re
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import torch
+import yaml
+from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from working_copy import WorkingCopy, working_copy
 
 from hub_server import Hub, Repository, served
@@ -23,21 +27,93 @@ XLS_R_1B = {
     "intermediate_size": 5120, "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True,
 }  # fmt: skip
 EXTRACTOR = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "return_attention_mask": True}
+# The same in small; at least as wide as the recipes' longest masks of features.
+SMALL = {
+    "hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "conv_dim": [32] * 7,
+    "codevector_dim": 16, "proj_codevector_dim": 16, "num_codevectors_per_group": 8,
+}  # fmt: skip
+
+
+def small_base(folder: Path) -> dict[str, bytes]:
+    """The files of a small XLS-R as it is before any fine-tuning, with random weights."""
+    torch.manual_seed(0)
+    Wav2Vec2ForPreTraining(Wav2Vec2Config(**XLS_R_1B | SMALL)).save_pretrained(folder)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return files | {"preprocessor_config.json": json.dumps(EXTRACTOR).encode()}
+
+
+def make(copy: WorkingCopy, recipe: str, base: dict[str, bytes], *given: str) -> None:
+    """Run the recipe on a Hub that has `base` and no Robust Speech Event sets; `given` are targets and changes."""
+    model = Repository({"c" * 40: base}, {"main": "c" * 40})
+    with served(Hub({"facebook/wav2vec2-xls-r-1b": model})) as hub:
+        copy.snakemake(
+            None, *given, "--configfile", f"config/recipes/{recipe}.yaml",
+            HF_ENDPOINT=hub.url, HF_HOME=str(copy.folder / "hub"), HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
+        )  # fmt: skip
 
 
 def plan(copy: WorkingCopy, recipe: str, dataset: str, place: Path, *audits: str) -> dict[str, Any]:
-    """What the recipe plans from the corpus at `place`, on a Hub that has the base and no Robust Speech Event sets."""
-    files = {"config.json": XLS_R_1B, "preprocessor_config.json": EXTRACTOR}
-    base = Repository(
-        {"c" * 40: {name: json.dumps(value).encode() for name, value in files.items()}}, {"main": "c" * 40}
-    )
-    with served(Hub({"facebook/wav2vec2-xls-r-1b": base})) as hub:
-        copy.snakemake(
-            None, f"results/runs/{recipe}/plan.json", *(f"results/data/{name}/audit.json" for name in audits),
-            "--configfile", f"config/recipes/{recipe}.yaml", "--config", f"datasets={{{dataset}: {{path: {place}}}}}",
-            HF_ENDPOINT=hub.url, HF_HOME=str(copy.folder / "hub"), HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
-        )  # fmt: skip
+    """What the recipe plans from the corpus at `place` with a base of the true size."""
+    base = {"config.json": json.dumps(XLS_R_1B).encode(), "preprocessor_config.json": json.dumps(EXTRACTOR).encode()}
+    make(
+        copy, recipe, base, f"results/runs/{recipe}/plan.json", *(f"results/data/{name}/audit.json" for name in audits),
+        "--config", f"datasets={{{dataset}: {{path: {place}}}}}",
+    )  # fmt: skip
     return read(copy, f"results/runs/{recipe}/plan.json")
+
+
+def finish(planned: WorkingCopy, recipe: str, dataset: str, folder: Path) -> WorkingCopy:
+    """A copy of `planned` in which the recipe has gone on to its card, with a small base and few steps."""
+    copy = planned.copy(folder / "copy")
+    shutil.rmtree(copy.folder / "results" / "models")
+    shutil.rmtree(copy.folder / "hub")
+    # The corpus has been read and may be anywhere. Mixed precision in fp16 is for GPUs alone: accelerate refuses it
+    # elsewhere.
+    changes = {"device": "cpu", "plan": {"epochs": 1, "save_steps": 1000}, "finetune": {"precision": "fp32"}}
+    make(
+        copy, recipe, small_base(folder / "base"), f"results/runs/{recipe}/model/README.md",
+        "--config", f"runs={json.dumps({recipe: changes})}", f"datasets={{{dataset}: {{path: elsewhere}}}}",
+    )  # fmt: skip
+    return copy
+
+
+# Source: the cards of the two published models, and the flags of the Korean one.
+PUBLISHED = {
+    "ru_common_voice_8": {
+        "learning_rate": 5e-5, "train_batch_size": 32, "gradient_accumulation_steps": 1,
+        "lr_scheduler_warmup_steps": 500,
+    },
+    "ko_zeroth": {
+        "learning_rate": 7.5e-5, "train_batch_size": 8, "gradient_accumulation_steps": 4,
+        "lr_scheduler_warmup_steps": 2000,
+    },
+}  # fmt: skip
+BOTH = {
+    "seed": 42, "total_train_batch_size": 32, "lr_scheduler_type": "linear",
+    "optimizer": "AdamW with betas=(0.9,0.999), epsilon=1e-08 and weight_decay=0.0",
+}  # fmt: skip
+MASKS_AND_DROPOUTS = {
+    "activation_dropout": 0.1, "feat_proj_dropout": 0.0, "layerdrop": 0.0, "mask_time_prob": 0.75,
+    "mask_time_length": 10, "mask_feature_prob": 0.25, "mask_feature_length": 64,
+}  # fmt: skip
+
+
+def check_finished(copy: WorkingCopy, recipe: str, own: set[str], absent: set[str]) -> None:
+    """The whole table of hyper-parameters is the recipe's, every set is scored, and the card is there."""
+    run = f"results/runs/{recipe}"
+    training = read(copy, f"{run}/training.json")
+    assert training["hyper_parameters"].items() >= (PUBLISHED[recipe] | BOTH).items()
+    section = yaml.safe_load((copy.folder / f"config/recipes/{recipe}.yaml").read_text())["runs"][recipe]
+    trained = training["settings"]
+    assert trained["finetune"].items() >= (section["finetune"] | {"precision": "fp32"}).items()
+    assert trained["plan"]["batch"].items() >= section["plan"]["batch"].items()
+    config = read(copy, f"{run}/model/config.json")
+    assert config.items() >= (MASKS_AND_DROPOUTS | section["model"]["config"]).items()
+    planned = read(copy, f"{run}/plan.json")
+    summary = pd.read_parquet(copy.folder / run / "evaluation/summary.parquet")
+    assert {*zip(summary["step"], summary["set"], strict=True)} == {*product(planned["checkpoints"], own | absent)}
+    assert {*summary["set"][summary["wer"].notna()]} == own
+    assert "### Training results" in (copy.folder / run / "model/README.md").read_text()
 
 
 def read(copy: WorkingCopy, file: str) -> Any:
@@ -149,7 +225,16 @@ def test_what_is_not_as_the_recipe_expects_is_said(russian: WorkingCopy) -> None
     assert "train has 6 clips, expected were 21,712" in (russian.folder / RU / "plan.txt").read_text()
 
 
-def test_the_korean_recipe_reads_a_tree_of_zeroth_up_to_the_plan(tmp_path: Path) -> None:
+def test_the_russian_recipe_runs_to_its_card(russian: WorkingCopy, tmp_path: Path) -> None:
+    finished = finish(russian, "ru_common_voice_8", "cv8_ru", tmp_path)
+    absent = {"robust_dev_ru-validation", "robust_test_ru-test"}
+    check_finished(finished, "ru_common_voice_8", {"cv8_ru-held", "cv8_ru-test"}, absent)
+
+
+@pytest.fixture(scope="module")
+def korean(tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
+    """What the Korean recipe plans from a tree of Zeroth-Korean."""
+    folder = tmp_path_factory.mktemp("korean")
     members = [("AUDIO_INFO", b"SPEAKERID|NAME|SEX|SCRIPTID|DATASET\n")]
     members += [("zeroth.lm.tg.arpa.gz", b"a language model")]
     for split, script, speakers in (("train", "003", range(101, 161)), ("test", "004", range(201, 204))):
@@ -161,21 +246,30 @@ def test_the_korean_recipe_reads_a_tree_of_zeroth_up_to_the_plan(tmp_path: Path)
             members += [
                 (f"{top}_{i:04d}.flac", audio_file(noise(1.5, seed=10 * speaker + i), kind="FLAC")) for i in range(2)
             ]
-    archive = tar(tmp_path / "zeroth_korean.tar.gz", members)
-    copy = working_copy(tmp_path / "copy")
-    planned = plan(copy, "ko_zeroth", "zeroth", archive)
+    copy = working_copy(folder / "copy")
+    plan(copy, "ko_zeroth", "zeroth", tar(folder / "zeroth_korean.tar.gz", members))
+    return copy
+
+
+def test_the_korean_recipe_reads_a_tree_of_zeroth_up_to_the_plan(korean: WorkingCopy) -> None:
     run = "results/runs/ko_zeroth"
-    train = pd.read_parquet(copy.folder / run / "clips/train.parquet")
-    dev = pd.read_parquet(copy.folder / run / "clips/zeroth-dev.parquet")
-    assert planned["clips"] == len(train) == 120 - len(dev)
+    train = pd.read_parquet(korean.folder / run / "clips/train.parquet")
+    dev = pd.read_parquet(korean.folder / run / "clips/zeroth-dev.parquet")
+    assert read(korean, f"{run}/plan.json")["clips"] == len(train) == 120 - len(dev)
     assert len(dev) > 0
     assert not set(train["speaker_id"]) & set(dev["speaker_id"])
     assert set(train["text"]) == {"train 한국어 문장 영 번", "train 한국어 문장 일 번"}
-    assert {"한", "국", "|"} < set(read(copy, f"{run}/vocab/vocab.json"))
+    assert {"한", "국", "|"} < set(read(korean, f"{run}/vocab/vocab.json"))
     # Every sentence of dev is in training, which is said and not mended: the corpus repeats its sentences.
-    assert read(copy, f"{run}/clips/leakage.json")["zeroth-dev"]["sentence"] | {"examples": []} == {
+    assert read(korean, f"{run}/clips/leakage.json")["zeroth-dev"]["sentence"] | {"examples": []} == {
         "clips": len(train), "action": "report", "examples": [],
     }  # fmt: skip
+
+
+def test_the_korean_recipe_runs_to_its_card(korean: WorkingCopy, tmp_path: Path) -> None:
+    finished = finish(korean, "ko_zeroth", "zeroth", tmp_path)
+    absent = {"robust_dev_ko-validation", "robust_test_ko-test"}
+    check_finished(finished, "ko_zeroth", {"zeroth-dev", "zeroth-test"}, absent)
 
 
 @pytest.mark.parametrize("recipe", ["ru_common_voice_8", "ko_zeroth"])

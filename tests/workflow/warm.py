@@ -20,7 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # Others read their settings from the environment while they are imported, or are quick.
-WARM = {"speechmill." + stage for stage in ("vocab", "plan", "finetune", "evaluate", "card", "audit")} | {"snakemake"}
+STAGES = (
+    "vocab", "plan", "finetune", "log_probs", "lm_weights", "evaluate", "best_greedy", "summary", "select", "breakdown",
+    "worst", "card", "audit",
+)  # fmt: skip
+WARM = {f"speechmill.{stage}" for stage in STAGES} | {"snakemake"}
 
 _CLIENT = """#!{python} -ISs
 import array, json, os, signal, socket, sys

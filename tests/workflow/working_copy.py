@@ -109,6 +109,7 @@ def tiny_config(archive: str) -> dict[str, Any]:
     run["model"]["init"] |= {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "conv_dim": [16] * 7}
     run["plan"] |= {"epochs": 2, "batch": {"seconds": 30}, "save_steps": 3}
     run["finetune"] |= {"warmup_steps": 1, "logging_steps": 1, "threads": 1}
+    run["evaluation"] |= {"lm": {"lm_weight": [1.0], "word_score": [0.0]}, "worst_clips": 2}
     return config
 
 

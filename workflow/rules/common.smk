@@ -7,7 +7,7 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = Path(workflow.basedir, "workflow").as_posix()
 sys.path.insert(0, LIBRARY)
 
-from speechmill import environment, paths, slices
+from speechmill import environment, hardware, paths, slices
 from speechmill.code_digest import code_digest
 from speechmill.command import SpeechmillError
 from speechmill.config.root import load
@@ -20,13 +20,9 @@ try:
 except SpeechmillError as error:
     raise WorkflowError(str(error)) from None
 
-if workflow.is_main_process and "gpu" in workflow.global_resources and workflow.global_resources["gpu"].value == 0:
-    for name, run in SETTINGS.runs.items():
-        if run.device == "gpu":
-            raise WorkflowError(
-                f"runs.{name}.device is gpu, and --resources gpu=0 grants none: grant one, or set runs.{name}.device to"
-                " cpu and expect to wait"
-            )
+if workflow.is_main_process and "gpu" in workflow.global_resources:
+    for sentence in hardware.refusals(SETTINGS, workflow.global_resources["gpu"].value):
+        raise WorkflowError(sentence)
 
 
 onstart:
@@ -37,12 +33,26 @@ onstart:
 onsuccess:
     for name in SETTINGS.runs:
         # Absent where another target was asked for.
-        if Path("results/runs", name, "model", "README.md").is_file():
+        if all(Path(file).is_file() for file in paths.results(SETTINGS, name)):
             print(outcome(Path("results/runs", name)))
+
+
+def scored_steps(run):
+    """The steps of the checkpoints that are scored, known once the plan is."""
+    if not SETTINGS.runs[run].trains:
+        return [0]
+    # Which checkpoints are the best is known after training. The plan is asked first all the same: while it has to run
+    # again, snakemake does not look whether training has to.
+    plan = checkpoints.plan.get(run=run).output.plan
+    only_best = SETTINGS.runs[run].checkpoints.best
+    return paths.steps(plan, checkpoints.finetune.get(run=run).output.record if only_best else None)
 
 
 # Alternatives of what the cache must not hand on; a pattern that nothing fits where there is none.
 UNCACHED = "|".join(paths.uncached(SETTINGS)) or "(?!)"
+# The runs that make a model, and those that only score one.
+TRAINED = "|".join(name for name, run in SETTINGS.runs.items() if run.trains) or "(?!)"
+SCORED = "|".join(name for name, run in SETTINGS.runs.items() if not run.trains) or "(?!)"
 
 
 wildcard_constraints:
@@ -50,8 +60,9 @@ wildcard_constraints:
     split=r"[a-z0-9_]+",
     run=r"[a-z0-9_]+",
     role=r"dev|[a-z0-9_]+-[a-z0-9_]+",
-    set=r"[a-z0-9_]+-[a-z0-9_]+",
+    set=r"[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?",
+    effect=r"[a-z0-9_]+",
     model=r"[^/]+(?<!\.json)",
     decoder=r"[a-z]+",
     number=r"\d{5}",
-    step=r"\d+",
+    step=r"\d+|best|selected",

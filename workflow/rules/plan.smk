@@ -1,4 +1,5 @@
-# Needs: a run's training clips and vocabulary. Makes: the plan, which lists the checkpoints to come.
+# Needs: a run's training clips and vocabulary. Makes: the plan, which lists the checkpoints to come, and
+# a digest of its steps.
 
 
 checkpoint plan:
@@ -13,6 +14,7 @@ checkpoint plan:
         base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:
         plan="results/runs/{run}/plan.json",
+        digest="results/runs/{run}/plan.sha256",
         words=report(
             "results/runs/{run}/plan.txt",
             category="Runs",
@@ -32,5 +34,5 @@ checkpoint plan:
     shell:
         "python -m speechmill.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
         " --counts {input.counts} --leakage {input.leakage} --status {input.status} --vocab {input.vocab}"
-        " --base {input.base} --plan {output.plan} --words {output.words}"
+        " --base {input.base} --plan {output.plan} --digest {output.digest} --words {output.words}"
         " 2>&1 | tee {log}"

@@ -2,25 +2,30 @@
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jinja2
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 from markdown_it import MarkdownIt
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from pydantic import BaseModel
 
 from speechmill.command import run_command, written_whole
 from speechmill.config.card import CardSettings
 from speechmill.config.datasets import DrawnSplit
-from speechmill.config.evaluation import SelectSettings
+from speechmill.config.evaluation import Protocol, SelectSettings
 from speechmill.config.text import TextSettings
-from speechmill.page import COLOURS, STYLE, embedded, save
+from speechmill.findings import failures, of_language_model, of_other_checkpoints, robustness_rows
+from speechmill.page import STYLE, embedded
+from speechmill.plots import plot_breakdown, plot_error_rates, plot_loss
+from speechmill.systems import published_set
 from speechmill.tables import read_json
+
+PROBED = "†"
+"""Marks a WER that was taken while training went on."""
 
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "card.md.j2"
 
@@ -54,9 +59,9 @@ class Settings(BaseModel):
     datasets: dict[str, DatasetAbout]
 
     def set_title(self, name: str) -> str:
-        """An evaluation set's name for people."""
-        dataset, split = name.split("-")
-        return f"{self.datasets[dataset].title} {split}"
+        """An evaluation set's name for people, or that of a changed copy."""
+        dataset, split, *effect = name.split("-")
+        return f"{self.datasets[dataset].title} {split}{''.join(f', {each}' for each in effect)}"
 
 
 def front_matter(settings: Settings, best: pd.DataFrame) -> str:
@@ -93,26 +98,38 @@ def front_matter(settings: Settings, best: pd.DataFrame) -> str:
     return str(data.to_yaml())
 
 
+def published(scores: pd.DataFrame) -> pd.DataFrame:
+    """The scores on sets as they were published, without those on changed copies."""
+    return scores[scores["set"] == scores["set"].map(published_set)]
+
+
 def percent(fraction: float) -> float:
     """A fraction as a percentage of two decimals."""
     return round(100 * fraction, 2)
 
 
-def training_results(log: list[dict[str, Any]], scores: pd.DataFrame) -> list[list[str]]:
-    """The table of the Trainer's cards: training loss, epoch, step, validation loss, WER, CER; a row a checkpoint."""
+def training_results(plan: dict[str, Any], log: list[dict[str, Any]], scores: pd.DataFrame) -> list[list[str]]:
+    """The table of the Trainer's cards: training loss, epoch, step, validation loss, WER, CER; a row a planned step.
+
+    A checkpoint that was not kept has the WER on dev that was taken while training went on, marked with `PROBED`.
+    """
     rows = [["Training Loss", "Epoch", "Step", "Validation Loss", "Wer", "Cer"]]
-    for score in scores.sort_values("step").to_dict("records"):
-        before = [line for line in log if line["step"] <= score["step"]]
-        losses = [line["loss"] for line in before if "loss" in line]
-        rows.append(
-            [
-                f"{losses[-1]:.4f}" if losses else "No log",
-                f"{before[-1]['epoch']:.2f}" if before else "0",
-                str(score["step"]),
-                *(_cell(score[metric], 4) for metric in ("loss", "wer", "cer")),
-            ]
-        )
+    scored = scores.set_index("step")[["loss", "wer", "cer"]]
+    probed = probes(log)
+    for step in plan["checkpoints"]:
+        losses = [line["loss"] for line in log if "loss" in line and line["step"] <= step]
+        if step in scored.index:
+            cells = [_cell(figure, 4) for figure in scored.loc[step]]
+        else:
+            cells = [_cell(math.nan, 4), f"{_cell(probed.get(step, math.nan), 4)} {PROBED}", _cell(math.nan, 4)]
+        loss = f"{losses[-1]:.4f}" if losses else "No log"
+        rows.append([loss, f"{step / plan['total_steps'] * plan['epochs']:.2f}", str(step), *cells])
     return rows
+
+
+def probes(log: list[dict[str, Any]]) -> dict[int, float]:
+    """The WER on dev that training has taken at each save, by step."""
+    return {line["step"]: line["probe_wer"] for line in log if line.get("probe_wer") is not None}
 
 
 def _cell(value: float, decimals: int) -> str:
@@ -146,6 +163,29 @@ def results_table(settings: Settings, best: pd.DataFrame) -> str:
             ]
         )
     return table(rows)
+
+
+def protocols_table(settings: Settings, best: pd.DataFrame) -> str:
+    """The scores by protocols beside the first one of each set; empty where no set has such."""
+    rows = [["Set", "Decoder", "Protocol", "WER %", "CER %"]]
+    for row in best.to_dict("records"):
+        for protocol in get_args(Protocol):
+            if protocol != row["protocol"] and not pd.isna(row[f"wer_{protocol}"]):
+                figures = [_cell(100 * row[f"{metric}_{protocol}"], 2) for metric in ("wer", "cer")]
+                rows.append([settings.set_title(str(row["set"])), str(row["decoder"]), f"`{protocol}`", *figures])
+    return table(rows) if len(rows) > 1 else ""
+
+
+def event_sets(settings: Settings, best: pd.DataFrame) -> list[str]:
+    """The sets that are scored as the Robust Speech Event has scored."""
+    names = best.loc[best["protocol"] == "robust_speech_event", "set"].unique()
+    return [settings.set_title(str(name)) for name in names]
+
+
+def robustness_table(settings: Settings, breakdown: dict[str, Any]) -> str:
+    """The WER on changed copies of sets against that on the sets; empty where there are none."""
+    rows = robustness_rows(breakdown, settings.set_title)
+    return table(rows) if rows else ""
 
 
 def unavailable_sets(settings: Settings, best: pd.DataFrame) -> list[str]:
@@ -230,52 +270,6 @@ def text_rules(counts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, settings: Settings, path: Path) -> None:
-    """The training loss by step, and the loss of each set at each checkpoint."""
-    logged = [line for line in log if "loss" in line]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    axes.plot(
-        [x["step"] for x in logged],
-        [x["loss"] for x in logged],
-        color="#888888",
-        linewidth=1,
-        label="training",
-    )
-    for colour, (name, rows) in zip(COLOURS, scores.dropna(subset="loss").groupby("set"), strict=False):
-        axes.plot(rows["step"], rows["loss"], "o-", color=colour, label=settings.set_title(str(name)))
-    axes.set_yscale("log")
-    _finish(axes, "CTC loss a character", "Loss over steps")
-    save(figure, path)
-
-
-def plot_wer(scores: pd.DataFrame, settings: Settings, step: int, path: Path) -> None:
-    """The WER of each set and decoder at each checkpoint, with 95 % intervals; the selected step is marked."""
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    scored = scores.dropna(subset="wer").groupby(["set", "decoder"])
-    for colour, ((name, decoder), rows) in zip(COLOURS, scored, strict=False):
-        axes.fill_between(rows["step"], 100 * rows["wer_low"], 100 * rows["wer_high"], color=colour, alpha=0.15, lw=0)
-        axes.plot(
-            rows["step"],
-            100 * rows["wer"],
-            "o-",
-            color=colour,
-            label=f"{settings.set_title(str(name))}, {decoder}",
-        )
-    axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
-    axes.set_ylim(bottom=0)
-    _finish(axes, "WER, %", "Word error rate over steps, with 95 % intervals")
-    save(figure, path)
-
-
-def _finish(axes: Axes, y: str, title: str) -> None:
-    axes.set_xlabel("step")
-    axes.set_ylabel(y)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(edgecolor="none", framealpha=0.9)
-
-
 def page(card: str, folder: Path) -> str:
     """The body of a card as a page of its own, with the pictures, which lie in `folder`, inside it."""
     body = MarkdownIt("commonmark").enable("table").render(card.split("\n---\n", 1)[1])
@@ -304,21 +298,29 @@ def main() -> None:
         "page",
         "loss",
         "wer",
+        "breakdown",
+        "breakdown-plot",
     ):
         parser.add_argument(f"--{one}", type=Path, required=True)
     parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
+    parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
+    parser.add_argument("--robustness", type=Path, nargs="*", default=[], help="the plot of changed copies, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", help="what is known of the base model, if there is one")
     args = parser.parse_args()
     settings: Settings = args.settings
     scores = pd.read_parquet(args.summary)
-    step = read_json(args.selection)["step"]
+    step, plan = read_json(args.selection)["step"], read_json(args.plan)
     log = [json.loads(line) for line in args.training_log.read_text(encoding="utf-8").splitlines()]
-    best = scores[scores["step"] == step]
+    over_steps = published(scores)
+    best = over_steps[over_steps["step"] == step]
     by = (best["set"] == settings.select.set) & (best["decoder"] == settings.select.decoder)
-    selected = scores[(scores["set"] == settings.select.set) & (scores["decoder"] == settings.select.decoder)]
+    selected = over_steps[
+        (over_steps["set"] == settings.select.set) & (over_steps["decoder"] == settings.select.decoder)
+    ]
     statuses = [read_json(path) for path in args.status]
     counts = {path.stem: read_json(path) for path in args.counts}
+    breakdown, lm = read_json(args.breakdown), {path.stem: read_json(path) for path in args.lm}
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     rendered = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         run=args.run,
@@ -333,6 +335,15 @@ def main() -> None:
         step=step,
         score=best[by].iloc[0].to_dict(),
         results=results_table(settings, best),
+        other_checkpoints=of_other_checkpoints(breakdown, str(settings.select.set), settings.select.decoder),
+        lm=lm,
+        lm_title=settings.set_title(lm["weights"]["set"]) if lm else None,
+        of_language_model=of_language_model(breakdown, settings.set_title),
+        robustness=robustness_table(settings, breakdown),
+        robustness_plot=[path.relative_to(args.card.parent).as_posix() for path in args.robustness],
+        failures=failures(breakdown, settings.select.decoder, settings.set_title),
+        event_sets=event_sets(settings, best),
+        protocols=protocols_table(settings, best),
         unavailable=unavailable_sets(settings, best),
         drawn=drawn_splits(settings),
         leakage=leakage_table(settings, read_json(args.leakage)),
@@ -348,11 +359,14 @@ def main() -> None:
         text_rules=text_rules(counts["train"]),
         characters=[token for token in read_json(args.vocab) if len(token) == 1 and token != "|"],
         training=read_json(args.training),
-        training_results=table(training_results(log, selected)),
-        plan=read_json(args.plan),
+        training_results=table(training_results(plan, log, selected)),
+        plan=plan,
+        kept=over_steps["step"].nunique(),
+        probed=PROBED,
     )
-    plot_loss(log, scores, settings, args.loss)
-    plot_wer(scores, settings, step, args.wer)
+    plot_loss(log, over_steps, settings.set_title, args.loss)
+    plot_error_rates(over_steps, probes(log), settings.set_title, step, args.wer)
+    plot_breakdown(breakdown["sets"], settings.set_title, args.breakdown_plot)
     with written_whole(args.card) as beside:
         beside.write_text(rendered, encoding="utf-8")
     with written_whole(args.page) as beside:

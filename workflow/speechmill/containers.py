@@ -86,7 +86,7 @@ def _chunks(encoded: bytes, order: Literal["little", "big"]) -> Structure:
     return Structure() if whole == len(encoded) else _ending_at(end, encoded)
 
 
-def bare_flac(encoded: bytes) -> tuple[bytes, bytes] | None:
+def bare_flac(encoded: bytes) -> tuple[bytes, memoryview] | None:
     """The STREAMINFO block (34 bytes) and the frames of a FLAC file, without tags, pictures and padding.
 
     RFC 9639, section 8: metadata blocks, of which the first is STREAMINFO and the last is marked. None where it is no
@@ -96,7 +96,7 @@ def bare_flac(encoded: bytes) -> tuple[bytes, bytes] | None:
     while not last and at + 4 <= len(encoded):
         last = bool(encoded[at] & 0x80)
         at += 4 + int.from_bytes(encoded[at + 1 : at + 4])
-    return (encoded[8:42], encoded[at:]) if 4 < at < len(encoded) and last else None
+    return (encoded[8:42], memoryview(encoded)[at:]) if 4 < at < len(encoded) and last else None
 
 
 def _flac(encoded: bytes) -> Structure:

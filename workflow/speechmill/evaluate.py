@@ -1,36 +1,31 @@
-"""evaluate: one checkpoint on one evaluation set, every clip of it."""
+"""evaluate: what a model heard in a set becomes text by one decoder, and every clip of the set is scored."""
 
 import argparse
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-import torch
 from pydantic import BaseModel
-from transformers import PreTrainedModel, Wav2Vec2Processor
 
-from speechmill.batching import Lengths, fill
-from speechmill.clip_reader import ClipReader, Collator
-from speechmill.command import run_command
+from speechmill.command import SpeechmillError, run_command
+from speechmill.config.evaluation import Decoder, Protocol
 from speechmill.config.text import TextSettings
-from speechmill.ctc import clip_losses
-from speechmill.device import taken_device
-from speechmill.models import depends_on_padding, load_checkpoint, output_frames
-from speechmill.progress import progress
+from speechmill.protocols import scored_texts
 from speechmill.scoring import Counts, bootstrap_interval, count, rate
 from speechmill.tables import (
     HYPOTHESES,
     SAMPLE_RATE,
     clips_digest,
-    file_digest,
+    frames_about,
     read_json,
     read_table,
     write_json,
     write_table,
 )
-from speechmill.text import Normaliser, compose
+from speechmill.text import compose
 
 _SEED = 0
 
@@ -38,102 +33,69 @@ _SEED = 0
 class Settings(BaseModel):
     """The slice of a run's section that this stage reads."""
 
-    device: str
     text: TextSettings
-    batch_seconds: float
-
-
-def transcribe(
-    model: PreTrainedModel,
-    processor: Wav2Vec2Processor,
-    clips: list[dict[str, Any]],
-    shards: list[Path],
-    batch_seconds: float,
-    device: torch.device,
-) -> tuple[list[str], list[float]]:
-    """The greedy hypothesis of each clip, as the tokenizer decodes it, and its loss, infinite where CTC has no path.
-
-    Clips are batched by similar length; by equal length where padding would change the model's answer.
-    """
-    model.to(device)  # type: ignore[arg-type]
-    reader, collate = ClipReader(clips, shards), Collator(processor)
-    hypotheses, losses = [""] * len(clips), [float("inf")] * len(clips)
-    lengths = np.array([clip["num_samples"] for clip in clips], dtype=np.int64)
-    # Of a clip shorter than the window of the first frame the model hears nothing, and would refuse it.
-    heard = np.flatnonzero(output_frames(model, torch.from_numpy(lengths)).numpy() > 0)
-    by_length = evaluation_batches(lengths[heard], batch_seconds, equal_lengths=depends_on_padding(model.config))
-    batches = [heard[batch] for batch in by_length]
-    for batch in progress(batches, desc="evaluate", unit="batch"):
-        inputs = {key: value.to(device) for key, value in collate([reader[int(i)] for i in batch]).items()}
-        labels, num_samples = inputs.pop("labels"), inputs.pop("num_samples")
-        with torch.inference_mode():
-            logits = model(**inputs).logits
-            frames = output_frames(model, num_samples)
-            batch_losses = clip_losses(logits, frames, labels).tolist()
-        best = logits.argmax(-1).cpu()
-        for place, i in enumerate(batch):
-            hypotheses[i] = processor.tokenizer.decode(best[place, : frames[place]])
-            losses[i] = batch_losses[place]
-    return hypotheses, losses
-
-
-def evaluation_batches(lengths: Lengths, batch_seconds: float, equal_lengths: bool) -> list[Any]:
-    """Batches of clips sorted by length, the longest first, each within `batch_seconds` with its padding."""
-    order = np.argsort(lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if equal_lengths else [order]
-    return [batch for group in groups for batch in fill(group, lengths, batch_seconds * SAMPLE_RATE)][::-1]
 
 
 def score(
-    clips: list[dict[str, Any]], hypotheses: list[str], losses: list[float], text: TextSettings
+    clips: list[dict[str, Any]],
+    hypotheses: Sequence[str],
+    losses: Sequence[float | None],
+    text: TextSettings,
+    protocols: Sequence[Protocol] = ("plain",),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The rows of `hypotheses.parquet` and the scores of the whole set.
 
-    The protocol `plain`: reference and hypothesis both go through the run's normalisation, and the errors of all clips
-    are divided by the words of all references. Jamo are composed to syllables first.
+    Rows and the scores at the top level are by the first of the `protocols`; the scores by each stand in `protocols`.
+    The errors of all clips are divided by the words of all references. A loss that is null or not finite is none.
     """
-    normalise = Normaliser(text)
-    references = [compose(clip["text"]) for clip in clips]
-    hypotheses = [compose(hypothesis) for hypothesis in hypotheses]
-    # Composed again: the rules may take syllables apart, and references are not.
-    scored = [compose(normalise(hypothesis)) for hypothesis in hypotheses]
-    counts = count(references, scored)
+    texts = [(clip["sentence"], clip["text"]) for clip in clips]
+    groups = [clip["speaker_id"] or clip["id"] for clip in clips]
+    scored = {protocol: scored_texts(protocol, texts, hypotheses, text) for protocol in protocols}
+    counts = {protocol: count(*pairs) for protocol, pairs in scored.items()}
+    by_protocol = {protocol: totals(counts[protocol], groups) for protocol in protocols}
+    finite = [loss if loss is not None and np.isfinite(loss) else None for loss in losses]
+    first = protocols[0]
     rows = [
         {key: clip[key] for key in ("dataset", "split", "id", "speaker_id", "sentence")}
         | {
             "seconds": clip["num_samples"] / SAMPLE_RATE,
-            "hypothesis": hypothesis,
+            "hypothesis": compose(hypothesis),
             "scored_reference": reference,
             "scored_hypothesis": scored_hypothesis,
             "loss": loss,
-            **vars(counted),
+            **counted._asdict(),
         }
-        for clip, reference, hypothesis, scored_hypothesis, counted, loss in zip(
-            clips, references, hypotheses, scored, counts, losses, strict=True
+        for clip, hypothesis, reference, scored_hypothesis, loss, counted in zip(
+            clips, hypotheses, *scored[first], finite, counts[first], strict=True
         )
     ]
-    finite = [loss for loss in losses if np.isfinite(loss)]
+    known = [loss for loss in finite if loss is not None]
     return rows, {
-        **totals(counts, [clip["speaker_id"] or clip["id"] for clip in clips]),
-        "loss": float(np.mean(finite)) if finite else None,
-        "clips_without_loss": len(losses) - len(finite),
+        "protocol": first,
+        **by_protocol[first],
+        "protocols": by_protocol,
+        "loss": float(np.mean(known)) if known else None,
+        "clips_without_loss": len(finite) - len(known),
         "clips_scored": len(clips),
         "audio_seconds": sum(clip["num_samples"] for clip in clips) / SAMPLE_RATE,
     }
 
 
 def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
-    """Error rates over a whole set, with the interval of the WER over `groups`, a speaker's name for each clip.
+    """Error rates over a whole set, with their intervals over `groups`, a speaker's name for each clip.
 
     Null for a set without clips, which is one that could not be had.
     """
-    words = [c.words for c in counts]
+    words, characters = [c.words for c in counts], [c.characters for c in counts]
+    rates: dict[str, Any] = {}
+    for name, errors, lengths in (
+        ("wer", [c.errors for c in counts], words),
+        ("cer", [c.character_errors for c in counts], characters),
+    ):
+        rates[name] = _rate(sum(errors), sum(lengths)) if counts else None
+        rates[f"{name}_ci95"] = list(bootstrap_interval(errors, lengths, groups, _SEED)) if counts else [None] * 2
     return {
-        "wer": _rate(sum(c.errors for c in counts), sum(words)) if counts else None,
-        "cer": _rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts)) if counts else None,
-        "wer_ci95": list(bootstrap_interval([c.errors for c in counts], words, groups, _SEED))
-        if counts
-        else [None] * 2,
+        **rates,
         "substitutions": sum(c.substitutions for c in counts),
         "deletions": sum(c.deletions for c in counts),
         "insertions": sum(c.insertions for c in counts),
@@ -152,50 +114,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", required=True)
     parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
-    parser.add_argument("--gpus", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--step", type=int, required=True)
     parser.add_argument("--set", required=True, help="the evaluation set, {dataset}-{split}")
-    parser.add_argument("--checkpoints", type=Path, required=True)
+    parser.add_argument("--protocols", nargs="+", choices=get_args(Protocol), default=["plain"])
+    parser.add_argument("--frames", type=Path, required=True, help="what the checkpoint heard in the set")
     parser.add_argument("--clips", type=Path, required=True)
-    parser.add_argument("--shards", type=Path, nargs="+", required=True)
     parser.add_argument("--counts", type=Path, required=True, help="the counts of the set's clips")
+    parser.add_argument("--decoder", choices=get_args(Decoder), required=True)
+    parser.add_argument("--lm", type=Path, help="the folder of the language model; decoder lm only")
+    parser.add_argument("--weights", type=Path, help="how it is weighed; decoder lm only")
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--hypotheses", type=Path, required=True)
     args = parser.parse_args()
-    settings: Settings = args.settings
-    torch.set_num_threads(args.threads)
+    if (args.decoder == "lm") != (args.lm is not None) or (args.lm is None) != (args.weights is None):
+        parser.error("--lm and --weights belong to --decoder lm")
     clips = read_table(args.clips).to_pylist()
     counts = read_json(args.counts)
-    checkpoint = args.checkpoints / f"checkpoint-{args.step}"
+    if counts["unavailable"] is not None:
+        clips = []
+    heard = read_table(args.frames, ["id", "hypothesis", "loss"]).to_pydict()
+    if heard["id"] != [clip["id"] for clip in clips]:
+        raise SpeechmillError(f"{args.frames} is not of the clips in {args.clips}; delete it and run snakemake again")
+    about = frames_about(args.frames)
     started = time.monotonic()
-    outside: Counter[str] = Counter()
-    if counts["unavailable"] is None:
-        model, processor = load_checkpoint(checkpoint)
-        vocab = processor.tokenizer.get_vocab()
-        outside.update(c for clip in clips for c in clip["text"] if c != " " and c not in vocab)
-        with taken_device(settings.device, args.run, args.gpus) as device:
-            started = time.monotonic()
-            hypotheses, losses = transcribe(model, processor, clips, args.shards, settings.batch_seconds, device)
-    else:
-        hypotheses, losses, device = [], [], None
-    wall_seconds = time.monotonic() - started
-    rows, scores = score(clips, hypotheses, losses, settings.text)
+    hypotheses = heard["hypothesis"]
+    if args.decoder == "lm" and clips:
+        # It brings torch, which greedy decoding has no need of.
+        from speechmill.decoders import Weights, decode_all
+
+        weights = Weights.model_validate(read_json(args.weights))
+        hypotheses = decode_all(args.frames, args.lm, weights, args.threads)
+    decoding_seconds = time.monotonic() - started
+    rows, scores = score(clips, hypotheses, heard["loss"], args.settings.text, args.protocols)
+    known = set(about["vocabulary"])
+    outside = Counter(c for clip in clips for c in clip["text"] if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {
             "run": args.run,
-            "step": args.step,
+            "step": about["step"],
             "set": args.set,
-            "decoder": "greedy",
-            "protocol": "plain",
+            "decoder": args.decoder,
             **scores,
             "clips_expected": counts["published"],
             "unavailable": counts["unavailable"],
             "characters_outside_vocabulary": dict(outside.most_common()),
-            "wall_seconds": wall_seconds,
-            "device": None if device is None else str(device),
-            "checkpoint_sha256": file_digest(checkpoint / "model.safetensors"),
+            "wall_seconds": about["wall_seconds"] + decoding_seconds,
+            "device": about["device"],
+            "checkpoint_sha256": about["checkpoint_sha256"],
             "eval_set_sha256": clips_digest(clips),
         },
         args.metrics,

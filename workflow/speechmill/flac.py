@@ -1,6 +1,8 @@
 """Samples to FLAC and back, as shards hold them."""
 
 import io
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import soundfile as sf
@@ -29,3 +31,14 @@ def decode_flac(encoded: bytes) -> Int16Samples:
     """The samples of a FLAC file that is stored in a shard."""
     samples, _ = sf.read(io.BytesIO(encoded), dtype="int16")
     return np.asarray(samples, dtype=np.int16)
+
+
+def decode_spans(encoded: Any, spans: Iterable[tuple[int, int]]) -> Iterator[Int16Samples]:
+    """The samples of each span, from its start to before its stop, of the FLAC file `encoded`, open for reading.
+
+    One span after the other is decoded, so that a long file is never in memory as a whole.
+    """
+    with sf.SoundFile(encoded) as file:
+        for start, stop in spans:
+            file.seek(start)
+            yield np.asarray(file.read(stop - start, dtype="int16"), dtype=np.int16)

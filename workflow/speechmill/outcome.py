@@ -8,11 +8,14 @@ from speechmill.command import run_command
 
 
 def outcome(run: Path) -> str:
-    """Where the card and the plots of a run's folder are, and the scores of its selected checkpoint in one line."""
+    """Where the card and the pages of a run's folder are, and the scores of its selected checkpoint in one line."""
     selection = json.loads((run / "selection.json").read_text())
     scores = [
         json.loads(path.read_text())
-        for path in sorted((run / "evaluation" / str(selection["step"])).glob("*/*/metrics.json"))
+        for step in (str(selection["step"]), "selected")
+        for path in sorted((run / "evaluation" / step).glob("*/*/metrics.json"))
+        # Not of changed copies of a set, of which there may be many.
+        if path.parts[-3].count("-") == 1
     ]
     results = []
     for score in scores:
@@ -23,10 +26,15 @@ def outcome(run: Path) -> str:
         wer = "undefined" if score["wer"] is None else f"{score['wer']:.2%}"
         scored = f"{score['clips_scored']} of {score['clips_expected']} clips"
         results.append(f"{score['set']} WER {wer} ({score['decoder']}, {scored})")
+    places = {
+        "card": "model/README.md",
+        "plots": "model/plots",
+        "worst": "worst",
+        "scores": "evaluation/summary.parquet",
+    }
     return "\n".join(
         [
-            f"card    {run / 'model' / 'README.md'}",
-            f"plots   {run / 'model' / 'plots'}",
+            *(f"{what:<7} {run / place}" for what, place in places.items() if (run / place).exists()),
             f"result  {run.name}, step {selection['step']}: {', '.join(results)}",
         ]
     )

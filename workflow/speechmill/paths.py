@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from speechmill.config.datasets import Dataset, Download
@@ -18,6 +19,12 @@ MODEL_FILES = [
     "vocab.json",
 ]
 """What plain transformers loads a model from."""
+
+LM_FILES = ["lm.binary", "lexicon.txt", "tokens.txt", "arpa.json"]
+"""A language model, as the stage `lm` makes it."""
+
+DECODING_FILES = [*LM_FILES, "weights.json"]
+"""What beam search decodes with."""
 
 _SPOKEN = "results/speak/"
 _FETCHED = "fetched "
@@ -53,8 +60,8 @@ def stored_splits(config: Config, set_name: str) -> list[tuple[str, str]]:
 def role_sets(run: Run, role: str) -> list[str]:
     """The sets of a role: `train`, `dev`, or an evaluation set's own name."""
     if role == "train":
-        return run.train
-    return [run.dev if role == "dev" else role]
+        return run.train or []
+    return [str(run.dev) if role == "dev" else role]
 
 
 def role_indexes(config: Config, run: str, role: str) -> list[str]:
@@ -67,6 +74,14 @@ def role_shards(config: Config, run: str, role: str) -> list[str]:
     """The clip shards that can hold clips of a role."""
     found = [pair for name in role_sets(config.runs[run], role) for pair in stored_splits(config, name)]
     return [file for dataset, split in dict.fromkeys(found) for file in split_files(config, dataset, split, "shard")]
+
+
+def set_shards(config: Config, run: str, set_name: str) -> list[str]:
+    """The clip shards that can hold clips of a scored set, or the one with its changed copy."""
+    dataset, split, *effect = set_name.split("-")
+    if effect:
+        return [f"results/runs/{run}/perturbed/{effect[0]}/{dataset}/{split}/shard-00000.parquet"]
+    return role_shards(config, run, set_name)
 
 
 def base_folder(run: Run) -> list[str]:
@@ -93,12 +108,12 @@ def base_run_selection(config: Config, base_name: str) -> list[str]:
 
 def scored_sets(run: Run) -> list[str]:
     """The sets that choices are made on or that are scored, each once."""
-    return list(dict.fromkeys([run.dev, *run.evaluation.sets]))
+    return list(dict.fromkeys([*([run.dev] if run.dev else []), *run.evaluation.set_names]))
 
 
 def run_datasets(run: Run) -> list[str]:
     """The datasets that a run reads, each once."""
-    return list(dict.fromkeys(name.split("-")[0] for name in [*run.train, *scored_sets(run)]))
+    return list(dict.fromkeys(name.split("-")[0] for name in [*(run.train or []), *scored_sets(run)]))
 
 
 def spoken_archive(dataset: Dataset) -> list[str]:
@@ -178,20 +193,199 @@ def missing_sources(config: Config) -> list[str]:
     ]
 
 
-def run_metrics(config: Config, run: str, plan: str) -> list[str]:
-    """The scores of a run: each checkpoint that its plan lists, on each set, by each decoder."""
+def dev_shards(config: Config, run: str) -> list[str]:
+    """The clip shards of dev's dataset, all of them.
+
+    Whichever of its splits is dev, the list is the same: snakemake retrains where a list of inputs changes.
+    """
+    return dataset_files(config, str(config.runs[run].dev).split("-")[0], "shard")
+
+
+def deciding_digest(config: Config, run: str) -> list[str]:
+    """The digest of dev's clips where the checkpoints that are kept are the best on them, otherwise nothing."""
+    return [f"results/runs/{run}/clips/dev.sha256"] if config.runs[run].checkpoints.best else []
+
+
+def steps(plan: str, record: str | None) -> list[int]:
+    """The steps of a run that are scored: those that its plan lists, or with `record`, its `training.json`, those kept.
+
+    Both are files.
+    """
+    file, key = (plan, "checkpoints") if record is None else (record, "kept")
+    return [int(step) for step in json.loads(Path(file).read_text())[key]]
+
+
+def step_metrics(config: Config, run: str, steps: Iterable[int]) -> list[str]:
+    """The scores of each of the steps: on each set for all checkpoints, by each decoder."""
     evaluation = config.runs[run].evaluation
     return [
-        f"results/runs/{run}/evaluation/{step}/{name}/{decoder}/metrics.json"
-        for step in json.loads(Path(plan).read_text())["checkpoints"]
-        for name in evaluation.sets
+        f"{_evaluation(run, step, each.set)}/{decoder}/metrics.json"
+        for step in steps
+        for each in evaluation.sets
+        if each.checkpoints == "all"
         for decoder in evaluation.decoders
     ]
 
 
+def selected_metrics(config: Config, run: str) -> list[str]:
+    """The scores that the selected checkpoint alone has: on sets that want no others, and on changed copies."""
+    evaluation = config.runs[run].evaluation
+    names = [each.set for each in evaluation.sets if each.checkpoints == "selected"] + perturbed_sets(config, run)
+    step = "selected" if config.runs[run].trains else 0
+    return [
+        f"{_evaluation(run, step, name)}/{decoder}/metrics.json" for name in names for decoder in evaluation.decoders
+    ]
+
+
+def all_metrics(config: Config, run: str, steps: Iterable[int]) -> list[str]:
+    """All scores of a run."""
+    return [*step_metrics(config, run, steps), *selected_metrics(config, run)]
+
+
+def hypotheses(metrics: Iterable[str]) -> list[str]:
+    """The hypotheses beside scores."""
+    return [file.replace("metrics.json", "hypotheses.parquet") for file in metrics]
+
+
+def set_hypotheses(config: Config, run: str, steps: Iterable[int], set_name: str) -> list[str]:
+    """The hypotheses of which the worst are shown: of a set at every step that is scored on it."""
+    scored = f"/{set_name}/{worst_decoder(config.runs[run])}/"
+    return [file for file in hypotheses(all_metrics(config, run, steps)) if scored in file]
+
+
+def dev_metrics(config: Config, run: str, steps: Iterable[int]) -> list[str]:
+    """The greedy scores of each of the steps on dev."""
+    return [f"{_evaluation(run, step, str(config.runs[run].dev))}/greedy/metrics.json" for step in steps]
+
+
+def dev_frames(config: Config, run: str) -> str:
+    """What the model that is best greedily hears in dev's clips, on which the language model's weights are tuned."""
+    section = config.runs[run]
+    return f"{_evaluation(run, 'best' if section.trains else 0, str(section.dev))}/frames.parquet"
+
+
+def _evaluation(run: str, step: int | str, set_name: str) -> str:
+    return f"results/runs/{run}/evaluation/{step}/{set_name}"
+
+
+def checkpoints_folder(run_name: str, run: Run) -> list[str]:
+    """The folder of a run's checkpoints; nothing where it only evaluates."""
+    return [f"results/runs/{run_name}/checkpoints"] if run.trains else []
+
+
+def run_plan(run_name: str, run: Run) -> list[str]:
+    """The plan of a run's training; nothing where it only evaluates."""
+    return [f"results/runs/{run_name}/plan.json"] if run.trains else []
+
+
+def scored_base(run: Run) -> list[str]:
+    """The folder of the base where it is what a run evaluates, otherwise nothing."""
+    return [] if run.trains else base_folder(run)
+
+
+def scored_source(run: Run) -> list[str]:
+    """What is known of the base where it is what a run evaluates, otherwise nothing."""
+    return [] if run.trains else base_source(run)
+
+
+def selected_model(run_name: str, run: Run) -> str:
+    """The folder of the model that a run has come to: the selected checkpoint, or the base where it only evaluates."""
+    return f"results/runs/{run_name}/model" if run.trains else base_folder(run)[0]
+
+
+def selected_files(run_name: str, run: Run) -> list[str]:
+    """What stands for that folder."""
+    folder = selected_model(run_name, run)
+    return [f"{folder}/{file}" for file in MODEL_FILES] if run.trains else [folder]
+
+
+def processor_folder(run_name: str, run: Run) -> str:
+    """The folder with the vocabulary and the tokenizer that a run's model writes with."""
+    return f"results/runs/{run_name}/vocab" if run.trains else base_folder(run)[0]
+
+
+def processor_files(run_name: str, run: Run) -> list[str]:
+    """What stands for that folder."""
+    folder = processor_folder(run_name, run)
+    return [f"{folder}/{file}" for file in ("vocab.json", "tokenizer_config.json")] if run.trains else [folder]
+
+
+def dev_clips(config: Config, run: str, kind: str) -> list[str]:
+    """The clips of dev, or their digest: `kind` is how the file ends."""
+    return [f"results/runs/{run}/clips/{config.runs[run].dev}.{kind}"]
+
+
+def step_source(run: str, step: str) -> list[str]:
+    """The file that says which step `best` or `selected` is; nothing for a number."""
+    named = {"best": "lm/best.json", "selected": "selection.json"}
+    return [f"results/runs/{run}/{named[step]}"] if step in named else []
+
+
+def step_options(run_name: str, run: Run, step: str) -> str:
+    """How `log_probs` is told which model it is to run."""
+    if not run.trains:
+        return f"--model {base_folder(run)[0]}"
+    (folder,) = checkpoints_folder(run_name, run)
+    source = step_source(run_name, step)
+    return f"--checkpoints {folder} --step-from {source[0]}" if source else f"--checkpoint {folder}/checkpoint-{step}"
+
+
+def needs_log_probs(run: Run, step: str, set_name: str) -> bool:
+    """Whether a decoder goes through the log-probabilities of a set at a step, beside reading what is greedy."""
+    scored = [each.set for each in run.evaluation.sets if each.checkpoints == "all"]
+    # On its way to the best checkpoint, dev is decoded greedily where it is no evaluation set of all checkpoints.
+    return "lm" in run.evaluation.decoders and (not run.trains or not step.isdigit() or set_name in scored)
+
+
+def lm_clips(config: Config, run: str, kind: str) -> list[str]:
+    """The training clips where the language model is made of them, or their digest: `kind` is how the file ends."""
+    settings = config.runs[run].evaluation.language_model
+    return [f"results/runs/{run}/clips/train.{kind}"] if settings and settings.text == "training" else []
+
+
+def decoding_files(run: str) -> list[str]:
+    """What beam search decodes with."""
+    return [f"results/runs/{run}/lm/{file}" for file in DECODING_FILES]
+
+
+def lm_records(config: Config, run: str) -> list[str]:
+    """What is known of a run's language model: its text, its n-grams, its weights; nothing where it has none."""
+    if config.runs[run].evaluation.language_model is None:
+        return []
+    return [f"results/runs/{run}/lm/{file}" for file in ("text.json", "arpa.json", "weights.json")]
+
+
+def robustness_plot(config: Config, run: str) -> list[str]:
+    """The plot of the changed copies; nothing where there are none."""
+    return [f"results/runs/{run}/model/plots/robustness.png"] if perturbed_sets(config, run) else []
+
+
+def results(config: Config, run: str) -> list[str]:
+    """What a run is made for."""
+    section, folder = config.runs[run], f"results/runs/{run}"
+    made = [f"{folder}/model/README.md"] if section.trains else [f"{folder}/evaluation/summary.parquet"]
+    if section.trains and section.evaluation.language_model:
+        made += [f"{folder}/model/lm/{file}" for file in DECODING_FILES]
+    if section.evaluation.worst_clips:
+        made += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
+    return [*made, f"{folder}/evaluation/breakdown.json"]
+
+
+def worst_decoder(run: Run) -> str:
+    """The decoder whose worst clips are shown."""
+    evaluation = run.evaluation
+    return run.select.decoder if run.select.decoder in evaluation.decoders else evaluation.decoders[0]
+
+
+def perturbed_sets(config: Config, run: str) -> list[str]:
+    """The names of the changed copies of a run's evaluation sets."""
+    robustness = config.runs[run].evaluation.robustness
+    return [f"{name}-{effect}" for name in robustness.sets for effect in robustness.effects] if robustness else []
+
+
 def run_counts(config: Config, run: str) -> list[str]:
     """The counts of a run's clips in each role."""
-    roles = dict.fromkeys(["train", "dev", *config.runs[run].evaluation.sets])
+    roles = dict.fromkeys(["train", "dev", *config.runs[run].evaluation.set_names])
     return [f"results/runs/{run}/clips/{role}.json" for role in roles]
 
 
@@ -201,9 +395,15 @@ def role_status(config: Config, run: str, role: str) -> list[str]:
     return [f"results/data/{dataset}/status.json" for dataset in datasets]
 
 
-def scored_clips(config: Config, run: str) -> list[str]:
-    """The clips of each set that choices are made on or that is scored."""
-    return [f"results/runs/{run}/clips/{name}.parquet" for name in scored_sets(config.runs[run])]
+def scored_clips(config: Config, run: str, kind: str = "parquet") -> list[str]:
+    """The clips of each set that choices are made on or that is scored, or their digests, files that end in `kind`."""
+    return [f"results/runs/{run}/clips/{name}.{kind}" for name in scored_sets(config.runs[run])]
+
+
+def scored_indexes(config: Config, run: str) -> list[str]:
+    """The indexes that can list clips of the evaluation sets."""
+    names = config.runs[run].evaluation.set_names
+    return list(dict.fromkeys(index for name in names for index in role_indexes(config, run, name)))
 
 
 def run_status(config: Config, run: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -36,49 +36,43 @@ class Counts(NamedTuple):
 def count(references: Sequence[str], hypotheses: Sequence[str]) -> list[Counts]:
     """The counts of each pair. An empty reference is allowed: all of its hypothesis are insertions.
 
-    They are those of `jiwer.process_words` and `jiwer.process_characters` for the pair, some times as fast: all
-    distances are computed in one call, and words are aligned only where the distance leaves open which errors it is
-    made of.
+    They are those of `jiwer.process_words` and `jiwer.process_characters` for the pair, several times as fast: words
+    are aligned only where the distance leaves open which errors it is made of.
     Raises ValueError where the two differ in number.
     """
-    if not references and not hypotheses:
-        return []
-    if len(references) != len(hypotheses):
-        raise ValueError(f"{len(references)} references and {len(hypotheses)} hypotheses: one list is shorter")
-    both = _as_letters([*references, *hypotheses])
-    words, found = both[: len(references)], both[len(references) :]
-    lengths, found_lengths = (np.fromiter(map(len, each), dtype=np.int64, count=len(each)) for each in (words, found))
-    distances = process.cpdist(words, found, scorer=Levenshtein.distance, dtype=np.int32).astype(np.int64)
-    deletions, insertions = np.maximum(lengths - found_lengths, 0), np.maximum(found_lengths - lengths, 0)
-    substitutions = distances - deletions - insertions
-    # Of two substitutions an alignment may make a deletion and an insertion.
-    for i in np.flatnonzero(substitutions > 1):
-        kinds = [edit.tag for edit in Levenshtein.editops(words[i], found[i])]
-        substitutions[i], deletions[i], insertions[i] = map(kinds.count, ("replace", "delete", "insert"))
     # As jiwer: what surrounds a text is none of its characters.
-    stripped, stripped_found = ([text.strip() for text in each] for each in (references, hypotheses))
-    character_errors = process.cpdist(stripped, stripped_found, scorer=Levenshtein.distance, dtype=np.int32)
-    columns = (lengths - substitutions - deletions, substitutions, deletions, insertions, character_errors)
-    return list(map(Counts, *(column.tolist() for column in columns), map(len, stripped)))
+    stripped, found = ([text.strip() for text in each] for each in (references, hypotheses))
+    if len(stripped) != len(found):
+        raise ValueError(f"{len(stripped)} references and {len(found)} hypotheses: one list is shorter")
+    characters = process.cpdist(stripped, found, scorer=Levenshtein.distance, dtype=np.int32).tolist()
+    return list(map(_count, references, hypotheses, characters, map(len, stripped)))
+
+
+def _count(reference: str, hypothesis: str, character_errors: int, characters: int) -> Counts:
+    words = _words(reference)
+    if reference == hypothesis:
+        return Counts(len(words), 0, 0, 0, 0, characters)
+    found = _words(hypothesis)
+    more = len(words) - len(found)
+    deletions, insertions = (more, 0) if more > 0 else (0, -more)
+    substitutions = Levenshtein.distance(words, found) - deletions - insertions
+    if substitutions > 1:
+        # Of two of them an alignment may make a deletion and an insertion.
+        kinds = [edit.tag for edit in Levenshtein.editops(words, found)]
+        substitutions, deletions, insertions = map(kinds.count, ("replace", "delete", "insert"))
+    hits = len(words) - substitutions - deletions
+    return Counts(hits, substitutions, deletions, insertions, character_errors, characters)
 
 
 _SPACES = re.compile(r"\s\s+")
 
-# No word of its own, since spaces beside it go with it.
-_END = "\n"
 
-
-def _as_letters(texts: Iterable[str]) -> list[str]:
-    """Each text with a character a word, the same for the same word, so that words are compared as strings are.
-
-    Words are what jiwer takes for them: what spaces part. All texts are split and put together in one go.
-    """
+def _words(text: str) -> list[str]:
+    """What jiwer takes for words: what spaces part."""
     # Of printable characters the space alone is white.
-    plain = [text if text.isprintable() else _SPACES.sub(" ", text).strip() for text in texts]
-    words = f" {_END} ".join(plain).split(" ")
-    letters = {word: chr(i if i < 0xD800 else i + 0x800) for i, word in enumerate(dict.fromkeys(words), ord(_END) + 1)}
-    letters |= {_END: _END, "": ""}
-    return "".join(map(letters.__getitem__, words)).split(_END)
+    if text.isprintable():
+        return text.split()
+    return [word for word in _SPACES.sub(" ", text).strip().split(" ") if word]
 
 
 def rate(errors: float, length: float) -> float:

@@ -1,4 +1,4 @@
-"""select: the best checkpoint becomes the model."""
+"""select: the best checkpoint becomes the model; a model that was not trained here is selected as it is."""
 
 import argparse
 import shutil
@@ -26,13 +26,13 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=SelectSettings.model_validate_json, required=True)
-    parser.add_argument("--summary", type=Path, required=True)
-    parser.add_argument("--checkpoints", type=Path, required=True)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="the model's files, by name")
+    parser.add_argument("--summary", type=Path, help="the scores of all checkpoints; if there are any")
+    parser.add_argument("--checkpoints", type=Path)
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="the model's files, by name")
     parser.add_argument("--selection", type=Path, required=True)
     args = parser.parse_args()
     by: SelectSettings = args.settings
-    step = best_step(pd.read_parquet(args.summary), str(by.set), by.decoder, by.metric)
+    step = best_step(pd.read_parquet(args.summary), str(by.set), by.decoder, by.metric) if args.summary else 0
     for file in args.model:
         with written_whole(file) as beside:
             shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, beside)

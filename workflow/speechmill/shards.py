@@ -36,21 +36,28 @@ def convert(raw: Path, number: int, settings: ShardSettings, shard: Path, rows: 
         configuration=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
     )
     accounts: list[pa.Table] = []
-    write_in_row_groups(_clips(raw, number, settings.resampler, accounts), schema, shard, _ROW_GROUP)
-    write_in_row_groups((row for part in accounts for row in part.to_pylist()), ROWS, rows, _ACCOUNTS)
+    groups = write_in_row_groups(_clips(raw, number, settings.resampler, accounts), schema, shard, _ROW_GROUP)
+    write_in_row_groups(_placed(accounts, groups), ROWS, rows, _ACCOUNTS)
+
+
+def _placed(accounts: list[pa.Table], groups: list[int]) -> Iterator[dict[str, Any]]:
+    """The accounts, those of kept clips with their places in row groups of so many clips."""
+    places = ({"row_group": group, "row": row} for group, size in enumerate(groups) for row in range(size))
+    for part in accounts:
+        for account in part.to_pylist():
+            yield account if account["reason"] else account | next(places)
 
 
 def _clips(raw: Path, number: int, resampler: str, accounts: list[pa.Table]) -> Iterator[dict[str, Any]]:
     """The kept clips as they are stored; a row for each published clip is added to `accounts`."""
-    kept = 0
     waiting: list[dict[str, Any]] = []
     for published in progress(read_rows(raw), desc=f"{raw.parent.name}/{raw.name}", unit="clip"):
         account, clip = _convert(published, resampler)
         account["shard"] = number
         if clip is not None:
-            account |= {"row_group": kept // _ROW_GROUP, "row": kept % _ROW_GROUP}
-            kept += 1
             yield clip
+            # A long one takes memory that the next one needs.
+            del clip
         waiting.append(account)
         if len(waiting) == _ACCOUNTS:
             accounts.append(pa.Table.from_pylist(waiting, schema=ROWS))

@@ -6,10 +6,16 @@ A job runs again when its slice changes, so a slice holds nothing that its stage
 import json
 from typing import Any
 
+from speechmill.config.checkpoints import CheckpointSettings
 from speechmill.config.datasets import CommonVoice, Folder, Hub, Zeroth
+from speechmill.config.finetune import FinetuneSettings, MemorySettings, PaceSettings
+from speechmill.config.lm import LmSettings
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
-from speechmill.paths import base_settings, role_sets, run_datasets
+from speechmill.paths import base_settings, perturbed_sets, role_sets, run_datasets
+
+# Keys of `finetune` that change no weights: activations that are computed twice are the same.
+_PACE = {*PaceSettings.model_fields, "gradient_checkpointing"}
 
 
 def ingest(config: Config, name: str) -> str:
@@ -84,36 +90,119 @@ def vocab(config: Config, run: str) -> str:
 
 
 def plan(config: Config, run: str) -> str:
-    """Batches, epochs, save interval; the model, and what a value of it takes in memory."""
+    """Batches, epochs, save interval, checkpoints; the model, and what decides how much memory it takes."""
     section = config.runs[run]
     return _json(
         {
-            "plan": section.plan.model_dump(),
+            **section.model_dump(include={"plan"}),
             "model": _model(section),
+            "memory": section.model_dump(include={"finetune": set(MemorySettings.model_fields)})["finetune"],
             "device": section.device,
-            "activation_bytes": 4 if section.finetune.precision == "fp32" else 2,
+            "gpus": section.gpus,
+            "gpu_memory_gib": section.gpu_memory_gib,
+            "best": section.checkpoints.best,
+            "stretch": section.augment.longest_factor,
         }
     )
 
 
 def finetune(config: Config, run: str) -> str:
-    """All that changes weights."""
+    """All that changes weights, and what decides which of them are kept."""
     section = config.runs[run]
     return _json(
-        {key: section.model_dump()[key] for key in ("device", "plan", "finetune")} | {"model": _model(section)}
+        section.model_dump(include={"device", "gpus", "plan", "augment"})
+        | section.model_dump(include={"finetune": set(FinetuneSettings.model_fields) - _PACE, "checkpoints": {"best"}})
+        | {"model": _model(section)}
+        | (_probe(section) if section.checkpoints.best else {})
     )
+
+
+def pace(config: Config, run: str) -> str:
+    """What finetune reads beside its settings and what changes no weights, so that nothing is to be trained again.
+
+    To be put into the settings: a section of it has keys that the same section of the settings lacks.
+    """
+    section = config.runs[run]
+    return _json(
+        section.model_dump(include={"finetune": _PACE, "checkpoints": set(CheckpointSettings.model_fields) - {"best"}})
+        | ({} if section.checkpoints.best else _probe(section))
+    )
+
+
+def log_probs(config: Config, run: str, set_name: str) -> str:
+    """Where and how exactly the model is run, the size of a batch, and the chunks of a set."""
+    section = config.runs[run]
+    how = section.evaluation.model_dump(include={"precision", "batch_seconds"})
+    return _json({"device": section.device, **how, **_chunks(section, set_name)})
 
 
 def evaluate(config: Config, run: str) -> str:
-    """The text rules, which hypotheses go through too, and the size of a batch."""
+    """The text rules, which hypotheses go through too."""
+    return _json({"text": config.runs[run].text.model_dump()})
+
+
+def lm_text(config: Config, run: str) -> str:
+    """The text rules."""
+    return evaluate(config, run)
+
+
+def lm(config: Config, run: str) -> str:
+    """What the language model is made of its text by."""
+    return _json(_language_model(config, run).model_dump(include={"order", "prune", "format", "max_words"}))
+
+
+def lm_weights(config: Config, run: str) -> str:
+    """The set that the weights are tuned on, the text rules, the weights that are tried, and how wide the search is."""
     section = config.runs[run]
+    keys = {"lm_weight", "word_score", "vocabulary", "beam", "tuning_clips"}
+    searched = _language_model(config, run).model_dump(include=keys)
+    return _json({"dev": section.dev, "text": section.text.model_dump(), **searched})
+
+
+def _language_model(config: Config, run: str) -> LmSettings:
+    settings = config.runs[run].evaluation.language_model
+    assert settings is not None
+    return settings
+
+
+def perturb(config: Config, run: str, effect: str) -> str:
+    """What the effect with this name does."""
+    robustness = config.runs[run].evaluation.robustness
+    assert robustness is not None
+    return robustness.effects[effect].model_dump_json(exclude_none=True)
+
+
+def robustness(config: Config, run: str) -> str:
+    """What the sets that have changed copies, and these, are called for people."""
+    section = config.runs[run].evaluation.robustness
+    names = [*(section.sets if section else []), *perturbed_sets(config, run)]
+    return _json({"titles": {name: _title(config, name) for name in names}})
+
+
+def worst(config: Config, run: str, set_name: str) -> str:
+    """What a page says of a set and its corpus, how many clips it shows, and how the model heard them."""
+    section = config.runs[run]
+    about = config.datasets[set_name.split("-")[0]]
     return _json(
         {
-            "device": section.device,
-            "text": section.text.model_dump(),
-            "batch_seconds": section.evaluation.batch_seconds,
+            "title": _title(config, set_name),
+            "language": about.language,
+            "redistribute": about.audio_may_be_passed_on,
+            "units": section.text.units,
+            **section.evaluation.model_dump(include={"worst_clips", "batch_seconds"}),
+            **_chunks(section, set_name),
         }
     )
+
+
+def _title(config: Config, set_name: str) -> str:
+    dataset, split, *effect = set_name.split("-")
+    return ", ".join([f"{config.datasets[dataset].title} {split}", *effect])
+
+
+def _chunks(section: Run, set_name: str) -> dict[str, float | None]:
+    settings = section.evaluation.settings_of(set_name)
+    return {"chunk_seconds": settings.chunk_seconds, "stride_seconds": settings.stride}
 
 
 def select(config: Config, run: str) -> str:
@@ -133,7 +222,7 @@ def card(config: Config, run: str) -> str:
     return _json(
         {
             "language": section.language,
-            "card": section.card.model_dump(),
+            **section.model_dump(include={"card"}),
             "base": section.model.base,
             "base_run": section.model.run,
             "train": section.train,
@@ -142,6 +231,11 @@ def card(config: Config, run: str) -> str:
             "datasets": datasets,
         }
     )
+
+
+def _probe(section: Run) -> dict[str, Any]:
+    # How a checkpoint is scored while training goes on.
+    return {"text": section.text.model_dump(), "batch_seconds": section.evaluation.batch_seconds}
 
 
 def _model(section: Run) -> dict[str, Any]:

@@ -2,26 +2,37 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 
 from speechmill.command import run_command, written_whole
+from speechmill.config.evaluation import Protocol
 from speechmill.tables import read_json
 
+_BY_PROTOCOL = {f"{rate}_{protocol}": (rate, protocol) for protocol in get_args(Protocol) for rate in ("wer", "cer")}
+_RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
+
 COLUMNS = [
-    "run", "step", "set", "decoder", "protocol", "wer", "wer_low", "wer_high", "cer", "loss", "substitutions",
-    "deletions", "insertions", "reference_words", "clips_expected", "clips_scored", "clips_without_loss",
-    "outside_vocabulary", "unavailable", "audio_seconds", "wall_seconds", "checkpoint_sha256", "eval_set_sha256",
+    "run", "step", "set", "decoder", "protocol", *_RATES, "substitutions", "deletions", "insertions", "reference_words",
+    "clips_expected", "clips_scored", "clips_without_loss", "outside_vocabulary", "unavailable", "audio_seconds",
+    "wall_seconds", "checkpoint_sha256", "eval_set_sha256", *_BY_PROTOCOL,
 ]  # fmt: skip
 
 
 def summarise(metrics: list[Path]) -> pd.DataFrame:
-    """A row a `metrics.json`, sorted by set, decoder and step."""
+    """A row a `metrics.json`, sorted by set, decoder and step.
+
+    Its figures are by its `protocol`; those by each protocol are in columns with its name, null where it was not used.
+    """
     rows = [read_json(path) for path in metrics]
     for row in rows:
-        row["wer_low"], row["wer_high"] = row["wer_ci95"]
+        for metric in ("wer", "cer"):
+            row[f"{metric}_low"], row[f"{metric}_high"] = row[f"{metric}_ci95"]
+        for column, (rate, protocol) in _BY_PROTOCOL.items():
+            row[column] = row["protocols"].get(protocol, {}).get(rate)
         row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
-    frame = pd.DataFrame(rows)[COLUMNS].astype(dict.fromkeys(("wer", "wer_low", "wer_high", "cer", "loss"), float))
+    frame = pd.DataFrame(rows)[COLUMNS].astype(dict.fromkeys((*_RATES, *_BY_PROTOCOL), float))
     return frame.sort_values(["set", "decoder", "step"], ignore_index=True)
 
 

@@ -1,6 +1,7 @@
 """The tables that stages hand to each other: their schemas, and how they are read and written."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -102,6 +103,19 @@ CLIPS = pa.schema(
 
 EXCLUDED = pa.schema([*_USED, ("reason", pa.string()), ("detail", pa.string())])
 
+FRAMES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("frames", pa.int32()),
+        ("hypothesis", pa.string()),
+        ("loss", pa.float64()),
+        ("log_probs", pa.binary()),
+    ]
+)
+"""What a model says of a clip: its frames, the greedy hypothesis, the loss, null where there is none, and the
+log-probabilities in fp16, little endian, shape (frames, vocabulary), null where no decoder needs them.
+"""
+
 HYPOTHESES = pa.schema(
     [
         *_USED,
@@ -126,6 +140,8 @@ HYPOTHESES = pa.schema(
 # What a column of many clips says again and again: names and numbers.
 _REPEATED = (pa.string(), pa.int32())
 
+_GROUP_BYTES = 1 << 26
+
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """The table in `path`. Raises SpeechmillError where it cannot be read."""
@@ -141,30 +157,86 @@ def write_table(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path) -
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), beside)
 
 
-def write_in_row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path, group_size: int) -> None:
-    """Write `rows` as they come, `group_size` to a row group, holding no more than one group in memory."""
+def write_in_row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path, group_size: int) -> list[int]:
+    """Write `rows` as they come, and return how many stand in each row group: `group_size`, but fewer of long clips.
+
+    A row group, which is what the writer and any reader hold in memory, ends where its recordings come to 64 MiB.
+    """
+    return write_row_groups(_grouped(rows, group_size), schema, path)
+
+
+def _grouped(rows: Iterable[dict[str, Any]], group_size: int) -> Iterator[list[dict[str, Any]]]:
+    group: list[dict[str, Any]] = []
+    held = 0
+    for row in rows:
+        group.append(row)
+        held += _recorded_bytes(row)
+        # No name is left for a recording while the next one is made.
+        del row
+        if len(group) == group_size or held >= _GROUP_BYTES:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group
+
+
+def _recorded_bytes(value: Any) -> int:
+    """The bytes of the recordings in a row, beside which all else is small."""
+    if isinstance(value, dict):
+        return sum(map(_recorded_bytes, value.values()))
+    return len(value) if isinstance(value, bytes) else 0
+
+
+def write_row_groups(groups: Iterable[list[dict[str, Any]]], schema: pa.Schema, path: Path) -> list[int]:
+    """Write each of `groups` as a row group, as they come, holding no more than one in memory; returns their sizes."""
     # A dictionary or a least and a greatest value of recordings would be made at length and read by nobody.
     plain = [field.name for field in schema if field.type in _REPEATED]
     options = {"compression": "none", "use_dictionary": plain, "write_statistics": plain}
     with written_whole(path) as beside, pq.ParquetWriter(beside, schema, **options) as writer:
-        group: list[dict[str, Any]] = []
-        for row in rows:
-            group.append(row)
-            if len(group) == group_size:
-                writer.write_table(pa.Table.from_pylist(group, schema=schema))
-                group = []
-        if group:
+
+        def write(group: list[dict[str, Any]]) -> int:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            _release()
+            return len(group)
+
+        return list(map(write, groups))
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a table, one row group in memory at a time. Raises SpeechmillError where it cannot be read."""
+    return itertools.chain.from_iterable(read_row_groups(path))
+
+
+def read_row_groups(path: Path, groups: Iterable[int] | None = None) -> Iterator[list[dict[str, Any]]]:
+    """The row groups of a table, or those with these numbers, one in memory at a time.
+
+    Raises SpeechmillError where it cannot be read.
+    """
     try:
-        with pq.ParquetFile(path) as file:
-            for group in range(file.num_row_groups):
-                yield from file.read_row_group(group).to_pylist()
+        # With `pre_buffer` the file would keep a copy of the last row group.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for group in range(file.num_row_groups) if groups is None else groups:
+                yield _rows(file, group)
     except (pa.ArrowInvalid, OSError) as error:
         raise SpeechmillError(f"{path} cannot be read ({error}); delete it and run snakemake again") from error
+
+
+def _rows(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = file.read_row_group(group).to_pylist()
+    _release()
+    return rows
+
+
+def _release() -> None:
+    """Give back what Arrow has freed: it keeps as much as the longest recording took."""
+    pa.default_memory_pool().release_unused()
+
+
+def frames_about(path: Path) -> dict[str, Any]:
+    """What `log_probs` says about a table of frames: see `log_probs.write_frames`."""
+    with pq.ParquetFile(path) as file:
+        metadata = file.schema_arrow.metadata
+    return {key.decode(): json.loads(value) for key, value in metadata.items()}
 
 
 def write_json(value: Any, path: Path) -> None:

@@ -1,6 +1,14 @@
 """What all sections of the configuration share."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+"""A name that can stand in a path and on either side of the hyphen of `{dataset}-{split}`."""
+
+EvalSet = Annotated[str, Field(pattern=r"^[a-z0-9_]+-[a-z0-9_]+$")]
+"""The name of an evaluation set: `{dataset}-{split}`."""
 
 
 class Section(BaseModel):

@@ -6,11 +6,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from speechmill.config.base import Section
+from speechmill.config.base import Name, Section
 from speechmill.config.shards import Resampler
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-"""A name that can stand in a path and on either side of the hyphen of `{dataset}-{split}`."""
 
 
 class ValueMap(Section):
@@ -245,6 +242,11 @@ class _Stored(Section):
     shards: int | dict[Name, int] = Field(
         description="the number of Parquet shards a split, one number for all or one for each; a shard is one job"
     )
+    redistribute: bool | None = Field(
+        None,
+        description="whether the corpus's terms allow its audio to be passed on; if not, no page has any of it inside."
+        " Unless said: yes, but for the source `common_voice`, whose publisher forbids it",
+    )
     resampler: Resampler = Field("soxr", description="what resamples to 16 kHz: `soxr`, `sox` or `torchaudio`")
 
     @field_validator("splits")
@@ -285,6 +287,11 @@ class _Stored(Section):
         if isinstance(self, Hub):
             return self.path is not None or re.fullmatch("[0-9a-f]{40}", str(self.revision)) is not None
         return self.archive_download is None or self.archive_download.sha256 is not None
+
+    @property
+    def audio_may_be_passed_on(self) -> bool:
+        """Whether a page that people send around may have the corpus's audio inside."""
+        return not isinstance(self, CommonVoice) if self.redistribute is None else self.redistribute
 
     @property
     def title(self) -> str:

@@ -2,17 +2,18 @@
 
 import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from speechmill.command import SpeechmillError
-from speechmill.config.base import Section
+from speechmill.config.augment import AugmentSettings
+from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardSettings
 from speechmill.config.checkpoints import CheckpointSettings
 from speechmill.config.clips import ClipSettings
-from speechmill.config.datasets import Dataset, Name
-from speechmill.config.evaluation import EvalSet, EvaluationSettings, SelectSettings
+from speechmill.config.datasets import Dataset
+from speechmill.config.evaluation import EvaluationSettings, SelectSettings
 from speechmill.config.finetune import Device, FinetuneSettings
 from speechmill.config.leakage import LeakageSettings
 from speechmill.config.model import ModelSettings
@@ -20,39 +21,109 @@ from speechmill.config.plan import PlanSettings
 from speechmill.config.speak import SpeakSettings
 from speechmill.config.text import TextSettings
 
+# What only a run that trains has; what it cannot do without comes first.
+_TRAINING_NEEDS = ("train", "dev", "plan", "finetune", "card")
+_OF_TRAINING = (
+    *(key for key in _TRAINING_NEEDS if key != "dev"),
+    *("gpus", "gpu_memory_gib", "clips", "leakage", "augment", "checkpoints", "select"),
+)
+
 
 class Run(Section):
-    """One model: its data, its training, its evaluation, its card."""
+    """One model: its data, its training, its evaluation, its card; or a model that is there, and its evaluation."""
 
+    training: Literal["finetune", "none"] = Field(
+        "finetune",
+        description="with `none`, the model that `model.base` or `model.run` names is scored as it is, by its own"
+        " vocabulary: `train`, `plan`, `finetune`, `card` and all else that is for training are left out",
+    )
     language: str = Field(description="the language's code in the card: `ru`")
     device: Device = Field("gpu", description="where the model runs: `gpu`, `cpu`, or `auto`: a GPU where there is one")
     gpus: int = Field(
         1, gt=0, description="GPUs that training takes, with a process each; with `device: cpu`, processes alone"
     )
-    train: list[EvalSet] = Field(min_length=1, description="what it is trained on, each `{dataset}-{split}`")
-    dev: EvalSet = Field(description="the set that choices are made on, `{dataset}-{split}`")
+    gpu_memory_gib: float = Field(
+        78,
+        gt=0,
+        description="the memory of one such GPU, as `nvidia-smi` shows it; the plan, which may be made where there is"
+        " none, holds its estimate against it. 78 is what an H100 has for one job",
+    )
+    train: list[EvalSet] | None = Field(
+        None, min_length=1, description="what it is trained on, each `{dataset}-{split}`; needed for training"
+    )
+    dev: EvalSet | None = Field(
+        None,
+        description="the set that choices are made on, `{dataset}-{split}`; needed for training and by the decoder"
+        " `lm`",
+    )
     text: TextSettings = Field(TextSettings(), description="how sentences are normalised")
     clips: ClipSettings = Field(ClipSettings(), description="which training clips are used")
     leakage: LeakageSettings = Field(
         LeakageSettings(), description="what is done about training clips that collide with a set that is scored"
     )
     model: ModelSettings = Field(description="what training starts from")
-    plan: PlanSettings = Field(description="how long training lasts and what a batch is")
-    finetune: FinetuneSettings = Field(description="how the weights are changed")
+    plan: PlanSettings | None = Field(
+        None, description="how long training lasts and what a batch is; needed for training"
+    )
+    finetune: FinetuneSettings | None = Field(None, description="how the weights are changed; needed for training")
+    augment: AugmentSettings = Field(
+        AugmentSettings(), description="how training clips are changed, differently each time that they are seen"
+    )
     checkpoints: CheckpointSettings = Field(CheckpointSettings(), description="which checkpoints are kept")
     evaluation: EvaluationSettings = Field(description="what every checkpoint is scored on")
     select: SelectSettings = Field(SelectSettings(), description="which checkpoint becomes the model")
-    card: CardSettings = Field(description="what only its author can say about the model")
+    card: CardSettings | None = Field(
+        None, description="what only its author can say about the model; needed for training"
+    )
 
     @property
-    def select_set(self) -> str:
+    def trains(self) -> bool:
+        """Whether a model is made, and not only scored."""
+        return self.training == "finetune"
+
+    @property
+    def select_set(self) -> str | None:
         """The evaluation set that decides which checkpoint is taken."""
         return self.select.set or self.dev
 
     @model_validator(mode="after")
+    def _training_is_whole_or_absent(self) -> "Run":
+        if self.trains:
+            missing = [f"`{key}`" for key in _TRAINING_NEEDS if getattr(self, key) is None]
+            if missing:
+                raise ValueError(f"{_listed(missing)} needed and absent; with `training: none` a model is only scored")
+            return self
+        defaults = {key: field.get_default() for key, field in type(self).model_fields.items()}
+        extra = [f"`{key}`" for key in _OF_TRAINING if getattr(self, key) != defaults[key]]
+        if extra:
+            raise ValueError(f"{_listed(extra)} for training: leave that out, or `training: none`")
+        if self.model.init is not None or self.model.config:
+            raise ValueError(
+                "with `training: none` a model is scored as it is: give `model.base` or `model.run`, without `init` or"
+                " `config`"
+            )
+        if any(each.checkpoints == "selected" for each in self.evaluation.sets):
+            raise ValueError("with `training: none` there is one model and no choice: leave `checkpoints` out")
+        lm = self.evaluation.language_model
+        if lm is not None and (self.dev is None or lm.text == "training"):
+            raise ValueError(
+                "with `training: none` the decoder `lm` needs `dev`, on which its weights are tuned, and"
+                " `evaluation.lm` with `text: files`, since there are no training clips"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _selection_is_evaluated(self) -> "Run":
-        if self.select_set not in self.evaluation.sets:
+        if not self.trains:
+            return self
+        chosen_by = self.evaluation.settings_of(str(self.select_set))
+        if self.select_set not in self.evaluation.set_names:
             raise ValueError(f"`evaluation.sets` lacks {self.select_set}, by which the checkpoint is selected")
+        if chosen_by.checkpoints != "all":
+            raise ValueError(
+                f"`evaluation.sets` scores {self.select_set}, by which the checkpoint is selected, at the selected one"
+                " alone: it needs `checkpoints: all`"
+            )
         if self.select.decoder not in self.evaluation.decoders:
             raise ValueError(f"`evaluation.decoders` lacks {self.select.decoder}, by which the checkpoint is selected")
         return self
@@ -73,20 +144,17 @@ class Config(Section):
     def _sets_exist(self) -> "Config":
         known = [f"{name}-{split}" for name, dataset in self.datasets.items() for split in dataset.set_names]
         for run_name, run in self.runs.items():
-            for key, sets in (
-                ("train", run.train),
-                ("dev", [run.dev]),
-                ("evaluation.sets", run.evaluation.sets),
-            ):
+            train, dev = run.train or [], [run.dev] if run.dev else []
+            for key, sets in (("train", train), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
                 for missing in sorted(set(sets) - set(known)):
                     raise ValueError(
                         f"runs.{run_name}.{key} names {missing}, which no dataset has;{_nearest(missing, known)}"
                         f" known are {', '.join(known)}"
                     )
             for key, name in (
-                *(("train", each) for each in run.train),
-                ("dev", run.dev),
-                ("select.set", run.select_set),
+                *(("train", each) for each in train),
+                *(("dev", each) for each in dev),
+                *(("select.set", each) for each in [run.select.set] if each),
             ):
                 if self.datasets[name.split("-")[0]].optional:
                     raise ValueError(
@@ -106,6 +174,10 @@ class Config(Section):
                     )
                 if base in chain:
                     raise ValueError(f"runs.{name}.model.run: {' starts from '.join([*chain, base])}, in a circle")
+                if not self.runs[base].trains:
+                    raise ValueError(
+                        f"runs.{chain[-1]}.model.run is {base}, which makes no model: take its `model.base` yourself"
+                    )
                 chain.append(base)
                 run = self.runs[base]
         return self
@@ -136,6 +208,10 @@ def _fault(error: dict[str, Any]) -> str:
     return f"{key}: {message}" + (
         f" (found {error['input']!r})" if isinstance(error["input"], str | int | float) else ""
     )
+
+
+def _listed(keys: list[str]) -> str:
+    return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'}"
 
 
 def _nearest(word: str, known: list[str]) -> str:

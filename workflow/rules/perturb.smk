@@ -1,0 +1,31 @@
+# Needs: the clips of an evaluation set, their shards, and SoX.
+# Makes: a copy of the set that an effect has changed: its clips, and a shard with them, which is gone when it is scored.
+
+
+rule perturb:
+    input:
+        clips=ancient("results/runs/{run}/clips/{dataset}-{split}.parquet"),
+        digest="results/runs/{run}/clips/{dataset}-{split}.sha256",
+        counts="results/runs/{run}/clips/{dataset}-{split}.json",
+        shards=lambda wildcards: ancient(
+            paths.set_shards(SETTINGS, wildcards.run, "{dataset}-{split}".format(**wildcards))
+        ),
+    output:
+        shard=temp("results/runs/{run}/perturbed/{effect}/{dataset}/{split}/shard-00000.parquet"),
+        clips="results/runs/{run}/clips/{dataset}-{split}-{effect}.parquet",
+        digest="results/runs/{run}/clips/{dataset}-{split}-{effect}.sha256",
+        counts="results/runs/{run}/clips/{dataset}-{split}-{effect}.json",
+    log:
+        "logs/perturb/{run}-{dataset}-{split}-{effect}.log",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    params:
+        effect=lambda wildcards: slices.perturb(SETTINGS, wildcards.run, wildcards.effect),
+        code=code_digest("perturb"),
+    shell:
+        "python -m speechmill.perturb --effect {params.effect:q} --clips {input.clips} --counts {input.counts}"
+        " --shards {input.shards} --perturbed {output.shard} --perturbed-clips {output.clips}"
+        " --perturbed-digest {output.digest} --perturbed-counts {output.counts} 2>&1 | tee {log}"
