@@ -1,4 +1,3 @@
-import email.utils
 import hashlib
 import logging
 import random
@@ -6,7 +5,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -467,7 +465,7 @@ def test_what_may_pass_is_tried_again(site: Site, path: Path, get: Callable[...,
         ("9" * 400, 300, 300),
         ("soon", 0, 2),
         ("-5", 0, 2),
-        (email.utils.formatdate(time.time() + 200, usegmt=True), 100, 200),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 300, 300),
         ("Mon, 01 Jan 2024 00:00:00 GMT", 0, 2),
     ],
     ids=["seconds", "a-day", "for-ever", "words", "negative", "date", "past"],

@@ -215,6 +215,7 @@ class Training:
         # 21 batches, two a step: the last step has one.
         plan = {
             "batches": 21, "total_steps": 11, "epochs": 3, "checkpoints": [5, 11], "gradient_checkpointing": False,
+            "floor_audio_seconds_per_second": None,
             "clips_per_batch": 4.0, "parameters": 1,
         }  # fmt: skip
         letters.save_pretrained(folder / "vocab")

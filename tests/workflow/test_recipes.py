@@ -62,14 +62,26 @@ def plan(copy: WorkingCopy, recipe: str, dataset: str, place: Path, *audits: str
     return read(copy, f"results/runs/{recipe}/plan.json")
 
 
-def finish(planned: WorkingCopy, recipe: str, dataset: str, folder: Path) -> WorkingCopy:
-    """A copy of `planned` in which the recipe has gone on to its card, with a small base and few steps."""
+def finish(planned: WorkingCopy, recipe: str, dataset: str, folder: Path, *sentences: str) -> WorkingCopy:
+    """A copy of `planned` in which the recipe has gone on to its card, with a small base and few steps.
+
+    Its language model is made of `sentences`, if there are any, otherwise as the recipe has it.
+    """
     copy = planned.copy(folder / "copy")
     shutil.rmtree(copy.folder / "results" / "models")
     shutil.rmtree(copy.folder / "hub")
     # The corpus has been read and may be anywhere. Mixed precision in fp16 is for GPUs alone: accelerate refuses it
     # elsewhere.
-    changes = {"device": "cpu", "plan": {"epochs": 1, "save_steps": 1000}, "finetune": {"precision": "fp32"}}
+    lm: dict[str, Any] = {"lm_weight": [1.0], "word_score": [0.0]}
+    if sentences:
+        lm |= {"text": "files", "files": ["sentences.txt"]}
+        (copy.folder / "sentences.txt").write_text("\n".join(sentences), encoding="utf-8")
+    changes: dict[str, Any] = {
+        "device": "cpu",
+        "plan": {"epochs": 1, "save_steps": 1000},
+        "finetune": {"precision": "fp32"},
+    }
+    changes["evaluation"] = {"lm": lm, "worst_clips": 2}
     make(
         copy, recipe, small_base(folder / "base"), f"results/runs/{recipe}/model/README.md",
         "--config", f"runs={json.dumps({recipe: changes})}", f"datasets={{{dataset}: {{path: elsewhere}}}}",
@@ -267,7 +279,8 @@ def test_the_korean_recipe_reads_a_tree_of_zeroth_up_to_the_plan(korean: Working
 
 
 def test_the_korean_recipe_runs_to_its_card(korean: WorkingCopy, tmp_path: Path) -> None:
-    finished = finish(korean, "ko_zeroth", "zeroth", tmp_path)
+    # Here all speakers read the same sentences, so that those of dev are all that there are.
+    finished = finish(korean, "ko_zeroth", "zeroth", tmp_path, "한국어 문장", "번 문장 한국어")
     absent = {"robust_dev_ko-validation", "robust_test_ko-test"}
     check_finished(finished, "ko_zeroth", {"zeroth-dev", "zeroth-test"}, absent)
 

@@ -83,7 +83,7 @@ def test_a_new_evaluation_set_leaves_the_language_model_alone_if_no_sentence_of_
 
 def heard(run: Snakemake) -> set[str]:
     """The sets that a model was run on."""
-    return set(re.findall(r"^rule log_probs:.*?^ +wildcards: .*?set=([\w-]+)", run.output, re.MULTILINE | re.DOTALL))
+    return set(re.findall(r"rule log_probs:.*?^ +wildcards: .*?set=([\w-]+)", run.output, re.MULTILINE | re.DOTALL))
 
 
 def test_an_evaluation_set_that_takes_clips_out_of_training_retrains_and_says_so(changed: WorkingCopy) -> None:

@@ -11,6 +11,8 @@ rule lm_text:
         files=lambda wildcards: SETTINGS.runs[wildcards.run].evaluation.language_model.files,
         held_out=lambda wildcards: ancient(paths.scored_clips(SETTINGS, wildcards.run)),
         held_out_digests=lambda wildcards: paths.scored_clips(SETTINGS, wildcards.run, "sha256"),
+        # Nothing of it is read. Once it is made again, snakemake looks anew which of the digests have changed.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
     output:
         text="results/runs/{run}/lm/text.txt",
         digest="results/runs/{run}/lm/text.sha256",
