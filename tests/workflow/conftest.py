@@ -28,7 +28,8 @@ def python() -> Iterator[None]:
 def spoken_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny corpus that the workflow has spoken."""
     copy = working_copy(tmp_path_factory.mktemp("spoken"))
-    copy.snakemake(tiny_config(SPOKEN), SPOKEN)
+    # With a plain Python, as users have it.
+    copy.snakemake(tiny_config(SPOKEN), SPOKEN, PATH=f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}")
     return copy.folder / SPOKEN
 
 

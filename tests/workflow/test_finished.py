@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -170,12 +171,14 @@ def test_a_model_that_is_there_is_scored_without_training(changed: WorkingCopy) 
     ours = config["runs"]["demo_ru"]
     learned = (changed.folder / RUN / "lm/text.txt").read_text(encoding="utf-8")
     (changed.folder / "learned.txt").write_text(learned.upper(), encoding="utf-8")
+    # Elsewhere, as the model of somebody else: under results it would be what this very run may write again.
+    shutil.copytree(changed.folder / RUN / "model", changed.folder / "theirs")
     config["runs"]["theirs"] = {key: ours[key] for key in ("language", "device", "dev", "text")} | {
         "training": "none",
-        "model": {"base": "./results/runs/demo_ru/model"},
-        "evaluation": ours["evaluation"] | {"sets": ["demo_ru-test"]},
+        "model": {"base": "./theirs"},
+        "evaluation": ours["evaluation"]
+        | {"sets": ["demo_ru-test"], "lm": ours["evaluation"]["lm"] | {"text": "files", "files": ["learned.txt"]}},
     }
-    config["runs"]["theirs"]["evaluation"]["lm"] |= {"text": "files", "files": ["learned.txt"]}
     run = changed.snakemake(config)
     assert not run.executed & {"finetune", "plan", "vocab", "clips_train"}
     theirs, ours = (

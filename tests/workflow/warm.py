@@ -3,8 +3,6 @@
 A workflow starts many short jobs, and most of what they take is importing torch, transformers and Snakemake. So a
 server imports them once, and a program named `python`, put before the real one on PATH, has it fork a process that
 becomes the job: with the job's arguments, environment, folder and open files. What a job does is untouched.
-
-The run that most tests look at is made without this.
 """
 
 import array
@@ -22,7 +20,7 @@ from pathlib import Path
 # Others read their settings from the environment while they are imported, or are quick.
 STAGES = (
     "vocab", "plan", "finetune", "log_probs", "lm_weights", "evaluate", "best_greedy", "summary", "select", "breakdown",
-    "worst", "card", "audit",
+    "worst", "robustness", "card", "audit",
 )  # fmt: skip
 WARM = {f"speechmill.{stage}" for stage in STAGES} | {"snakemake"}
 

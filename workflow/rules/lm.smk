@@ -11,8 +11,6 @@ rule lm_text:
         files=lambda wildcards: SETTINGS.runs[wildcards.run].evaluation.language_model.files,
         held_out=lambda wildcards: ancient(paths.scored_clips(SETTINGS, wildcards.run)),
         held_out_digests=lambda wildcards: paths.scored_clips(SETTINGS, wildcards.run, "sha256"),
-        # Nothing of it is read. Once it is made again, snakemake looks anew which of the digests have changed.
-        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
     output:
         text="results/runs/{run}/lm/text.txt",
         digest="results/runs/{run}/lm/text.sha256",
@@ -36,8 +34,10 @@ rule lm_text:
 rule lm:
     input:
         text=ancient("results/runs/{run}/lm/text.txt"),
-        # Another evaluation set takes no sentence out that was not out before: then all that was scored holds.
         digest="results/runs/{run}/lm/text.sha256",
+        # Nothing of it is read. It is a checkpoint, after which snakemake looks anew at the digest: where another set to
+        # be scored takes no sentence out of the text, all that was decoded holds.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
         vocab=lambda wildcards: paths.processor_files(wildcards.run, SETTINGS.runs[wildcards.run]),
         base_source=lambda wildcards: paths.scored_source(SETTINGS.runs[wildcards.run]),
     output:

@@ -343,6 +343,11 @@ def lm_clips(config: Config, run: str, kind: str) -> list[str]:
     return [f"results/runs/{run}/clips/train.{kind}"] if settings and settings.text == "training" else []
 
 
+def lm_text_digest(config: Config, run: str) -> list[str]:
+    """The digest of a language model's text; nothing where a run has none."""
+    return [f"results/runs/{run}/lm/text.sha256"] if config.runs[run].evaluation.language_model else []
+
+
 def decoding_files(run: str) -> list[str]:
     """What beam search decodes with."""
     return [f"results/runs/{run}/lm/{file}" for file in DECODING_FILES]
