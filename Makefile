@@ -5,25 +5,32 @@ BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 
 REPORT := results/report.html
+REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo plan test bench setup lint format lock clean
+.PHONY: help demo report plan test bench setup lint format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: setup  ## set up, run the embedded demo from speech to model card, say where the results are
-	$(BIN)/snakemake --cores all --report $(REPORT) --report-after-run
+	$(BIN)/snakemake --cores all $(REPORT_OPTIONS)
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.outcome results/runs/demo_ru
 	@echo "report  $(REPORT)"
 
 CONFIG := config/config.yaml
+
+# After a run, be it one of no jobs: only then does snakemake know all that there is behind a checkpoint of its own.
+report: setup  ## make what is missing of CONFIG's results, and write them all into one page, results/report.html
+	$(BIN)/snakemake --cores all --configfile $(CONFIG) $(REPORT_OPTIONS)
+	@echo "report  $(REPORT)"
 
 plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and time, before anything is fetched
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.forecast $(CONFIG)
 
 # Unit tests share the cores; whole workflows take them all themselves, and one set of results between them.
 test: lint  ## set up, lint, and run the tests
+	@bash envs/setup.sh browser
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest tests/workflow
 

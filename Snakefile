@@ -22,6 +22,8 @@ include: "workflow/rules/perturb.smk"
 include: "workflow/rules/lm.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
+include: "workflow/rules/runs.smk"
+include: "workflow/rules/publish.smk"
 
 
 report: "workflow/report/workflow.rst"
@@ -32,6 +34,8 @@ localrules:
     ingest_dataset,
     ingest_uncached,
     ingest_model,
+    publish,
+    publish_dry_run,
 
 
 rule all:
@@ -39,3 +43,4 @@ rule all:
     input:
         [paths.results(SETTINGS, run) for run in SETTINGS.runs],
         expand("results/data/{dataset}/audit.json", dataset=SETTINGS.datasets),
+        "results/runs.html",

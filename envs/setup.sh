@@ -5,8 +5,11 @@
 # makes   .venv, exactly the lock file's packages, every one checked against its hash; in its bin lmplz and build_binary,
 #         built from the source of KenLM that envs/kenlm.txt pins
 # again   does nothing while .venv is whole and belongs to these files: a fraction of a second
+# browser as its argument: Chromium as well, in which the tests open the report
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extra=${1:-}
 
 venv=.venv
 lock=requirements.lock
@@ -40,6 +43,10 @@ sox_reads_mp3() { grep -q '^AUDIO FILE FORMATS:.* mp3' <<<"$(sox --help)"; }
 ffmpeg_has_libraries() { grep -q -e --enable-shared <<<"$(ffmpeg -version)"; } # torchcodec loads libavcodec
 makes_environments() { "$1" -c 'import ensurepip, venv'; }
 compiles() { cmake --version && make --version && c++ --version; }
+has_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do "$name" --version && return; done
+}
 finds_boost() {
     printf '#include <boost/%s.hpp>\n' program_options system/error_code thread test/unit_test | c++ -x c++ -E -
 }
@@ -87,6 +94,7 @@ look_for_programs() {
         want "Boost's headers and libraries" \
             "libboost-program-options-dev libboost-system-dev libboost-thread-dev libboost-test-dev" finds_boost
     fi
+    if [ "$extra" = browser ]; then want "Chromium or Chrome, for the tests" "chromium" has_browser; fi
 }
 
 fail_for_programs() { # fail_for_programs "why they were not installed"
@@ -95,7 +103,8 @@ fail_for_programs() { # fail_for_programs "why they were not installed"
     fail "missing: ${wanted#, }" "$1. Install by one of:" \
         "apt:   sudo apt-get install ${packages[*]}" \
         "brew:  brew install sox ffmpeg espeak-ng cmake boost python@3.11" \
-        "conda: conda install -c conda-forge sox ffmpeg espeak-ng cmake make cxx-compiler libboost-devel python=3.11"
+        "conda: conda install -c conda-forge sox ffmpeg espeak-ng cmake make cxx-compiler libboost-devel python=3.11" \
+        "a browser, where one is missing: Chromium or Chrome as its makers offer it, its program on PATH"
 }
 
 install_programs() {

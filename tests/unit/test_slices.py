@@ -84,8 +84,9 @@ def scored(**evaluation: Any) -> dict[str, str]:
     raw = copy.deepcopy(DEMO)
     raw["runs"]["demo_ru"]["evaluation"] = EVALUATION | evaluation
     config = load(raw)
-    of_run = (slices.evaluate, slices.lm_text, slices.lm, slices.lm_weights, slices.robustness, slices.card)
+    of_run = (slices.evaluate, slices.lm_text, slices.lm, slices.lm_weights, slices.robustness)
     return {stage.__name__: stage(config, "demo_ru") for stage in of_run} | {
+        "card": slices.card(config, "demo_ru", {"card": "c0de"}),
         "log_probs": slices.log_probs(config, "demo_ru", "demo_ru-test"),
         "perturb": slices.perturb(config, "demo_ru", "noisy"),
         "worst": slices.worst(config, "demo_ru", "demo_ru-test"),
@@ -95,7 +96,7 @@ def scored(**evaluation: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "stages"),
     [
-        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, set()),
+        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, {"card"}),
         ({"sets": ["demo_ru-dev", "demo_ru-test"]}, {"log_probs", "worst"}),
         ({"precision": "bf16"}, {"log_probs"}),
         ({"batch_seconds": 7}, {"log_probs", "worst"}),
@@ -139,3 +140,36 @@ def test_audio_of_common_voice_is_in_a_page_only_where_that_is_allowed(
     raw = copy.deepcopy(DEMO)
     raw["datasets"]["demo_ru"]["redistribute"] = redistribute
     assert json.loads(slices.worst(load(raw), "demo_ru", "demo_ru-test"))["redistribute"] is passed_on
+
+
+def reproduced(raw: dict[str, Any], run: str) -> dict[str, Any]:
+    made: dict[str, Any] = json.loads(slices.reproduction(load(raw), run))
+    return made
+
+
+def test_what_makes_a_run_again_is_a_configuration_of_its_own_that_means_the_same() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["other"] = raw["runs"]["demo_ru"]
+    made = reproduced(raw, "demo_ru")
+    assert list(made["runs"]) == ["demo_ru"]
+    again, before = load(made), load(DEMO)
+    assert again.runs["demo_ru"] == before.runs["demo_ru"]
+    assert (again.datasets, again.speak) == (before.datasets, before.speak)
+
+
+def test_what_makes_a_run_again_has_the_runs_that_it_starts_from() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["tuned"] = raw["runs"]["demo_ru"] | {"model": {"run": "demo_ru"}}
+    made = reproduced(raw, "tuned")
+    assert list(made["runs"]) == ["demo_ru", "tuned"]
+    assert load(made)
+
+
+def test_where_a_corpus_lies_on_this_host_stays_here() -> None:
+    raw = copy.deepcopy(DEMO)
+    del raw["speak"]
+    raw["datasets"]["demo_ru"]["path"] = "/home/anna/corpora/release.tar.gz"
+    raw["runs"]["demo_ru"]["publish"] = {"repo": "anna/model"}
+    made = reproduced(raw, "demo_ru")
+    assert made["datasets"]["demo_ru"]["path"] == "release.tar.gz"
+    assert "anna" not in json.dumps(made)

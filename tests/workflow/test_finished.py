@@ -82,6 +82,14 @@ def test_the_weights_of_the_language_model_are_of_dev_at_the_checkpoint_that_is_
     assert weights["greedy_wer"] == dev[weights["step"]]
 
 
+@pytest.mark.parametrize("rule", ["lm_weights", "best_greedy"])
+def test_what_the_weights_are_chosen_by_has_nothing_of_test(finished: WorkingCopy, rule: str) -> None:
+    said = "".join(path.read_text() for path in (finished.folder / ".snakemake" / "log").glob("*.log"))
+    (read_by_it,) = re.findall(rf"^rule {rule}:\n +input: (.*)$", said, re.MULTILINE)
+    assert "demo_ru-dev" in read_by_it or "/best/" in read_by_it
+    assert "demo_ru-test" not in read_by_it
+
+
 def test_no_sentence_of_a_scored_set_is_in_the_text_of_the_language_model(finished: WorkingCopy) -> None:
     text = set((finished.folder / RUN / "lm/text.txt").read_text(encoding="utf-8").splitlines())
     for role, in_it in (("train", True), ("demo_ru-dev", False), ("demo_ru-test", False)):

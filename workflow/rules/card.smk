@@ -4,7 +4,8 @@
 # A run that only evaluates has one model, and no folder and no card of its own.
 
 
-rule select:
+# A checkpoint, after which snakemake looks anew: where the same one is selected again, what it was scored on holds.
+checkpoint select:
     input:
         steps="results/runs/{run}/evaluation/steps.parquet",
         checkpoints="results/runs/{run}/checkpoints",
@@ -73,23 +74,63 @@ rule robustness:
         " --selection {input.selection} --plot {output} 2>&1 | tee {log}"
 
 
+# The code that a card shows, run on a clip as it stands.
+rule usage:
+    input:
+        model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
+        lm=lambda wildcards: paths.model_lm_files(SETTINGS, wildcards.run),
+        clips=lambda wildcards: ancient(paths.selecting_clips(SETTINGS, wildcards.run, "parquet")),
+        digest=lambda wildcards: paths.selecting_clips(SETTINGS, wildcards.run, "sha256"),
+        shards=lambda wildcards: ancient(
+            paths.set_shards(SETTINGS, wildcards.run, str(SETTINGS.runs[wildcards.run].select_set))
+        ),
+    output:
+        "results/runs/{run}/usage.json",
+    log:
+        "logs/usage/{run}.log",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
+        runtime=30,
+    params:
+        settings=lambda wildcards: slices.usage(SETTINGS, wildcards.run),
+        decoders=lambda wildcards: paths.usage_decoders(SETTINGS.runs[wildcards.run]),
+        set=lambda wildcards: SETTINGS.runs[wildcards.run].select_set,
+        code=code_digest("usage", "templates/usage_greedy.py.j2", "templates/usage_lm.py.j2"),
+    shell:
+        "python -m speechmill.usage --settings {params.settings:q} --decoders {params.decoders}"
+        " --set {params.set} --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards} --usage {output}"
+        " 2>&1 | tee {log}"
+
+
 rule card:
     input:
+        model=lambda wildcards: ancient(expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES)),
+        model_lm=lambda wildcards: ancient(paths.model_lm_files(SETTINGS, wildcards.run)),
         summary="results/runs/{run}/evaluation/summary.parquet",
+        hypotheses=lambda wildcards: ancient(
+            paths.hypotheses(paths.all_metrics(SETTINGS, wildcards.run, scored_steps(wildcards.run)))
+        ),
+        clips=lambda wildcards: ancient(paths.evaluated_clips(SETTINGS, wildcards.run)),
         selection="results/runs/{run}/selection.json",
         breakdown="results/runs/{run}/evaluation/breakdown.json",
         lm=lambda wildcards: paths.lm_records(SETTINGS, wildcards.run),
         robustness=lambda wildcards: paths.robustness_plot(SETTINGS, wildcards.run),
+        usage="results/runs/{run}/usage.json",
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
         plan="results/runs/{run}/plan.json",
         leakage="results/runs/{run}/clips/leakage.json",
+        train_digest="results/runs/{run}/clips/train.sha256",
         counts=lambda wildcards: paths.run_counts(SETTINGS, wildcards.run),
         status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
-        vocab="results/runs/{run}/vocab/vocab.json",
         base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:
         card="results/runs/{run}/model/README.md",
+        evidence=directory("results/runs/{run}/model/evidence"),
+        hub_results=directory("results/runs/{run}/model/.eval_results"),
+        manifest="results/runs/{run}/model/manifest.json",
         page=report(
             "results/runs/{run}/card.html",
             category="Runs",
@@ -119,16 +160,39 @@ rule card:
     conda:
         "../../envs/card.yaml"
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=2000,
+        runtime=30,
     params:
-        settings=lambda wildcards: slices.card(SETTINGS, wildcards.run),
+        settings=lambda wildcards: slices.card(
+            SETTINGS,
+            wildcards.run,
+            {stage: code_digest(stage) for stage in ("finetune", "log_probs", "evaluate")}
+            | {"card": code_digest("card", "templates/card.md.j2")},
+        ),
+        configuration=lambda wildcards: slices.reproduction(SETTINGS, wildcards.run),
         code=code_digest("card", "templates/card.md.j2"),
     shell:
-        "python -m speechmill.card --run {wildcards.run} --settings {params.settings:q} --summary {input.summary}"
-        " --selection {input.selection} --training {input.training} --training-log {input.training_log}"
-        " --plan {input.plan} --counts {input.counts} --status {input.status} --leakage {input.leakage}"
-        " --vocab {input.vocab}"
-        " --breakdown {input.breakdown} --lm {input.lm} --robustness {input.robustness}"
-        " --base-source {input.base_source} --card {output.card} --page {output.page} --loss {output.loss}"
-        " --wer {output.wer} --breakdown-plot {output.breakdown} 2>&1 | tee {log}"
+        "python -m speechmill.card --settings {params.settings:q} --configuration {params.configuration:q}"
+        " --model $(dirname {output.card}) --page {output.page} --summary {input.summary}"
+        " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
+        " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
+        " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
+        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source} 2>&1 | tee {log}"
+
+
+# Asked for, it looks every time: that a folder was whole yesterday says nothing of today.
+rule verify:
+    input:
+        [f"results/runs/{run}/model/manifest.json" for run, section in SETTINGS.runs.items() if section.trains],
+    log:
+        "logs/verify.log",
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        gpu=hardware.verify_gpus(SETTINGS),
+        mem_mb=8000,
+        runtime=480,
+    params:
+        folders=[f"results/runs/{run}/model" for run, section in SETTINGS.runs.items() if section.trains],
+    shell:
+        "python -m speechmill.verify {params.folders} --data results/data --gpus {resources.gpu} 2>&1 | tee {log}"

@@ -17,6 +17,8 @@ rule log_probs:
         counts="results/runs/{run}/clips/{set}.json",
         shards=lambda wildcards: ancient(paths.set_shards(SETTINGS, wildcards.run, wildcards.set)),
         plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
+        # Nothing of it is read: with the text it is known whether there is anything to decode anew.
+        lm_text=lambda wildcards: ancient(paths.lm_text_digest(SETTINGS, wildcards.run)),
     output:
         temp("results/runs/{run}/evaluation/{step}/{set}/frames.parquet"),
     log:

@@ -4,7 +4,9 @@
 # greedily there.
 
 
-rule lm_text:
+# A checkpoint, after which snakemake looks anew at the digest: where another set to be scored takes no sentence out of
+# the text, all that was decoded holds.
+checkpoint lm_text:
     input:
         clips=lambda wildcards: ancient(paths.lm_clips(SETTINGS, wildcards.run, "parquet")),
         digest=lambda wildcards: paths.lm_clips(SETTINGS, wildcards.run, "sha256"),
@@ -35,9 +37,6 @@ rule lm:
     input:
         text=ancient("results/runs/{run}/lm/text.txt"),
         digest="results/runs/{run}/lm/text.sha256",
-        # Nothing of it is read. It is a checkpoint, after which snakemake looks anew at the digest: where another set to
-        # be scored takes no sentence out of the text, all that was decoded holds.
-        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
         vocab=lambda wildcards: paths.processor_files(wildcards.run, SETTINGS.runs[wildcards.run]),
         base_source=lambda wildcards: paths.scored_source(SETTINGS.runs[wildcards.run]),
     output:

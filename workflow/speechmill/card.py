@@ -1,33 +1,46 @@
-"""card: the model's card and plots, from what the stages have put down."""
+"""card: the model's card and plots, from what the stages have put down, which goes with the model as evidence."""
 
 import argparse
 import json
 import math
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jinja2
 import pandas as pd
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult
 from markdown_it import MarkdownIt
 from pydantic import BaseModel
 
+from speechmill import evidence, manifest
 from speechmill.command import run_command, written_whole
 from speechmill.config.card import CardSettings
 from speechmill.config.datasets import DrawnSplit
 from speechmill.config.evaluation import Protocol, SelectSettings
+from speechmill.config.published import PublishedSettings
 from speechmill.config.text import TextSettings
+from speechmill.evidence import Evidence
 from speechmill.findings import failures, of_language_model, of_other_checkpoints, robustness_rows
+from speechmill.model_index import eval_results, front_matter
 from speechmill.page import STYLE, embedded
 from speechmill.plots import plot_breakdown, plot_error_rates, plot_loss
-from speechmill.systems import published_set
+from speechmill.published import side_by_side
+from speechmill.scoring import CONFIDENCE
+from speechmill.systems import published_set, systems
 from speechmill.tables import read_json
 
 PROBED = "†"
 """Marks a WER that was taken while training went on."""
 
-_TEMPLATE = Path(__file__).parents[1] / "templates" / "card.md.j2"
+CARD = "README.md"
+"""The card's name in the folder of the model."""
+
+HUB_RESULTS = ".eval_results"
+"""The folder of the scores in the newer form of the Hugging Face Hub, in that of the model."""
+
+TEMPLATE = "templates/card.md.j2"
+"""Below the folder `workflow`."""
 
 
 class DatasetAbout(BaseModel):
@@ -37,8 +50,10 @@ class DatasetAbout(BaseModel):
     version: str
     licence: str
     hub_id: str | None
+    hub_config: str | None
     language: str
     drawn: dict[str, DrawnSplit]
+    audio_may_be_passed_on: bool
 
     @property
     def title(self) -> str:
@@ -49,6 +64,7 @@ class DatasetAbout(BaseModel):
 class Settings(BaseModel):
     """The slice of the configuration that this stage reads."""
 
+    run: str
     language: str
     card: CardSettings
     base: str | None
@@ -57,6 +73,11 @@ class Settings(BaseModel):
     text: TextSettings
     select: SelectSettings
     datasets: dict[str, DatasetAbout]
+    roles: list[str]
+    """What clips of the run are for: `train`, `dev`, and the sets that are scored."""
+    published: PublishedSettings | None
+    code: dict[str, str]
+    """The digest of the code of the stages that decide on the figures."""
 
     def set_title(self, name: str) -> str:
         """An evaluation set's name for people, or that of a changed copy."""
@@ -64,41 +85,37 @@ class Settings(BaseModel):
         return f"{self.datasets[dataset].title} {split}{''.join(f', {each}' for each in effect)}"
 
 
-def front_matter(settings: Settings, best: pd.DataFrame) -> str:
-    """The YAML between the card's dashes, as the Hugging Face Hub reads it; WER and CER are percentages there."""
-    results = []
-    for row in best.to_dict("records"):
-        dataset, split = str(row["set"]).split("-")
-        about = settings.datasets[dataset]
-        for metric in (name for name in ("wer", "cer") if not pd.isna(row[name])):
-            results.append(
-                EvalResult(
-                    task_type="automatic-speech-recognition",
-                    task_name="Automatic Speech Recognition",
-                    dataset_type=about.hub_id or dataset,
-                    dataset_name=about.title,
-                    dataset_config=about.language,
-                    dataset_split=split,
-                    metric_type=metric,
-                    metric_name=f"{split.capitalize()} {metric.upper()}, {row['decoder']}",
-                    metric_value=percent(float(row[metric])),
-                )
-            )
-    data = ModelCardData(
-        language=settings.language,
-        license=settings.card.licence,
-        library_name="transformers",
-        base_model=settings.base,
-        tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
-        datasets=[about.hub_id for about in settings.datasets.values() if about.hub_id] or None,
-        metrics=["wer", "cer"],
-        model_name=settings.card.title,
-        eval_results=results,
-    )
-    return str(data.to_yaml())
+class Known(NamedTuple):
+    """How the figures of a section of the card are known."""
+
+    how: Literal["recomputed", "derived", "recorded"]
+    """Anew from the model and the recordings; from the files of the folder's evidence; as they were at the time."""
+    where: str
+    """Of what, or in which file of the evidence."""
 
 
-def published(scores: pd.DataFrame) -> pd.DataFrame:
+KNOWN = {
+    "Front matter, and the first lines": Known("recomputed", "the model and the recordings"),
+    "Model description": Known("derived", "`plan.json`, `vocab.json`, `training.json`"),
+    "Usage": Known("recomputed", "the model and a recording"),
+    "Results": Known("recomputed", "the model and the recordings"),
+    "Other checkpoints and decoders": Known("derived", "`breakdown.json`"),
+    "Language model": Known("derived", "`lm/*.json`"),
+    "Beside the published model": Known("recorded", "the published card, in `settings.json`; ours as in Results"),
+    "Intended uses & limitations": Known("derived", "`settings.json`, `summary.parquet`"),
+    "Where it fails": Known("derived", "`breakdown.json`"),
+    "Robustness": Known("derived", "`breakdown.json`; each WER recomputed"),
+    "Training and evaluation data": Known("derived", "`status/*.json`, `counts/*.json`, `leakage.json`"),
+    "Training hyperparameters": Known("derived", "`training.json`, its settings those of `config.yaml`"),
+    "Training results": Known("derived", "`training.jsonl`, `summary.parquet`"),
+    "Time and hardware": Known("recorded", "`training.json`"),
+    "Framework versions": Known("recorded", "`training.json`"),
+    "How to make it again": Known("derived", "`manifest.json`, `summary.parquet`, `status/*.json`"),
+}
+"""The sections of the card by their headings, and how the figures of each are known."""
+
+
+def published_sets(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores on sets as they were published, without those on changed copies."""
     return scores[scores["set"] == scores["set"].map(published_set)]
 
@@ -138,6 +155,7 @@ def _cell(value: float, decimals: int) -> str:
 
 def table(rows: list[list[str]]) -> str:
     """A Markdown table, padded, its columns centred; the first row is the heading."""
+    rows = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -148,7 +166,9 @@ def table(rows: list[list[str]]) -> str:
 
 def results_table(settings: Settings, best: pd.DataFrame) -> str:
     """The scores of the selected checkpoint on every set by every decoder."""
-    rows = [["Set", "Decoder", "WER %", "95 % interval", "CER %", "Loss", "Clips scored / published", "Words"]]
+    rows = [
+        ["Set", "Decoder", "WER %", f"{CONFIDENCE} % interval", "CER %", "Loss", "Clips scored / published", "Words"]
+    ]
     for row in best[best["unavailable"].isna()].to_dict("records"):
         rows.append(
             [
@@ -270,6 +290,152 @@ def text_rules(counts: dict[str, Any]) -> list[str]:
     return lines
 
 
+def about_results(settings: Settings, best: pd.DataFrame, status: list[dict[str, Any]]) -> list[EvalResult]:
+    """The selected checkpoint's WER and CER on every set by every decoder, as percentages, as the Hub writes them."""
+    commits = {each["dataset"]: each["about"].get("commit") for each in status}
+    results = []
+    for row in best.to_dict("records"):
+        dataset, split = str(row["set"]).split("-")
+        about = settings.datasets[dataset]
+        results += [
+            EvalResult(
+                task_type="automatic-speech-recognition",
+                task_name="Automatic Speech Recognition",
+                dataset_type=about.hub_id or dataset,
+                dataset_name=about.title,
+                dataset_config=about.hub_config or (None if about.hub_id else about.language),
+                dataset_split=split,
+                dataset_revision=commits.get(dataset),
+                metric_type=metric,
+                metric_name=f"{split.capitalize()} {metric.upper()}, {row['decoder']}",
+                metric_value=percent(float(row[metric])),
+            )
+            for metric in ("wer", "cer")
+            if not pd.isna(row[metric])
+        ]
+    return results
+
+
+def digests_table(settings: Settings, found: Evidence, best: pd.DataFrame) -> str:
+    """What the run was made of and has made, each with what tells it from all else."""
+    rows = [["What", "Known by", ""]]
+    for each in found.status:
+        told = {key: each["about"][key] for key in ("commit", "sha256") if each["about"].get(key)}
+        rows += [[settings.datasets[each["dataset"]].title, key, f"`{value}`"] for key, value in told.items()]
+    if found.base is not None and found.base.get("commit"):
+        rows.append([str(settings.base), "commit", f"`{found.base['commit']}`"])
+    rows.append(["training clips, with their texts", "sha256", f"`{found.training_clips}`"])
+    for row in best[best["unavailable"].isna()].drop_duplicates("set").to_dict("records"):
+        rows.append(
+            [f"clips of {settings.set_title(row['set'])}, with their texts", "sha256", f"`{row['eval_set_sha256']}`"]
+        )
+    rows += [[f"`{name}`", "sha256", f"`{digest}`"] for name, digest in found.selection["sha256"].items()]
+    rows += [[f"the code of the stage `{stage}`", "digest", f"`{digest}`"] for stage, digest in settings.code.items()]
+    return table(rows)
+
+
+def hub_results(found: Evidence) -> dict[str, str]:
+    """The files of `HUB_RESULTS`, by name: the scores on sets that the Hub has."""
+    settings = Settings.model_validate(found.settings)
+    best = _best(found)
+    on_the_hub = [
+        settings.datasets[dataset].hub_id is not None and split not in settings.datasets[dataset].drawn
+        for dataset, split in (str(name).split("-") for name in best["set"])
+    ]
+    return eval_results(about_results(settings, best[on_the_hub], found.status))
+
+
+def _best(found: Evidence) -> pd.DataFrame:
+    best: pd.DataFrame = published_sets(found.summary).query("step == @found.selection['step']")
+    return best
+
+
+def context(found: Evidence) -> dict[str, Any]:
+    """What the template of the card is filled with, all of it from the evidence."""
+    settings = Settings.model_validate(found.settings)
+    over_steps, best, breakdown, lm = published_sets(found.summary), _best(found), found.breakdown, found.lm
+    by = (best["set"] == settings.select.set) & (best["decoder"] == settings.select.decoder)
+    selected = over_steps[
+        (over_steps["set"] == settings.select.set) & (over_steps["decoder"] == settings.select.decoder)
+    ]
+    return {
+        "run": settings.run,
+        "front_matter": front_matter(
+            language=settings.language,
+            licence=settings.card.licence,
+            base=settings.base,
+            tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
+            datasets=[about.hub_id for about in settings.datasets.values() if about.hub_id],
+            metrics=["wer", "cer"],
+            title=settings.card.title,
+            results=about_results(settings, best, found.status),
+        ),
+        "card": settings.card,
+        "base": settings.base,
+        "base_run": settings.base_run,
+        "base_source": found.base,
+        "train": " + ".join(settings.set_title(name) for name in settings.train),
+        "selection": settings.select,
+        "selection_title": settings.set_title(str(settings.select.set)),
+        "step": found.selection["step"],
+        "score": best[by].astype(object).where(best[by].notna(), None).iloc[0].to_dict(),
+        "confidence": CONFIDENCE,
+        "results": results_table(settings, best),
+        "other_checkpoints": of_other_checkpoints(breakdown, str(settings.select.set), settings.select.decoder),
+        "usage": found.usage,
+        "usage_titles": {each["set"]: settings.set_title(each["set"]) for each in found.usage},
+        "lm": lm,
+        "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,
+        "of_language_model": of_language_model(breakdown, settings.set_title),
+        "published": settings.published,
+        "side_by_side": table(side_by_side(settings.published, best, settings.set_title))
+        if settings.published
+        else None,
+        "robustness": robustness_table(settings, breakdown),
+        "failures": failures(breakdown, settings.select.decoder, settings.set_title),
+        "event_sets": event_sets(settings, best),
+        "protocols": protocols_table(settings, best),
+        "unavailable": unavailable_sets(settings, best),
+        "drawn": drawn_splits(settings),
+        "leakage": leakage_table(settings, found.leakage),
+        "differences": [
+            f"{settings.datasets[each['dataset']].title}: {sentence}"
+            for each in found.status
+            for sentence in each["differences"]
+        ],
+        "outside_vocabulary": outside_vocabulary(settings, best),
+        "data": data_table(settings, found.counts),
+        "corpora": corpus_table(settings, found.status),
+        "units": settings.text.units,
+        "text_rules": text_rules(found.counts["train"]),
+        "characters": [token for token in found.vocabulary if len(token) == 1 and token != "|"],
+        "training": found.training,
+        "training_results": table(training_results(found.plan, found.log, selected)),
+        "plan": found.plan,
+        "kept": over_steps["step"].nunique(),
+        "probed": PROBED,
+        "devices": sorted(found.summary["device"].dropna().unique()),
+        "scoring_seconds": float(found.summary.drop_duplicates(["step", "set", "decoder"])["wall_seconds"].sum()),
+        "digests": digests_table(settings, found, best),
+        "known": table([["Section", "Figures are", "From"], *([name, *known] for name, known in KNOWN.items())]),
+    }
+
+
+def render(context: dict[str, Any]) -> str:
+    """The card, Markdown with front matter, from what `context` gives."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string((Path(__file__).parents[1] / TEMPLATE).read_text(encoding="utf-8")).render(context)
+
+
+def draw(found: Evidence, model: Path) -> None:
+    """Draw the plots of the card into the folder of the model."""
+    settings, over_steps = Settings.model_validate(found.settings), published_sets(found.summary)
+    plots, step = model / "plots", found.selection["step"]
+    plot_loss(found.log, over_steps, settings.set_title, plots / "loss.png")
+    plot_error_rates(over_steps, probes(found.log), settings.set_title, step, plots / "wer.png")
+    plot_breakdown(found.breakdown["sets"], settings.set_title, plots / "breakdown.png")
+
+
 def page(card: str, folder: Path) -> str:
     """The body of a card as a page of its own, with the pictures, which lie in `folder`, inside it."""
     body = MarkdownIt("commonmark").enable("table").render(card.split("\n---\n", 1)[1])
@@ -284,93 +450,45 @@ def page(card: str, folder: Path) -> str:
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True)
     parser.add_argument("--settings", type=Settings.model_validate_json, required=True)
-    for one in (
-        "summary",
-        "selection",
-        "training",
-        "training-log",
-        "plan",
-        "leakage",
-        "vocab",
-        "card",
-        "page",
-        "loss",
-        "wer",
-        "breakdown",
-        "breakdown-plot",
-    ):
+    parser.add_argument("--configuration", type=json.loads, required=True, help="what makes the run again")
+    parser.add_argument("--model", type=Path, required=True, help="the folder of the model, which gets all but --page")
+    parser.add_argument("--page", type=Path, required=True, help="the card as a page of its own")
+    named = ("summary", "selection", "breakdown", "training", "plan", "leakage", "usage")
+    for one in (*named, "training-log"):
         parser.add_argument(f"--{one}", type=Path, required=True)
+    parser.add_argument("--train-digest", type=Path, required=True, help="what the training clips are")
     parser.add_argument("--counts", type=Path, nargs="+", required=True, help="the counts of the run's clips, by role")
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
+    parser.add_argument("--clips", type=Path, nargs="+", required=True, help="the clips of each scored set")
+    parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
-    parser.add_argument("--robustness", type=Path, nargs="*", default=[], help="the plot of changed copies, if any")
-    parser.add_argument("--base-source", type=Path, nargs="*", help="what is known of the base model, if there is one")
+    parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="what is known of the base, if any")
     args = parser.parse_args()
-    settings: Settings = args.settings
-    scores = pd.read_parquet(args.summary)
-    step, plan = read_json(args.selection)["step"], read_json(args.plan)
-    log = [json.loads(line) for line in args.training_log.read_text(encoding="utf-8").splitlines()]
-    over_steps = published(scores)
-    best = over_steps[over_steps["step"] == step]
-    by = (best["set"] == settings.select.set) & (best["decoder"] == settings.select.decoder)
-    selected = over_steps[
-        (over_steps["set"] == settings.select.set) & (over_steps["decoder"] == settings.select.decoder)
-    ]
-    statuses = [read_json(path) for path in args.status]
-    counts = {path.stem: read_json(path) for path in args.counts}
-    breakdown, lm = read_json(args.breakdown), {path.stem: read_json(path) for path in args.lm}
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    rendered = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        run=args.run,
-        front_matter=front_matter(settings, best),
-        card=settings.card,
-        base=settings.base,
-        base_run=settings.base_run,
-        base_source=read_json(args.base_source[0]) if args.base_source else None,
-        train=" + ".join(settings.set_title(name) for name in settings.train),
-        selection=settings.select,
-        selection_title=settings.set_title(str(settings.select.set)),
-        step=step,
-        score=best[by].iloc[0].to_dict(),
-        results=results_table(settings, best),
-        other_checkpoints=of_other_checkpoints(breakdown, str(settings.select.set), settings.select.decoder),
-        lm=lm,
-        lm_title=settings.set_title(lm["weights"]["set"]) if lm else None,
-        of_language_model=of_language_model(breakdown, settings.set_title),
-        robustness=robustness_table(settings, breakdown),
-        robustness_plot=[path.relative_to(args.card.parent).as_posix() for path in args.robustness],
-        failures=failures(breakdown, settings.select.decoder, settings.set_title),
-        event_sets=event_sets(settings, best),
-        protocols=protocols_table(settings, best),
-        unavailable=unavailable_sets(settings, best),
-        drawn=drawn_splits(settings),
-        leakage=leakage_table(settings, read_json(args.leakage)),
-        differences=[
-            f"{settings.datasets[each['dataset']].title}: {sentence}"
-            for each in statuses
-            for sentence in each["differences"]
-        ],
-        outside_vocabulary=outside_vocabulary(settings, best),
-        data=data_table(settings, counts),
-        corpora=corpus_table(settings, statuses),
-        units=settings.text.units,
-        text_rules=text_rules(counts["train"]),
-        characters=[token for token in read_json(args.vocab) if len(token) == 1 and token != "|"],
-        training=read_json(args.training),
-        training_results=table(training_results(plan, log, selected)),
-        plan=plan,
-        kept=over_steps["step"].nunique(),
-        probed=PROBED,
-    )
-    plot_loss(log, over_steps, settings.set_title, args.loss)
-    plot_error_rates(over_steps, probes(log), settings.set_title, step, args.wer)
-    plot_breakdown(breakdown["sets"], settings.set_title, args.breakdown_plot)
-    with written_whole(args.card) as beside:
-        beside.write_text(rendered, encoding="utf-8")
-    with written_whole(args.page) as beside:
-        beside.write_text(page(rendered, args.card.parent), encoding="utf-8")
+    files: dict[str, Path] = {path.name: path for path in (getattr(args, one) for one in named)}
+    files |= {"training.jsonl": args.training_log, "train.sha256": args.train_digest}
+    files |= {f"counts/{path.name}": path for path in args.counts} | {f"lm/{path.name}": path for path in args.lm}
+    files |= {f"status/{path.parent.name}.json": path for path in args.status}
+    files |= dict(zip(["base.json"], args.base_source, strict=False))
+    evidence.put(args.model, args.settings.model_dump(mode="json"), args.configuration, files)
+    step = read_json(args.selection)["step"]
+    of_selected = {system: path for system, path in systems(args.hypotheses, step).items() if system.step == step}
+    evidence.put_scored(args.model, of_selected, args.clips)
+    found = evidence.read(args.model)
+    draw(found, args.model)
+    write_text(render(context(found)), args.model / CARD)
+    # There, if empty, where the Hub has none of the sets: the folder is an output.
+    (args.model / HUB_RESULTS).mkdir(exist_ok=True)
+    for name, text in hub_results(found).items():
+        write_text(text, args.model / HUB_RESULTS / name)
+    write_text(page((args.model / CARD).read_text(encoding="utf-8"), args.model), args.page)
+    manifest.write(args.model)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file, whole or not at all."""
+    with written_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

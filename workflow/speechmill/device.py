@@ -3,6 +3,8 @@
 import fcntl
 import itertools
 import os
+import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -59,6 +61,15 @@ def taken_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iterat
         # Before the first use of a GPU: the Trainer spreads its batches over all that it sees.
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         yield [torch.device("cuda", position) for position in range(here)]
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called by its maker: the GPU, or this machine's processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    about = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def tasks() -> int:

@@ -27,7 +27,8 @@ from speechmill.tables import (
 )
 from speechmill.text import compose
 
-_SEED = 0
+SEED = 0
+"""Of the bootstrap."""
 
 
 class Settings(BaseModel):
@@ -93,7 +94,7 @@ def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
         ("cer", [c.character_errors for c in counts], characters),
     ):
         rates[name] = _rate(sum(errors), sum(lengths)) if counts else None
-        rates[f"{name}_ci95"] = list(bootstrap_interval(errors, lengths, groups, _SEED)) if counts else [None] * 2
+        rates[f"{name}_ci95"] = list(bootstrap_interval(errors, lengths, groups, SEED)) if counts else [None] * 2
     return {
         **rates,
         "substitutions": sum(c.substitutions for c in counts),

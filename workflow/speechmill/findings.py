@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from speechmill.scoring import CONFIDENCE
+
 Title = Callable[[str], str]
 """What a set, by its name, is called."""
 
@@ -42,7 +44,7 @@ def _difference(row: dict[str, Any]) -> str:
         return f"{told}; {row['why']}, so that chance cannot be told"
     low, high = map(_points, row["interval"])
     p = "p ≤ 0.001" if row["p_value"] <= 0.001 else f"p = {row['p_value']:.3f}"
-    return f"{told}, 95 % interval {low} to {high}, {p}"
+    return f"{told}, {CONFIDENCE} % interval {low} to {high}, {p}"
 
 
 def _points(fraction: float) -> str:
@@ -75,7 +77,15 @@ def robustness_rows(breakdown: dict[str, Any], title: Title) -> list[list[str]]:
         ]
         for row in _rows(breakdown, "effect")
     ]
-    heading = ["Set", "Changed by", "Decoder", "WER % as published", "WER % changed", "Difference", "95 % interval"]
+    heading = [
+        "Set",
+        "Changed by",
+        "Decoder",
+        "WER % as published",
+        "WER % changed",
+        "Difference",
+        f"{CONFIDENCE} % interval",
+    ]
     return [heading, *rows] if rows else []
 
 

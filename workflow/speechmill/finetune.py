@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -29,7 +28,7 @@ from speechmill.config.finetune import FinetuneSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
 from speechmill.config.text import TextSettings
-from speechmill.device import taken_devices
+from speechmill.device import device_name, taken_devices
 from speechmill.guards import GO_ON, NotFiniteError, not_finite, out_of_memory, stop_requests
 from speechmill.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
 from speechmill.probe import Probe, spread_over_lengths
@@ -262,8 +261,8 @@ def record(
             )
         },
         "hardware": {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "processor": platform.processor() or platform.machine(),
+            "device": device_name(device) if device.type == "cuda" else "cpu",
+            "processor": device_name(torch.device("cpu")),
             "threads": finetune.threads,
         },
         "parameters": plan["parameters"],

@@ -48,6 +48,11 @@ def log_probs_gpus(run: Run, counts: str) -> int:
     return 0 if run.device == "cpu" or json.loads(Path(counts).read_text()).get("unavailable") else 1
 
 
+def verify_gpus(config: Config) -> int:
+    """The GPUs that scoring the models once more takes."""
+    return 0 if all(run.device == "cpu" for run in config.runs.values()) else 1
+
+
 def finetune_mb(run: Run, plan: str) -> int:
     """The memory of training on the host, of all its processes, by the run's plan."""
     planned = json.loads(Path(plan).read_text())

@@ -25,12 +25,12 @@ from speechmill.batching import Indices, Lengths, fill
 from speechmill.clip_reader import ClipReader, Collator
 from speechmill.command import SpeechmillError, run_command
 from speechmill.ctc import clip_losses
-from speechmill.device import taken_devices
+from speechmill.device import device_name, taken_devices
 from speechmill.models import Processor, depends_on_padding, forward, frame_samples, load_checkpoint, output_frames
 from speechmill.progress import progress
 from speechmill.tables import CLIPS, FRAMES, SAMPLE_RATE, file_digest, read_json, read_table, write_in_row_groups
 
-_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # What a process that decodes takes at a time.
 _ROW_GROUP = 64
@@ -147,8 +147,8 @@ def hear(
     Raises SpeechmillError where chunks do not advance, or where the device's memory does not hold a batch.
     """
     model.to(device)  # type: ignore[arg-type]
-    frame = _samples_a_frame(model.config)
-    chunk, stride = _in_samples(settings, frame)
+    frame = samples_a_frame(model.config)
+    chunk, stride = in_samples(settings, frame)
     if not clips:
         return []
     cut = [(i, each) for i, clip in enumerate(clips) for each in chunks_of(clip["num_samples"], chunk, stride)]
@@ -184,13 +184,13 @@ def evaluation_batches(lengths: Lengths, batch_seconds: float, equal_lengths: bo
     return [batch for group in groups for batch in fill(group, lengths, batch_seconds * SAMPLE_RATE)][::-1]
 
 
-def _samples_a_frame(config: PreTrainedConfig) -> int:
+def samples_a_frame(config: PreTrainedConfig) -> int:
     """Samples from one frame of the logits to the next: some models have adapters that make fewer frames."""
     adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
     return frame_samples(config) * int(config.adapter_stride**adapters if adapters else 1)
 
 
-def _in_samples(settings: Settings, frame: int) -> tuple[int | None, int]:
+def in_samples(settings: Settings, frame: int) -> tuple[int | None, int]:
     """The chunk and its stride, each a whole number of frames. Raises SpeechmillError where chunks do not advance."""
     if settings.chunk_seconds is None:
         return None, 0
@@ -233,7 +233,7 @@ def _forward(
     model: PreTrainedModel, inputs: dict[str, Any], settings: Settings, device: torch.device
 ) -> tuple[torch.Tensor, list[float], list[int]]:
     """A batch's logits, shape (chunks, frames, vocabulary), the loss of each chunk and the number of its frames."""
-    dtype = _PRECISIONS[settings.precision]
+    dtype = PRECISIONS[settings.precision]
     try:
         given = {key: value.to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         with torch.inference_mode():
@@ -346,7 +346,7 @@ def main() -> None:
     clips = read_table(args.clips).to_pylist()
     model, processor = load_checkpoint(folder)
     about["vocabulary"] = vocabulary(model, processor)
-    about["frame_seconds"] = _samples_a_frame(model.config) / SAMPLE_RATE
+    about["frame_seconds"] = samples_a_frame(model.config) / SAMPLE_RATE
     args.frames.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # On the disk of the results, where there is room for it.
@@ -354,7 +354,7 @@ def main() -> None:
         with taken_devices(settings.device, args.run, args.gpus) as (device,):
             started = time.monotonic()
             heard = hear(model, processor, clips, args.shards, settings, device, spill)
-            about |= {"device": str(device), "wall_seconds": time.monotonic() - started}
+            about |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}
         write_frames(args.frames, clips, heard, spill, about)
 
 

@@ -10,7 +10,8 @@ from speechmill.command import written_whole
 
 STYLE = """<style>
 body { font: 16px/1.5 sans-serif; max-width: 60em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin-bottom: 1em } th, td { border: 1px solid #ccc; padding: 0.2em 0.6em }
+table { display: block; max-width: 100%; overflow-x: auto; border-collapse: collapse; margin-bottom: 1em }
+th, td { border: 1px solid #ccc; padding: 0.2em 0.6em } small { color: #595959 } a { color: #0063a5 }
 img { max-width: 100% } pre { background: #f4f4f4; padding: 1em; overflow-x: auto }
 </style>"""
 

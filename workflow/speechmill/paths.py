@@ -26,7 +26,9 @@ LM_FILES = ["lm.binary", "lexicon.txt", "tokens.txt", "arpa.json"]
 DECODING_FILES = [*LM_FILES, "weights.json"]
 """What beam search decodes with."""
 
-_SPOKEN = "results/speak/"
+SPOKEN = "results/speak/"
+"""Where the corpora lie that a rule speaks."""
+
 _FETCHED = "fetched "
 
 
@@ -118,7 +120,7 @@ def run_datasets(run: Run) -> list[str]:
 
 def spoken_archive(dataset: Dataset) -> list[str]:
     """The dataset's archive where a rule makes it, otherwise nothing."""
-    return [dataset.path] if dataset.path is not None and dataset.path.startswith(_SPOKEN) else []
+    return [dataset.path] if dataset.path is not None and dataset.path.startswith(SPOKEN) else []
 
 
 def source_fingerprint(name: str, dataset: Dataset) -> str:
@@ -167,9 +169,10 @@ def _fingerprint(path: Path) -> str:
         digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
     for folder, subfolders, files in os.walk(path):
         subfolders.sort()
+        inside = os.path.relpath(folder, path)
         for file in sorted(files):
-            stat = os.stat(os.path.join(folder, file))  # noqa: PTH116, PTH118 (a hundred thousand files)
-            digest.update(f"{os.path.relpath(folder, path)}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            stat = os.stat(f"{folder}/{file}")  # noqa: PTH116 (a million files)
+            digest.update(f"{inside}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -315,6 +318,11 @@ def dev_clips(config: Config, run: str, kind: str) -> list[str]:
     return [f"results/runs/{run}/clips/{config.runs[run].dev}.{kind}"]
 
 
+def selecting_clips(config: Config, run: str, kind: str) -> list[str]:
+    """The clips of the set that a checkpoint is selected on, or their digest: `kind` is how the file ends."""
+    return [f"results/runs/{run}/clips/{config.runs[run].select_set}.{kind}"]
+
+
 def step_source(run: str, step: str) -> list[str]:
     """The file that says which step `best` or `selected` is; nothing for a number."""
     named = {"best": "lm/best.json", "selected": "selection.json"}
@@ -369,8 +377,6 @@ def results(config: Config, run: str) -> list[str]:
     """What a run is made for."""
     section, folder = config.runs[run], f"results/runs/{run}"
     made = [f"{folder}/model/README.md"] if section.trains else [f"{folder}/evaluation/summary.parquet"]
-    if section.trains and section.evaluation.language_model:
-        made += [f"{folder}/model/lm/{file}" for file in DECODING_FILES]
     if section.evaluation.worst_clips:
         made += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
     return [*made, f"{folder}/evaluation/breakdown.json"]
@@ -388,10 +394,30 @@ def perturbed_sets(config: Config, run: str) -> list[str]:
     return [f"{name}-{effect}" for name in robustness.sets for effect in robustness.effects] if robustness else []
 
 
+def run_roles(run: Run) -> list[str]:
+    """What a run uses clips for: training, dev, and the sets that are scored."""
+    return list(dict.fromkeys(["train", "dev", *run.evaluation.set_names]))
+
+
 def run_counts(config: Config, run: str) -> list[str]:
     """The counts of a run's clips in each role."""
-    roles = dict.fromkeys(["train", "dev", *config.runs[run].evaluation.set_names])
-    return [f"results/runs/{run}/clips/{role}.json" for role in roles]
+    return [f"results/runs/{run}/clips/{role}.json" for role in run_roles(config.runs[run])]
+
+
+def evaluated_clips(config: Config, run: str) -> list[str]:
+    """The clips of each set that is scored, changed copies included."""
+    names = [*config.runs[run].evaluation.set_names, *perturbed_sets(config, run)]
+    return [f"results/runs/{run}/clips/{name}.parquet" for name in names]
+
+
+def usage_decoders(run: Run) -> list[str]:
+    """The decoders that a card shows how to use."""
+    return ["greedy", *(["lm"] if run.evaluation.language_model else [])]
+
+
+def model_lm_files(config: Config, run: str) -> list[str]:
+    """The language model in the folder of a run's model; nothing where it has none."""
+    return [f"results/runs/{run}/model/lm/{file}" for file in DECODING_FILES if lm_records(config, run)]
 
 
 def role_status(config: Config, run: str, role: str) -> list[str]:

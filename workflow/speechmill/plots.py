@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from speechmill.page import COLOURS, save
+from speechmill.scoring import CONFIDENCE
 from speechmill.systems import published_set
 
 Title = Callable[[str], str]
@@ -67,7 +68,7 @@ def plot_error_rates(scores: pd.DataFrame, probed: dict[int, float], title: Titl
         axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
         axes.set_ylim(bottom=0)
         _finish(axes, "step", f"{metric.upper()}, %", f"{'Word' if metric == 'wer' else 'Character'} error rate")
-    figure.suptitle("Error rates over steps, with 95 % intervals")
+    figure.suptitle(f"Error rates over steps, with {CONFIDENCE} % intervals")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, edgecolor="none")
     save(figure, path)
 
@@ -85,7 +86,7 @@ def plot_breakdown(sets: dict[str, Any], title: Title, path: Path) -> None:
         _finish(row[2], "speakers, the worst first; larger: more words", "WER, %", title(name))
         for axes in row:
             axes.set_ylim(bottom=0)
-    figure.suptitle("Word error rate by length, speaking rate and speaker, with 95 % intervals")
+    figure.suptitle(f"Word error rate by length, speaking rate and speaker, with {CONFIDENCE} % intervals")
     _one_legend(figure, panels)
     save(figure, path)
 
@@ -148,7 +149,7 @@ def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         _finish(axes, "WER, %", "", title(name))
-    figure.suptitle("Word error rate of changed copies, with 95 % intervals")
+    figure.suptitle(f"Word error rate of changed copies, with {CONFIDENCE} % intervals")
     _one_legend(figure, panels)
     save(figure, path)
 

@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
+CONFIDENCE = 95
+"""In how many of a hundred repetitions an interval is to hold the truth."""
+
+_OUTSIDE = (100 - CONFIDENCE) / 200
+
 
 class Counts(NamedTuple):
     """The alignment of one hypothesis with its reference, in words, and the edit distance in characters."""
@@ -106,11 +111,11 @@ def bootstrap_interval(
 
 
 def _tail(groups: int) -> float:
-    """The share of draws to leave out on each side: 2.5 % for many groups, less for few."""
+    """The share of draws to leave out on each side: `_OUTSIDE` for many groups, less for few."""
     if groups < 2:
-        return 0.025
+        return _OUTSIDE
     normal, freedom = NormalDist(), groups - 1
-    z = normal.inv_cdf(0.975)
+    z = normal.inv_cdf(1 - _OUTSIDE)
     # Student's quantile. Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.5.
     t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
     return normal.cdf(-math.sqrt(groups / freedom) * t)

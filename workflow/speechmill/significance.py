@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speechmill.scoring import grouped
+from speechmill.scoring import CONFIDENCE, grouped
 
 
 class Paired(NamedTuple):
@@ -38,7 +38,7 @@ def paired(
     drawn = np.random.default_rng(seed).integers(len(group_words), size=(samples, len(group_words)))
     lengths = np.maximum(group_words[drawn].sum(axis=1), 1.0)
     differences = (errors_second - errors_first)[drawn].sum(axis=1) / lengths
-    low, high = np.percentile(differences, [2.5, 97.5])
+    low, high = np.percentile(differences, [(100 - CONFIDENCE) / 2, (100 + CONFIDENCE) / 2])
     beyond = min(np.mean(differences <= 0), np.mean(differences >= 0))
     return Paired(
         float((errors_second.sum() - errors_first.sum()) / max(group_words.sum(), 1.0)),

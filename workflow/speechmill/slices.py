@@ -4,15 +4,16 @@ A job runs again when its slice changes, so a slice holds nothing that its stage
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from speechmill.config.checkpoints import CheckpointSettings
-from speechmill.config.datasets import CommonVoice, Folder, Hub, Zeroth
+from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneSettings, MemorySettings, PaceSettings
 from speechmill.config.lm import LmSettings
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
-from speechmill.paths import base_settings, perturbed_sets, role_sets, run_datasets
+from speechmill.paths import SPOKEN, base_settings, perturbed_sets, role_sets, run_datasets, run_roles
 
 # Keys of `finetune` that change no weights: activations that are computed twice are the same.
 _PACE = {*PaceSettings.model_fields, "gradient_checkpointing"}
@@ -179,6 +180,31 @@ def robustness(config: Config, run: str) -> str:
     return _json({"titles": {name: _title(config, name) for name in names}})
 
 
+def runs_table(config: Config) -> str:
+    """What the page of all runs says of each beside what was measured, and what their sets are called."""
+    runs = [
+        {
+            "name": name,
+            "start": _start(section),
+            "trained_on": [_title(config, each) for each in section.train or []],
+            "published": None if section.published is None else section.published.model_dump(mode="json"),
+        }
+        for name, section in config.runs.items()
+    ]
+    names = dict.fromkeys(
+        each
+        for name, section in config.runs.items()
+        for each in (*section.evaluation.set_names, *perturbed_sets(config, name))
+    )
+    return _json({"runs": runs, "sets": [{"name": name, "title": _title(config, name)} for name in names]})
+
+
+def _start(section: Run) -> str:
+    if section.model.run is not None:
+        return f"the run {section.model.run}"
+    return section.model.base or "random weights"
+
+
 def worst(config: Config, run: str, set_name: str) -> str:
     """What a page says of a set and its corpus, how many clips it shows, and how the model heard them."""
     section = config.runs[run]
@@ -211,26 +237,70 @@ def select(config: Config, run: str) -> str:
     return _json(section.select.model_dump() | {"set": section.select_set})
 
 
-def card(config: Config, run: str) -> str:
-    """What the card says of the run and of its datasets beside what was measured."""
+def usage(config: Config, run: str) -> str:
+    """The text rules, for what a hypothesis is made of."""
+    return evaluate(config, run)
+
+
+def card(config: Config, run: str, code: dict[str, str]) -> str:
+    """What the card says of the run and of its datasets beside what was measured; `code` are digests of stages."""
     section = config.runs[run]
-    about = ("name", "version", "licence", "hub_id", "language", "drawn")
-    datasets = {
-        name: {key: value for key, value in config.datasets[name].model_dump().items() if key in about}
-        for name in run_datasets(section)
-    }
+    datasets = {}
+    for name in run_datasets(section):
+        dataset = config.datasets[name]
+        about = dataset.model_dump(include={"name", "version", "licence", "hub_id", "language", "drawn"})
+        datasets[name] = about | {
+            # On the Hub a Common Voice release has a configuration a language.
+            "hub_config": dataset.config if isinstance(dataset, Hub) else _locale(dataset),
+            "audio_may_be_passed_on": dataset.audio_may_be_passed_on,
+        }
     return _json(
         {
+            "run": run,
             "language": section.language,
-            **section.model_dump(include={"card"}),
+            **section.model_dump(include={"card", "published"}),
             "base": section.model.base,
             "base_run": section.model.run,
             "train": section.train,
             "text": section.text.model_dump(),
             "select": section.select.model_dump() | {"set": section.select_set},
             "datasets": datasets,
+            "roles": run_roles(section),
+            "code": code,
         }
     )
+
+
+def _locale(dataset: Dataset) -> str | None:
+    return dataset.language if isinstance(dataset, CommonVoice) and dataset.hub_id else None
+
+
+def reproduction(config: Config, run: str) -> str:
+    """The configuration that makes a run again, with those that it starts from; of a place on this host only its name.
+
+    What was left to its default is left out.
+    """
+    runs = [run]
+    while (base := config.runs[runs[0]].model.run) is not None:
+        runs.insert(0, base)
+    datasets = list(dict.fromkeys(name for each in runs for name in run_datasets(config.runs[each])))
+    spoken = [name for name, settings in config.speak.items() if f"{SPOKEN}{name}.tar.gz" in _places(config, datasets)]
+    chosen = config.model_dump(
+        mode="json",
+        exclude_unset=True,
+        include={"speak": set(spoken), "datasets": set(datasets), "runs": set(runs)},
+    )
+    for dataset in chosen["datasets"].values():
+        if "path" in dataset and not dataset["path"].startswith(SPOKEN):
+            dataset["path"] = Path(dataset["path"]).name
+    for each in chosen["runs"].values():
+        # What is asked of a run again is not to put it somewhere.
+        each.pop("publish", None)
+    return json.dumps({key: value for key, value in chosen.items() if value}, ensure_ascii=False)
+
+
+def _places(config: Config, datasets: list[str]) -> list[str | None]:
+    return [config.datasets[name].path for name in datasets]
 
 
 def _probe(section: Run) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from speechmill.config.finetune import Device, FinetuneSettings
 from speechmill.config.leakage import LeakageSettings
 from speechmill.config.model import ModelSettings
 from speechmill.config.plan import PlanSettings
+from speechmill.config.publish import PublishSettings
+from speechmill.config.published import PublishedSettings
 from speechmill.config.speak import SpeakSettings
 from speechmill.config.text import TextSettings
 
@@ -25,7 +27,7 @@ from speechmill.config.text import TextSettings
 _TRAINING_NEEDS = ("train", "dev", "plan", "finetune", "card")
 _OF_TRAINING = (
     *(key for key in _TRAINING_NEEDS if key != "dev"),
-    *("gpus", "gpu_memory_gib", "clips", "leakage", "augment", "checkpoints", "select"),
+    *("gpus", "gpu_memory_gib", "clips", "leakage", "augment", "checkpoints", "select", "publish"),
 )
 
 
@@ -74,6 +76,14 @@ class Run(Section):
     select: SelectSettings = Field(SelectSettings(), description="which checkpoint becomes the model")
     card: CardSettings | None = Field(
         None, description="what only its author can say about the model; needed for training"
+    )
+    published: PublishedSettings | None = Field(
+        None, description="what a published card says of the same model, for the run's figures to be held against"
+    )
+    publish: PublishSettings | None = Field(
+        None,
+        description="where the model's folder is uploaded to by `snakemake publish`, and by nothing else;"
+        " `snakemake publish_dry_run` shows what would go, without any network",
     )
 
     @property
@@ -126,6 +136,16 @@ class Run(Section):
             )
         if self.select.decoder not in self.evaluation.decoders:
             raise ValueError(f"`evaluation.decoders` lacks {self.select.decoder}, by which the checkpoint is selected")
+        return self
+
+    @model_validator(mode="after")
+    def _published_sets_are_evaluated(self) -> "Run":
+        for name in self.published.sets if self.published else []:
+            if name not in self.evaluation.set_names:
+                raise ValueError(
+                    f"`published` holds figures against {name}, which `evaluation.sets` lacks;"
+                    f"{_nearest(name, self.evaluation.set_names)} leave `set` out where there is no such set"
+                )
         return self
 
 

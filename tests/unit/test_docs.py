@@ -1,0 +1,175 @@
+"""What the documents say is there: links, commands, targets, rules, modules and keys."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from speechmill.config.root import Config, load
+
+ROOT = Path(__file__).parents[2]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", *DOCS]
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Names of files, and of what other libraries have, are written like keys.
+NO_KEY = re.compile(
+    r"(transformers|datasets|speechmill)\."
+    r"|.*\.(cfg|csv|html|json|jsonl|md|parquet|py|safetensors|sh|smk|toml|tsv|txt|yaml|lock)$"
+)
+SCHEMA = Config.model_json_schema()
+
+
+def text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    return FENCED.sub("", text(page))
+
+
+def inline(page: Path) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def code(page: Path) -> str:
+    """All that stands in a block of code or in backticks, a line each."""
+    indented = re.findall(r"^ {4}(\S.*)$", prose(page), re.MULTILINE)
+    blocks = [body for language, body in FENCED.findall(text(page)) if language == "sh"]
+    return "\n".join([*blocks, *indented, *inline(page)])
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text(page)), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def names(pattern: str, *files: Path) -> set[str]:
+    return {name for file in files for name in re.findall(pattern, text(file), re.MULTILINE)}
+
+
+@pages
+def test_every_relative_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", prose(page))
+    for link in (each for each in links if "://" not in each):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_leads_to_every_document() -> None:
+    links = set(re.findall(r"\]\(([^)#]+)[^)]*\)", text(ROOT / "README.md")))
+    assert {page.relative_to(ROOT).as_posix() for page in [*DOCS, ROOT / "config" / "README.md"]} <= links
+
+
+def test_every_recipe_is_listed() -> None:
+    links = re.findall(r"\]\(\.\./(config/[^)]+\.yaml)\)", text(ROOT / "docs" / "recipes.md"))
+    recipes = {path.relative_to(ROOT).as_posix() for path in (ROOT / "config" / "recipes").glob("*.yaml")}
+    assert recipes <= set(links)
+
+
+@pages
+def test_every_program_target_rule_and_file_of_a_command_is_there(page: Path) -> None:
+    rules = names(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)", ROOT / "Snakefile", *ROOT.glob("workflow/rules/*.smk"))
+    targets = names(r"^([a-z]+):", ROOT / "Makefile")
+    commands = code(page)
+    for module in re.findall(r"python -m speechmill\.([\w.]+)", commands):
+        file = ROOT / "workflow" / "speechmill" / f"{module.replace('.', '/')}.py"
+        assert file.is_file(), module
+        assert "def main(" in text(file), module
+    assert set(re.findall(r"(?:^|\n)make ([a-z]+)", commands)) <= targets
+    assert set(re.findall(r"(?:^|\n)snakemake ([a-z_]+)\b", commands)) <= rules
+    written = set(inline(page))
+    for option, values in re.findall(r"--(configfile|profile)((?: [\w./]+)+)", commands):
+        for value in values.split():
+            path = ROOT / value
+            known = path.is_file() if option == "configfile" else (path / "config.yaml").is_file()
+            assert known or value in written or re.search(r"\b[A-Z]+\b", value), value
+
+
+def test_the_table_of_stages_names_every_rule_file_and_modules_that_are_there() -> None:
+    table = [line for line in text(ROOT / "README.md").splitlines() if ".smk`" in line]
+    named = {name for line in table for name in re.findall(r"`([\w./]+)`", line)}
+    rule_files = {path.name for path in (ROOT / "workflow" / "rules").glob("*.smk")} - {"common.smk"}
+    assert {name for name in named if name.endswith(".smk")} == rule_files
+    for name in named - rule_files:
+        assert (ROOT / "workflow" / "speechmill" / name).exists(), name
+
+
+def test_every_section_of_the_configuration_has_a_table_with_all_its_keys() -> None:
+    parts = re.split(r"^#+ ", text(ROOT / "config" / "README.md"), flags=re.MULTILINE)
+    tables = [set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in parts]
+    for name, section in SCHEMA["$defs"].items():
+        assert "properties" not in section or set(section["properties"]) in tables, name
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
+def test_every_key_that_is_named_is_a_key_of_the_configuration(page: Path) -> None:
+    for word in inline(page):
+        if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not NO_KEY.match(word):
+            nested: Any = None
+            for key in reversed(word.split(".")):
+                nested = {key: nested}
+            assert is_known(nested), word
+        elif re.match(r"[a-z_]+: ", word):
+            assert is_known(yaml.safe_load(word)), word
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_configuration_that_is_shown_holds_keys_that_are_known(page: Path) -> None:
+    for language, body in FENCED.findall(text(page)):
+        shown = yaml.safe_load(body) if language == "yaml" else None
+        if shown and {"datasets", "runs"} <= set(shown):
+            load(shown)
+        elif shown:
+            assert is_known(shown), body
+
+
+@pytest.mark.parametrize(
+    "unknown", [{"finetune": {"learning_rat": 1}}, {"runs": {"mine": {"evaluation": {"set": []}}}}, {"no_such_key": 1}]
+)
+def test_an_unknown_key_would_be_noticed(unknown: dict[str, Any]) -> None:
+    assert not is_known(unknown)
+
+
+def is_known(shown: Any) -> bool:
+    """Whether some section of the configuration has all these keys, whatever their values are."""
+    return any(fits(shown, section) for section in (SCHEMA, *SCHEMA["$defs"].values()) if "properties" in section)
+
+
+def fits(shown: Any, node: Any) -> bool:
+    if isinstance(shown, list):
+        return all(any(fits(each, alike) for each_of in choices(node) for alike in items(each_of)) for each in shown)
+    if not isinstance(shown, dict):
+        return True
+    return any(all(fits_key(key, value, each) for key, value in shown.items()) for each in choices(node))
+
+
+def fits_key(key: str, value: Any, node: dict[str, Any]) -> bool:
+    if "properties" in node:
+        return key in node["properties"] and fits(value, node["properties"][key])
+    # A mapping, whose names are free.
+    inner = [*node.get("patternProperties", {}).values(), node.get("additionalProperties", False)]
+    return any(each is True or (isinstance(each, dict) and fits(value, each)) for each in inner)
+
+
+def items(node: dict[str, Any]) -> Iterator[Any]:
+    if "items" in node:
+        yield node["items"]
+
+
+def choices(node: Any) -> Iterator[dict[str, Any]]:
+    """The types that a value of the schema may have."""
+    if "$ref" in node:
+        yield from choices(SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]])
+    several = node.get("anyOf", []) + node.get("oneOf", [])
+    for each in several:
+        yield from choices(each)
+    if not several and "$ref" not in node:
+        yield node

@@ -1,0 +1,171 @@
+"""Headless Chromium, driven by the DevTools protocol over a pipe."""
+
+import base64
+import fcntl
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--mute-audio"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"),
+    "--remote-debugging-pipe",
+)
+
+_ANSWER_SECONDS = 60
+
+
+class Page:
+    """A page in a browser, and what went wrong or out of it since it was opened."""
+
+    def __init__(self, commands: int, answers: int) -> None:
+        self._commands, self._answers = commands, answers
+        self._read = b""
+        self._sent = 0
+        self._session: str | None = None
+        self._contexts: dict[int, str] = {}
+        self.errors: list[str] = []
+        """Errors in the console, uncaught ones included."""
+        self.requests: list[str] = []
+        """The addresses that were asked for."""
+
+    def open(self, address: str, width: int = 1400, height: int = 900) -> None:
+        """Open an address; returns when all that it loads by itself is loaded."""
+        target = self._call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._call(f"{domain}.enable")
+        self._call("Page.navigate", url=address)
+        self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
+
+    def evaluate(self, expression: str, *, inside: bool = False) -> Any:
+        """The value of a JavaScript expression, awaited, in the page or `inside` the frame that it shows."""
+        where = {"contextId": self._frame()} if inside else {}
+        answer = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, **where)
+        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
+        return answer["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true. Fails where it never is."""
+        looked = (
+            "new Promise((done, fail) => { const end = Date.now() + 20000; const look = () => {"
+            f" if ({condition}) done(true); else if (Date.now() > end) fail('never true');"
+            " else setTimeout(look, 20); }; look(); })"
+        )
+        assert self.evaluate(looked), condition
+
+    def until_shown(self, heading: str) -> None:
+        """Wait until the page shows a frame with this heading. Fails where it never does."""
+        seen: list[Any] = []
+        for _ in range(400):
+            self.evaluate("new Promise(done => setTimeout(done, 50))")
+            for context in self._framed():
+                # The frame may have gone on to another page meanwhile.
+                answer = self._answer(
+                    "Runtime.evaluate",
+                    expression="document.readyState === 'complete' && document.querySelector('h1')?.textContent",
+                    contextId=context,
+                )
+                seen = [answer.get("result", {}).get("result", {}).get("value")]
+                if seen == [heading]:
+                    return
+        raise AssertionError(f"no frame is headed {heading!r}, but {seen}")
+
+    def screenshot(self, path: Path) -> None:
+        """Write what is to be seen as a PNG file."""
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+
+    def _framed(self) -> list[int]:
+        main = self._call("Page.getFrameTree")["frameTree"]["frame"]["id"]
+        return [context for context, frame in self._contexts.items() if frame != main]
+
+    def _frame(self) -> int:
+        contexts = self._framed()
+        assert contexts, "the page shows no frame"
+        return contexts[-1]
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        answer = self._answer(method, **params)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return dict(answer["result"])
+
+    def _answer(self, method: str, **params: Any) -> dict[str, Any]:
+        self._sent += 1
+        number = self._sent
+        command = {"id": number, "method": method, "params": params}
+        if self._session is not None:
+            command["sessionId"] = self._session
+        os.write(self._commands, json.dumps(command).encode() + b"\0")
+        while True:
+            message = self._next()
+            if message.get("id") == number:
+                return message
+            self._note(message)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._read:
+            assert select.select([self._answers], [], [], _ANSWER_SECONDS)[0], "the browser does not answer"
+            got = os.read(self._answers, 1 << 20)
+            assert got, "the browser has ended"
+            self._read += got
+        message, _, self._read = self._read.partition(b"\0")
+        return dict(json.loads(message))
+
+    def _note(self, message: dict[str, Any]) -> None:
+        method, of = message.get("method"), message.get("params", {})
+        if method == "Runtime.executionContextCreated":
+            self._contexts[of["context"]["id"]] = of["context"]["auxData"]["frameId"]
+        elif method == "Runtime.executionContextDestroyed":
+            self._contexts.pop(of["executionContextId"], None)
+        elif method == "Runtime.executionContextsCleared":
+            self._contexts.clear()
+        elif method == "Runtime.exceptionThrown":
+            self.errors.append(json.dumps(of["exceptionDetails"])[:1000])
+        elif method == "Runtime.consoleAPICalled" and of["type"] in ("error", "assert"):
+            self.errors.append(json.dumps(of["args"])[:1000])
+        elif method == "Log.entryAdded" and of["entry"]["level"] == "error":
+            self.errors.append(f"{of['entry']['text']} {of['entry'].get('url', '')[:200]}")
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(of["request"]["url"])
+
+
+@contextmanager
+def new_page() -> Iterator[Page]:
+    """A page of a browser that runs until the block ends."""
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    assert program is not None, f"none of {', '.join(NAMES)} is on PATH: `bash envs/setup.sh browser` installs one"
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        # Chromium reads commands from 3 and writes answers to 4: the shell puts them there, from numbers beyond.
+        theirs_in, ours_out = map(_beyond, os.pipe())
+        ours_in, theirs_out = map(_beyond, os.pipe())
+        for end in (ours_in, ours_out):
+            stack.callback(os.close, end)
+        command = [program, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
+        browser = subprocess.Popen(
+            ["/bin/bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        stack.callback(browser.wait)
+        stack.callback(browser.terminate)
+        os.close(theirs_in)
+        os.close(theirs_out)
+        yield Page(ours_out, ours_in)
+
+
+def _beyond(number: int) -> int:
+    moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 20)
+    os.close(number)
+    return moved

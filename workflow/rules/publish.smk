@@ -1,0 +1,30 @@
+# Needs: the manifest of each run that has a section `publish`; for `publish`, the network and a token of the Hub.
+# Makes: nothing here, so that it acts whenever it is asked to, and no other target ever asks it.
+
+PUBLISHED = {name: run.publish for name, run in SETTINGS.runs.items() if run.publish}
+
+
+rule publish:
+    input:
+        expand("results/runs/{run}/model/manifest.json", run=PUBLISHED),
+    log:
+        "logs/publish.log",
+    conda:
+        "../../envs/card.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=600,
+    params:
+        folders=expand("results/runs/{run}/model", run=PUBLISHED),
+        settings=[section.model_dump_json() for section in PUBLISHED.values()],
+        options="",
+    shell:
+        "HF_HUB_OFFLINE=0 python -m speechmill.publish {params.options} {params.folders}"
+        " --settings {params.settings:q} 2>&1 | tee {log}"
+
+
+use rule publish as publish_dry_run with:
+    log:
+        "logs/publish_dry_run.log",
+    params:
+        options="--dry-run",

@@ -1,0 +1,96 @@
+"""What a file may hold that is not to leave this machine: audio of a corpus, and secrets."""
+
+import os
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_SUFFIXES = {
+    *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".gsm", ".m4a", ".mka", ".mp2", ".mp3", ".mp4"),
+    *(".oga", ".ogg", ".opus", ".pcm", ".ra", ".snd", ".sph", ".spx", ".vox", ".w64", ".wav", ".weba", ".webm"),
+    *(".wma", ".wv"),
+}
+# How a file begins; dots stand for any byte.
+_AUDIO = re.compile(
+    rb"RIF[FX]....WAVE|RF64|riff\x2e\x91|fLaC|OggS\0|ID3[\2-\4]|NIST_1A|FORM....AIF[FC]|\.snd\0|caff\0|wvpk|#!AMR"
+    rb"|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75",
+    re.DOTALL,
+)
+# Zip, gzip, bzip2, xz, zstd, 7-Zip, Arrow; and tar, whose mark is further on.
+_PACKED = re.compile(
+    rb"PK\x03\x04|\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|ARROW1|.{257}ustar",
+    re.DOTALL,
+)
+_EMBEDDED = re.compile(rb"data:\s*(audio/|video/|application/ogg)", re.IGNORECASE)
+
+_TOKENS = re.compile(
+    rb"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{36}|\bAKIA[0-9A-Z]{16}\b|BEGIN [A-Z ]*PRIVATE KEY"
+)
+# The environment variables that speechmill, or what it uses, takes secrets from.
+_SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MDC_API_KEY")
+
+# Sixteen KiB hold a dozen frames of MPEG audio.
+_HEAD = 1 << 14
+
+
+def audio_in(path: Path) -> str | None:
+    """What audio the file holds, or may hold without our knowing, as its name and its content have it; None if none."""
+    if path.suffix.lower() in _SUFFIXES:
+        return f"audio, as its name ends in {path.suffix}"
+    head = _head(path)
+    if _AUDIO.match(head) or _is_mpeg(head):
+        return "audio"
+    if _PACKED.match(head):
+        return "packed files, which may be audio"
+    if head.startswith(b"PAR1"):
+        return _audio_in_table(path)
+    if _is_text(head) and _EMBEDDED.search(path.read_bytes()):
+        return "audio, embedded as `data:`"
+    return None
+
+
+def secret_in(path: Path) -> str | None:
+    """What secret the file holds, if it is text: the kind, never the secret itself; None if none is known."""
+    if not _is_text(_head(path)):
+        return None
+    content = path.read_bytes()
+    for name in _SECRET_VARIABLES:
+        value = os.environ.get(name, "").strip().encode()
+        if value and value in content:
+            return f"the value of {name}"
+    return "what looks like a token or a private key" if _TOKENS.search(content) else None
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_HEAD)
+
+
+def _is_text(head: bytes) -> bool:
+    return b"\0" not in head
+
+
+def _is_mpeg(head: bytes) -> bool:
+    # Frames have no mark but eleven bits, and nothing comes before the first; the next ones begin alike.
+    return len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0 and head.count(head[:2]) > 2
+
+
+def _audio_in_table(path: Path) -> str | None:
+    try:
+        schema = pq.read_schema(path)
+    except pa.ArrowException:
+        return "a table that cannot be read"
+    for field in schema:
+        if field.name.lower() == "audio" or _is_binary(field.type):
+            return f"a column of audio or of bytes, {field.name}"
+    # As `datasets` marks its features.
+    return "a column of audio" if b'"Audio"' in (schema.metadata or {}).get(b"huggingface", b"") else None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    if pa.types.is_dictionary(kind):
+        return _is_binary(kind.value_type)
+    return any(test(kind) for test in tests) or any(_is_binary(kind.field(i).type) for i in range(kind.num_fields))
