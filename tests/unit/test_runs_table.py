@@ -156,8 +156,8 @@ def test_the_page_has_a_column_a_run_a_row_a_score_and_marks_the_lowest() -> Non
         ["a", "b"],
         ["trained, from random weights", "owner/name, as it is"],
         ["0.7 M", "not known"],
-        ["A corpus train 0.77 hours, 5 times", "–"],
-        ["0.50 cpu", "–"],
+        ["A corpus train 0.77 hours, 5 epochs", "–"],
+        ["30.0 minutes cpu", "–"],
         ["440 of 528", "–"],
         ["[9.71] 9.00 – 12.34 CER [4.49] 9 of 10 clips", "50.00 CER 25.00 9 of 10 clips"],
     ]
@@ -171,7 +171,8 @@ def test_the_page_says_what_is_not_comparable_and_what_was_not_scored() -> None:
     of["d"] = {key: score(None, unavailable="no <key>")}
     text = Text(page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), rows(three, of), {}))
     assert text.table[-1][0] == (
-        "A corpus dev lm decoding, robust speech event Not comparable: other clips or other texts for a than for b."
+        "A corpus dev decoding with a language model, robust speech event Not comparable:"
+        " other clips or other texts for a than for b."
     )
     assert text.table[-1][3] == "not scored: no <key>"
 
@@ -254,6 +255,11 @@ def test_the_program_writes_the_page_of_runs_that_train_and_runs_that_score(
     done = run_stage("runs_table", "--settings", as_json(both), *results)
     assert done.returncode == 0, done.stderr
     table = Text((tmp_path / "p.html").read_text(encoding="utf-8")).table
-    assert [row[1] for row in table[2:6]] == ["1.0 M", "A corpus train 1.50 hours, 2 times", "2.00 H100", "20 of 40"]
+    assert [row[1] for row in table[2:6]] == [
+        "1.0 M",
+        "A corpus train 1.50 hours, 2 epochs",
+        "2.00 hours H100",
+        "20 of 40",
+    ]
     assert [row[2] for row in table[2:6]] == ["0.3 M", "–", "–", "–"]
     assert [cell.split()[0] for cell in table[-1][1:]] == ["45.00", "[25.00]"]

@@ -32,7 +32,8 @@ class Page:
         self._read = b""
         self._sent = 0
         self._session: str | None = None
-        self._contexts: dict[int, str] = {}
+        # Where JavaScript can run: a session and the number of a context in it. A frame may have a session of its own.
+        self._contexts: dict[tuple[str, int], str] = {}
         self.errors: list[str] = []
         """Errors in the console, uncaught ones included."""
         self.requests: list[str] = []
@@ -43,17 +44,16 @@ class Page:
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self._call(f"{domain}.enable")
+        self._call("Page.enable")
+        self._watch(self._session)
         self._call("Page.navigate", url=address)
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def evaluate(self, expression: str, *, inside: bool = False) -> Any:
         """The value of a JavaScript expression, awaited, in the page or `inside` the frame that it shows."""
-        where = {"contextId": self._frame()} if inside else {}
-        answer = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True, **where)
-        assert "exceptionDetails" not in answer, f"{expression}: {answer['exceptionDetails']}"
-        return answer["result"].get("value")
+        answer = self._evaluated(expression, self._framed()[-1] if inside else None)
+        assert "exceptionDetails" not in answer.get("result", {}), f"{expression}: {answer}"
+        return answer["result"]["result"].get("value")
 
     def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true. Fails where it never is."""
@@ -70,11 +70,9 @@ class Page:
         for _ in range(400):
             self.evaluate("new Promise(done => setTimeout(done, 50))")
             for context in self._framed():
-                # The frame may have gone on to another page meanwhile.
-                answer = self._answer(
-                    "Runtime.evaluate",
-                    expression="document.readyState === 'complete' && document.querySelector('h1')?.textContent",
-                    contextId=context,
+                # The frame may have gone on to another page meanwhile, and then there is an error for an answer.
+                answer = self._evaluated(
+                    "document.readyState === 'complete' && document.querySelector('h1')?.textContent", context
                 )
                 seen = [answer.get("result", {}).get("result", {}).get("value")]
                 if seen == [heading]:
@@ -85,27 +83,34 @@ class Page:
         """Write what is to be seen as a PNG file."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
 
-    def _framed(self) -> list[int]:
+    def _framed(self) -> list[tuple[str, int]]:
         main = self._call("Page.getFrameTree")["frameTree"]["frame"]["id"]
         return [context for context, frame in self._contexts.items() if frame != main]
 
-    def _frame(self) -> int:
-        contexts = self._framed()
-        assert contexts, "the page shows no frame"
-        return contexts[-1]
+    def _evaluated(self, expression: str, where: tuple[str, int] | None) -> dict[str, Any]:
+        session, context = (self._session, {}) if where is None else (where[0], {"contextId": where[1]})
+        options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+        return self._answer(self._send("Runtime.evaluate", session, **options, **context))
+
+    def _watch(self, session: str) -> None:
+        """Have a session tell what happens in it, and in the frames that get a process of their own."""
+        attach = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
+        self._send("Target.setAutoAttach", session, **attach)
+        for command in ("Runtime.enable", "Log.enable", "Network.enable", "Runtime.runIfWaitingForDebugger"):
+            self._send(command, session)
 
     def _call(self, method: str, **params: Any) -> dict[str, Any]:
-        answer = self._answer(method, **params)
+        answer = self._answer(self._send(method, self._session, **params))
         assert "error" not in answer, f"{method}: {answer['error']}"
         return dict(answer["result"])
 
-    def _answer(self, method: str, **params: Any) -> dict[str, Any]:
+    def _send(self, method: str, session: str | None, **params: Any) -> int:
         self._sent += 1
-        number = self._sent
-        command = {"id": number, "method": method, "params": params}
-        if self._session is not None:
-            command["sessionId"] = self._session
-        os.write(self._commands, json.dumps(command).encode() + b"\0")
+        command = {"id": self._sent, "method": method, "params": params}
+        os.write(self._commands, json.dumps(command | ({"sessionId": session} if session else {})).encode() + b"\0")
+        return self._sent
+
+    def _answer(self, number: int) -> dict[str, Any]:
         while True:
             message = self._next()
             if message.get("id") == number:
@@ -122,13 +127,17 @@ class Page:
         return dict(json.loads(message))
 
     def _note(self, message: dict[str, Any]) -> None:
-        method, of = message.get("method"), message.get("params", {})
-        if method == "Runtime.executionContextCreated":
-            self._contexts[of["context"]["id"]] = of["context"]["auxData"]["frameId"]
+        method, of, session = message.get("method"), message.get("params", {}), message.get("sessionId", "")
+        if method == "Target.attachedToTarget" and of["sessionId"] != self._session:
+            self._watch(of["sessionId"])
+        elif method == "Target.detachedFromTarget":
+            self._forget(of["sessionId"])
+        elif method == "Runtime.executionContextCreated":
+            self._contexts[session, of["context"]["id"]] = of["context"]["auxData"]["frameId"]
         elif method == "Runtime.executionContextDestroyed":
-            self._contexts.pop(of["executionContextId"], None)
+            self._contexts.pop((session, of["executionContextId"]), None)
         elif method == "Runtime.executionContextsCleared":
-            self._contexts.clear()
+            self._forget(session)
         elif method == "Runtime.exceptionThrown":
             self.errors.append(json.dumps(of["exceptionDetails"])[:1000])
         elif method == "Runtime.consoleAPICalled" and of["type"] in ("error", "assert"):
@@ -137,6 +146,9 @@ class Page:
             self.errors.append(f"{of['entry']['text']} {of['entry'].get('url', '')[:200]}")
         elif method == "Network.requestWillBeSent":
             self.requests.append(of["request"]["url"])
+
+    def _forget(self, session: str) -> None:
+        self._contexts = {context: frame for context, frame in self._contexts.items() if context[0] != session}
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_the_weights_of_the_language_model_are_of_dev_at_the_checkpoint_that_is_
 @pytest.mark.parametrize("rule", ["lm_weights", "best_greedy"])
 def test_what_the_weights_are_chosen_by_has_nothing_of_test(finished: WorkingCopy, rule: str) -> None:
     said = "".join(path.read_text() for path in (finished.folder / ".snakemake" / "log").glob("*.log"))
-    (read_by_it,) = re.findall(rf"^rule {rule}:\n +input: (.*)$", said, re.MULTILINE)
+    (read_by_it,) = re.findall(rf"^(?:local)?rule {rule}:\n +input: (.*)$", said, re.MULTILINE)
     assert "demo_ru-dev" in read_by_it or "/best/" in read_by_it
     assert "demo_ru-test" not in read_by_it
 

@@ -41,6 +41,8 @@ def test_every_score_of_a_finished_run_comes_out_again(changed: WorkingCopy) -> 
     for what in (f"{name} by {decoder}" for name in sets for decoder in ("greedy", "lm")):
         (line,) = (line for line in said.splitlines() if line.strip().startswith(f"recomputed  {what}:"))
         assert line.endswith(": equal")
+    for decoder in ("greedy", "lm"):
+        assert f"recomputed  the code for {decoder} decoding prints" in said
     # Asked again it looks again.
     assert changed.snakemake(faulty_config(), "verify", "--dry-run").jobs == {"verify": 1}
 
@@ -126,10 +128,12 @@ def test_a_clip_that_was_taken_out_of_a_shard_is_named(results: Path) -> None:
     clips = pq.read_table(shard)
     gone = clips["id"][0].as_py()
     pq.write_table(clips.slice(1), shard)
-    (line,) = differences(results, scores=True)
-    assert line.startswith("demo_ru-test")
-    assert str(shard) in line
-    assert gone in line or "where its index says" in line
+    found = differences(results, scores=True)
+    # Of the set and of its changed copy.
+    assert len(found) == 2
+    for line in found:
+        assert line.startswith("demo_ru-test")
+        assert f"{shard} does not hold {gone} where its index says" in line
 
 
 def test_a_clip_that_was_taken_out_of_shard_and_index_is_named(results: Path) -> None:
@@ -152,6 +156,19 @@ def test_other_recordings_under_the_same_names_are_named(results: Path) -> None:
     found = differences(results, scores=True)
     for clip in clips[:2]:
         assert f"demo_ru-test: the audio of the clip {clip['id']} is not what was scored" in found
+
+
+def test_code_that_is_not_ours_is_not_run(results: Path) -> None:
+    path = results / "runs/demo_ru/model" / evidence.FOLDER / "usage.json"
+    shown = json.loads(path.read_text(encoding="utf-8"))
+    trap = results / "trap"
+    shown[0]["code"] = f"open({str(trap)!r}, 'w')"
+    path.write_text(json.dumps(shown), encoding="utf-8")
+    found = recomputed(results / "runs/demo_ru/model", results / "data", CPU)
+    assert "not done    the code for greedy decoding is not that of this version of speechmill, and is not run" in (
+        found.said
+    )
+    assert not trap.exists()
 
 
 def test_the_card_says_no_figure_that_nothing_accounts_for(results: Path) -> None:

@@ -22,7 +22,8 @@ rule audit:
     conda:
         "../../envs/card.yaml"
     resources:
-        mem_mb=4000,
+        # The whole index, in memory as a table of pandas.
+        mem_mb=lambda wildcards, input: max(4000, round(8 * input.size_mb)),
         runtime=60,
     params:
         settings=lambda wildcards: slices.audit(SETTINGS, wildcards.dataset),

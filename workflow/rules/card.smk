@@ -9,6 +9,8 @@ checkpoint select:
     input:
         steps="results/runs/{run}/evaluation/steps.parquet",
         checkpoints="results/runs/{run}/checkpoints",
+        # Nothing of it is read: see the rule lm.
+        plan=ancient("results/runs/{run}/plan.json"),
     output:
         model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
         selection="results/runs/{run}/selection.json",

@@ -17,8 +17,6 @@ rule log_probs:
         counts="results/runs/{run}/clips/{set}.json",
         shards=lambda wildcards: ancient(paths.set_shards(SETTINGS, wildcards.run, wildcards.set)),
         plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
-        # Nothing of it is read: with the text it is known whether there is anything to decode anew.
-        lm_text=lambda wildcards: ancient(paths.lm_text_digest(SETTINGS, wildcards.run)),
     output:
         temp("results/runs/{run}/evaluation/{step}/{set}/frames.parquet"),
     log:
@@ -52,6 +50,9 @@ rule evaluate:
         digest="results/runs/{run}/clips/{set}.sha256",
         counts="results/runs/{run}/clips/{set}.json",
         lm=lambda wildcards: paths.decoding_files(wildcards.run) if wildcards.decoder == "lm" else [],
+        # Nothing of it is read: see the rule lm. Snakemake looks anew only at what needs the checkpoint itself.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
+        step=lambda wildcards: ancient(paths.step_source(wildcards.run, wildcards.step)),
     output:
         metrics="results/runs/{run}/evaluation/{step}/{set}/{decoder}/metrics.json",
         hypotheses="results/runs/{run}/evaluation/{step}/{set}/{decoder}/hypotheses.parquet",

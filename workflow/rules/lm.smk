@@ -4,9 +4,7 @@
 # greedily there.
 
 
-# A checkpoint, after which snakemake looks anew at the digest: where another set to be scored takes no sentence out of
-# the text, all that was decoded holds.
-checkpoint lm_text:
+rule lm_text:
     input:
         clips=lambda wildcards: ancient(paths.lm_clips(SETTINGS, wildcards.run, "parquet")),
         digest=lambda wildcards: paths.lm_clips(SETTINGS, wildcards.run, "sha256"),
@@ -37,6 +35,9 @@ rule lm:
     input:
         text=ancient("results/runs/{run}/lm/text.txt"),
         digest="results/runs/{run}/lm/text.sha256",
+        # Nothing of it is read. It is a checkpoint, after which snakemake looks anew at the digest: where another set to be
+        # scored takes no sentence out of the text, all that was decoded holds.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
         vocab=lambda wildcards: paths.processor_files(wildcards.run, SETTINGS.runs[wildcards.run]),
         base_source=lambda wildcards: paths.scored_source(SETTINGS.runs[wildcards.run]),
     output:
@@ -82,6 +83,8 @@ rule lm_weights:
         frames=lambda wildcards: paths.dev_frames(SETTINGS, wildcards.run),
         clips=lambda wildcards: ancient(paths.dev_clips(SETTINGS, wildcards.run, "parquet")),
         digest=lambda wildcards: paths.dev_clips(SETTINGS, wildcards.run, "sha256"),
+        # As with the rule lm.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
         lm=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),
     output:
         weights="results/runs/{run}/lm/weights.json",
@@ -111,7 +114,9 @@ rule lm_weights:
 # Into the model's folder, with what one needs to decode with it.
 rule model_lm:
     input:
-        expand("results/runs/{{run}}/lm/{file}", file=paths.DECODING_FILES),
+        files=expand("results/runs/{{run}}/lm/{file}", file=paths.DECODING_FILES),
+        # As with the rule lm.
+        plan=ancient("results/runs/{run}/plan.json"),
     output:
         files=expand("results/runs/{{run}}/model/lm/{file}", file=paths.DECODING_FILES),
     log:
@@ -122,4 +127,4 @@ rule model_lm:
         mem_mb=500,
         runtime=10,
     shell:
-        "cp --verbose {input} $(dirname {output.files[0]}) 2>&1 | tee {log}"
+        "cp --verbose {input.files} $(dirname {output.files[0]}) 2>&1 | tee {log}"

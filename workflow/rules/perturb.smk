@@ -10,8 +10,9 @@ rule perturb:
         shards=lambda wildcards: ancient(
             paths.set_shards(SETTINGS, wildcards.run, "{dataset}-{split}".format(**wildcards))
         ),
-        # Nothing of it is read. Copies are made when there is a checkpoint to be scored on them, which is after snakemake
-        # has looked anew at what has changed.
+        # Nothing of these is read. Copies are made when there is a checkpoint to be scored on them, which is after snakemake
+        # has looked anew at what has changed: see the rule lm.
+        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
         selection=ancient("results/runs/{run}/selection.json"),
     output:
         shard=temp("results/runs/{run}/perturbed/{effect}/{dataset}/{split}/shard-00000.parquet"),

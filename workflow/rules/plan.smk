@@ -10,6 +10,8 @@ checkpoint plan:
         leakage="results/runs/{run}/clips/leakage.json",
         status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
         vocab="results/runs/{run}/vocab/vocab.json",
+        # Not read: see the rule lm. And where there is no text for a language model, that is known before training.
+        lm_text=lambda wildcards: ancient(paths.lm_text_digest(SETTINGS, wildcards.run)),
         base=lambda wildcards: ancient(paths.base_folder(SETTINGS.runs[wildcards.run])),
         base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
     output:

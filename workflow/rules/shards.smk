@@ -61,12 +61,7 @@ rule status:
         rows=lambda wildcards: paths.dataset_files(SETTINGS, wildcards.dataset, "rows"),
     output:
         rejected="results/data/{dataset}/rejected.parquet",
-        status=report(
-            "results/data/{dataset}/status.json",
-            category="Data",
-            labels={"dataset": "{dataset}", "what": "clips published, kept and rejected"},
-            caption="../report/status.rst",
-        ),
+        status="results/data/{dataset}/status.json",
     log:
         "logs/status/{dataset}.log",
     conda:

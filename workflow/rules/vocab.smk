@@ -40,7 +40,8 @@ rule clips_train:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=2000,
+        # Every clip that is used, as Python's own.
+        mem_mb=lambda wildcards, input: max(2000, round(8 * input.size_mb)),
         runtime=30,
     params:
         settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, "train"),

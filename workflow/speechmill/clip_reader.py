@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from transformers import Wav2Vec2FeatureExtractor
 
 from speechmill.batching import Drawn, clips_of
-from speechmill.command import SpeechmillError
+from speechmill.command import SpeechmillError, spoilt
 from speechmill.ctc import IGNORED
 from speechmill.flac import Int16Samples, decode_flac, decode_spans
 from speechmill.models import Processor, model_inputs
@@ -93,7 +93,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         path = self._shards[dataset, split, shard]
         ids, encoded = self._group(path, group)
         if row >= len(ids) or ids[row].as_py() != name:
-            raise _spoilt(path, f"does not hold {name} where its index says")
+            raise spoilt(path, f"does not hold {name} where its index says")
         return path, name, encoded[row]
 
     def _group(self, path: Path, group: int) -> tuple[pa.Array, pa.Array]:
@@ -113,7 +113,7 @@ class ClipReader(Dataset[dict[str, Any]]):
             # A thread pool does not outlive the fork that makes a worker.
             table = self._open(path).read_row_group(group, columns=["id", "audio.bytes"], use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
-            raise _spoilt(path, f"cannot be read ({error})") from error
+            raise spoilt(path, f"cannot be read ({error})") from error
         table = table.combine_chunks()
         return table["id"].chunk(0), table["audio"].chunk(0).field("bytes")
 
@@ -133,11 +133,7 @@ def _holds(path: Path) -> tuple[str, str, int]:
 
 
 def _damaged(path: Path, name: str, error: Exception) -> SpeechmillError:
-    return _spoilt(path, f"holds {name} damaged ({error})")
-
-
-def _spoilt(path: Path, how: str) -> SpeechmillError:
-    return SpeechmillError(f"{path} {how}; delete it and run snakemake again")
+    return spoilt(path, f"holds {name} damaged ({error})")
 
 
 class Collator:

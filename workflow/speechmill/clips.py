@@ -16,7 +16,7 @@ from speechmill.config.leakage import LeakageSettings
 from speechmill.config.text import TextSettings
 from speechmill.leakage import Leakage, in_words
 from speechmill.splits import splits_of
-from speechmill.tables import CLIPS, EXCLUDED, SAMPLE_RATE, clips_digest, read_json, read_table, write_json, write_table
+from speechmill.tables import CLIPS, EXCLUDED, SAMPLE_RATE, clips_digest, read_json, read_rows, write_json, write_table
 from speechmill.text import Normaliser, ctc_frames, model_frames, to_units
 
 
@@ -59,7 +59,7 @@ def choose(indexes: list[Path], settings: Settings, leakage: Leakage | None = No
     for name in settings.sets:
         dataset, split = name.split("-")
         for index in (path for path in indexes if path.parts[-3] == dataset):
-            for row in read_table(index).to_pylist():
+            for row in read_rows(index):
                 key = (dataset, row["id"])
                 if key in seen or split not in splits_of(row, settings.drawn[dataset]):
                     continue
@@ -133,7 +133,7 @@ def main() -> None:
     if settings.training:
         leakage = Leakage(settings.training.leakage, settings.training.dev, settings.training.speakers)
         for path in args.scored:
-            leakage.add(path.stem, read_table(path).to_pylist())
+            leakage.add(path.stem, read_rows(path))
     choice = choose(args.indexes, settings, leakage)
     used, excluded = choice.used, choice.excluded
     names = " + ".join(settings.sets)

@@ -3,12 +3,16 @@
 import errno
 import glob
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
+# What snakemake makes as a whole: of a file in it that is gone it knows nothing.
+_FOLDERS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/checkpoints)(?=/)")
 
 
 class SpeechmillError(Exception):
@@ -36,7 +40,24 @@ def told(error: Exception) -> str | None:
             f"the disk has no room left, or a quota or limit is reached ({error}); make room and run snakemake again:"
             " nothing half-written stands in place"
         )
+    if isinstance(error, OSError) and error.errno in _READ_ONLY:
+        return (
+            f"this may not be written or read ({error}); give yourself the right to it, or run where you have it, and"
+            " run snakemake again: all that was made before is as it was"
+        )
     return None
+
+
+def spoilt(path: Path, how: str) -> SpeechmillError:
+    """What to say of a file that speechmill made and that cannot be used any more; `how` ends "the file ...".
+
+    It names what to delete, so that the next run makes it again: of a folder that is made as a whole the folder, and of
+    an entry of the cache between workflows the entry, which would be linked again otherwise.
+    """
+    folder = _FOLDERS.match(path.as_posix())
+    made = Path(folder[0]) if folder else path
+    gone = made.resolve() if made.is_symlink() else made
+    return SpeechmillError(f"{path} {how}; delete {'it' if gone == path else gone} and run snakemake again")
 
 
 @contextmanager

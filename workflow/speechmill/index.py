@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
-import pyarrow as pa
-
 from speechmill.command import run_command
-from speechmill.tables import INDEX, read_table, write_table
+from speechmill.tables import INDEX, read_rows, write_in_row_groups
+
+# So many rows at a time are in the memory of those that write the index and of those that go through it.
+_ROWS = 8192
 
 
 def main() -> None:
@@ -15,8 +16,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, nargs="+", required=True)
     parser.add_argument("--index", type=Path, required=True)
     args = parser.parse_args()
-    rows = pa.concat_tables([read_table(path) for path in args.rows]).to_pylist()
-    write_table((row for row in rows if row["reason"] is None), INDEX, args.index)
+    kept = (row for path in args.rows for row in read_rows(path) if row["reason"] is None)
+    write_in_row_groups(kept, INDEX, args.index, _ROWS)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,16 @@ mel spectra, which their feature extractors make. What differs between them is h
 
 import copy
 import math
+import pickle
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -28,7 +31,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from speechmill.command import SpeechmillError
+from speechmill.command import SpeechmillError, spoilt
 from speechmill.ctc import PAD, SPACE, UNKNOWN
 from speechmill.flac import FloatSamples
 from speechmill.tables import SAMPLE_RATE
@@ -130,9 +133,10 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     # Loaded with the head that it has, so that its rows can be moved. A base that was only pre-trained may have none.
     as_stored = copy.deepcopy(config)
     as_stored.vocab_size = AutoConfig.from_pretrained(base).vocab_size or len(vocab)
-    model, loading = AutoModelForCTC.from_pretrained(
-        base, config=as_stored, dtype=torch.float32, output_loading_info=True
-    )
+    with _readable(base):
+        model, loading = AutoModelForCTC.from_pretrained(
+            base, config=as_stored, dtype=torch.float32, output_loading_info=True
+        )
     name, characters = head_name(model), set(vocab) - {PAD, UNKNOWN, SPACE}
     old, head = getattr(model, name), _head(getattr(model, name), len(vocab))
     has_head = f"{name}.weight" not in loading["missing_keys"]
@@ -206,8 +210,25 @@ def load_processor(folder: Path) -> Processor:
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
-    """A checkpoint's model, ready to evaluate, and its processor, as plain transformers load them."""
-    return AutoModelForCTC.from_pretrained(folder).eval(), load_processor(folder)
+    """A checkpoint's model, ready to evaluate, and its processor, as plain transformers load them.
+
+    Raises SpeechmillError where its weights cannot be read.
+    """
+    with _readable(folder):
+        return AutoModelForCTC.from_pretrained(folder).eval(), load_processor(folder)
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """A block that reads weights in `folder`; raises SpeechmillError where they are cut short or no weights at all."""
+    try:
+        yield
+    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        # So torch says that it could not read a file; its other errors are of the same type.
+        if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])[0]
+        raise spoilt(weights, f"cannot be read ({error})") from error
 
 
 def model_inputs(processor: Processor, samples: Sequence[FloatSamples]) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from speechmill.config.datasets import Dataset, Download
@@ -171,8 +172,10 @@ def _fingerprint(path: Path) -> str:
         subfolders.sort()
         inside = os.path.relpath(folder, path)
         for file in sorted(files):
-            stat = os.stat(f"{folder}/{file}")  # noqa: PTH116 (a million files)
-            digest.update(f"{inside}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            # What a link that leads nowhere is, the source says when it is read.
+            with suppress(FileNotFoundError):
+                stat = os.stat(f"{folder}/{file}")  # noqa: PTH116 (a million files)
+                digest.update(f"{inside}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from speechmill.command import SpeechmillError, run_command, written_whole
+from speechmill.command import SpeechmillError, run_command, spoilt, written_whole
 from speechmill.config.robustness import Effect
 from speechmill.flac import FloatSamples, Int16Samples, decode_flac, encode_flac
 from speechmill.progress import progress
@@ -117,10 +117,7 @@ def _stored(clips: list[dict[str, Any]], shards: list[Path]) -> Iterator[tuple[P
             for place in places:
                 row = clips[place]["row"]
                 if row >= len(rows) or rows[row]["id"] != clips[place]["id"]:
-                    raise SpeechmillError(
-                        f"{shard} does not hold {clips[place]['id']} where its index says; delete it and run snakemake"
-                        " again"
-                    )
+                    raise spoilt(shard, f"does not hold {clips[place]['id']} where its index says")
                 yield shard, rows[row], place
     if wanted:
         raise SpeechmillError(f"clips are to be changed that lie in none of the shards: {', '.join(map(str, wanted))}")
@@ -135,9 +132,7 @@ def _perturbed(clip: dict[str, Any], effect: Effect, shard: Path) -> dict[str, A
     try:
         samples = decode_flac(clip["audio"]["bytes"])
     except sf.LibsndfileError as error:
-        raise SpeechmillError(
-            f"{shard} holds {clip['id']} damaged ({error}); delete it and run snakemake again"
-        ) from error
+        raise spoilt(shard, f"holds {clip['id']} damaged ({error})") from error
     out = changed(samples, effect, clip["id"])
     return clip | {
         "audio": {"bytes": encode_flac(out), "path": clip["audio"]["path"]},

@@ -206,10 +206,15 @@ def page(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f}"
+    environment.filters["duration"] = _duration
     environment.filters["size"] = lambda value: "not known" if value is None else _size(value)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         settings=settings, about=about, rows=table, beside=beside, style=STYLE
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _size(parameters: int) -> str:

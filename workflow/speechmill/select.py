@@ -8,7 +8,7 @@ import pandas as pd
 
 from speechmill.command import SpeechmillError, run_command, written_whole
 from speechmill.config.evaluation import SelectSettings
-from speechmill.tables import file_digest, write_json
+from speechmill.tables import file_digest, read_table, write_json
 
 
 def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -> int:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True)
     args = parser.parse_args()
     by: SelectSettings = args.settings
-    step = best_step(pd.read_parquet(args.summary), str(by.set), by.decoder, by.metric) if args.summary else 0
+    step = best_step(read_table(args.summary).to_pandas(), str(by.set), by.decoder, by.metric) if args.summary else 0
     for file in args.model:
         with written_whole(file) as beside:
             shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, beside)

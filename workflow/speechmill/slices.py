@@ -187,7 +187,9 @@ def runs_table(config: Config) -> str:
             "name": name,
             "start": _start(section),
             "trained_on": [_title(config, each) for each in section.train or []],
-            "published": None if section.published is None else section.published.model_dump(mode="json"),
+            # The tables of its training are not shown.
+            "published": section.published
+            and section.published.model_dump(include={"model", "title", "evaluation", "results"}, mode="json"),
         }
         for name, section in config.runs.items()
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechmill.command import SpeechmillError, written_whole
+from speechmill.command import spoilt, written_whole
 
 SAMPLE_RATE = 16_000
 """Samples a second of every stored clip."""
@@ -148,7 +148,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     try:
         return pq.read_table(path, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SpeechmillError(f"{path} cannot be read ({error}); delete it and run snakemake again") from error
+        raise spoilt(path, f"cannot be read ({error})") from error
 
 
 def write_table(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
@@ -218,7 +218,7 @@ def read_row_groups(path: Path, groups: Iterable[int] | None = None) -> Iterator
             for group in range(file.num_row_groups) if groups is None else groups:
                 yield _rows(file, group)
     except (pa.ArrowInvalid, OSError) as error:
-        raise SpeechmillError(f"{path} cannot be read ({error}); delete it and run snakemake again") from error
+        raise spoilt(path, f"cannot be read ({error})") from error
 
 
 def _rows(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
@@ -233,9 +233,15 @@ def _release() -> None:
 
 
 def frames_about(path: Path) -> dict[str, Any]:
-    """What `log_probs` says about a table of frames: see `log_probs.write_frames`."""
-    with pq.ParquetFile(path) as file:
-        metadata = file.schema_arrow.metadata
+    """What `log_probs` says about a table of frames: see `log_probs.write_frames`.
+
+    Raises SpeechmillError where it cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            metadata = file.schema_arrow.metadata
+    except (pa.ArrowInvalid, OSError) as error:
+        raise spoilt(path, f"cannot be read ({error})") from error
     return {key.decode(): json.loads(value) for key, value in metadata.items()}
 
 
@@ -250,7 +256,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise SpeechmillError(f"{path} is not JSON ({error}); delete it and run snakemake again") from error
+        raise spoilt(path, f"is not JSON ({error})") from error
 
 
 def clips_digest(rows: Sequence[dict[str, Any]]) -> str:

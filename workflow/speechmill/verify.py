@@ -50,6 +50,7 @@ from speechmill.summary import summarise
 from speechmill.systems import SELECTED, published_set
 from speechmill.tables import CLIPS, SAMPLE_RATE, clips_digest, file_digest, read_json, read_table
 from speechmill.text import compose
+from speechmill.usage import code, printed
 
 POINTS = 0.2
 """By how many points an error rate may differ on another device or another version of torch."""
@@ -247,7 +248,7 @@ class Ear:
 def recomputed(model: Path, data: Path, device: torch.device) -> Found:
     """Whether the selected model scores as its card says on the recordings that are prepared in `data`."""
     found, config = evidence.read(model), _config(model)
-    run = str(found.settings["run"])
+    run = found.run
     scores = _selected(found)
     ear = Ear(model, device)
     said: list[str] = []
@@ -279,6 +280,29 @@ def recomputed(model: Path, data: Path, device: torch.device) -> Found:
                     f"{rate.upper()} {100 * again[rate]:.2f} %" for rate in _RATES if again[rate] is not None
                 )
                 said.append(f"recomputed  {what}: {shown}, {len(clips)} clips: {same}")
+    shown_said, shown_differs = _shown_again(model, found, config, data)
+    return Found([*said, *shown_said], [*differs, *shown_differs])
+
+
+def _shown_again(model: Path, found: Evidence, config: Config, data: Path) -> Found:
+    """Whether the code in the card prints what the card says. Code that is not ours is not run."""
+    said, differs = [], []
+    for shown in found.usage:
+        what = f"the code for {shown['decoder']} decoding"
+        if shown["code"] != code(shown["decoder"], found.settings["text"]["units"]):
+            said.append(f"not done    {what} is not that of this version of speechmill, and is not run")
+            continue
+        try:
+            clips, samples = _recordings(config, found.run, shown["set"], data)
+            place = [clip["id"] for clip in clips].index(shown["clip"])
+        except (SpeechmillError, ValueError) as error:
+            differs.append(f"{what} cannot be run on {shown['clip']}: {error}")
+            continue
+        output = printed(shown["code"], model, samples(place))
+        if output == shown["printed"]:
+            said.append(f"recomputed  {what} prints {output!r}: equal")
+        else:
+            differs.append(f"{what} prints {output!r}, the card says {shown['printed']!r}")
     return Found(said, differs)
 
 
