@@ -20,7 +20,7 @@ demo: setup  ## set up, run the embedded demo from speech to model card, say whe
 
 CONFIG := config/config.yaml
 
-# After a run, be it one of no jobs: only then does snakemake know all that there is behind a checkpoint of its own.
+# After a run, be it one of no jobs: a report by itself lacks the rules behind a plan that would have to be made again.
 report: setup  ## make what is missing of CONFIG's results, and write them all into one page, results/report.html
 	$(BIN)/snakemake --cores all --configfile $(CONFIG) $(REPORT_OPTIONS)
 	@echo "report  $(REPORT)"

@@ -5,11 +5,11 @@
 # makes   .venv, exactly the lock file's packages, every one checked against its hash; in its bin lmplz and build_binary,
 #         built from the source of KenLM that envs/kenlm.txt pins
 # again   does nothing while .venv is whole and belongs to these files: a fraction of a second
-# browser as its argument: Chromium as well, in which the tests open the report
+# browser, slurm as its arguments: for the tests, Chromium as well, and Slurm, of which they start a cluster
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-extra=${1:-}
+extra=" $* "
 
 venv=.venv
 lock=requirements.lock
@@ -47,6 +47,7 @@ has_browser() {
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable; do "$name" --version && return; done
 }
+has_slurm() { slurmctld -V && slurmd -V && munged --version && type srun sbatch squeue scontrol; }
 finds_boost() {
     printf '#include <boost/%s.hpp>\n' program_options system/error_code thread test/unit_test | c++ -x c++ -E -
 }
@@ -94,7 +95,8 @@ look_for_programs() {
         want "Boost's headers and libraries" \
             "libboost-program-options-dev libboost-system-dev libboost-thread-dev libboost-test-dev" finds_boost
     fi
-    if [ "$extra" = browser ]; then want "Chromium or Chrome, for the tests" "chromium" has_browser; fi
+    if [[ $extra = *" browser "* ]]; then want "Chromium or Chrome, for the tests" "chromium" has_browser; fi
+    if [[ $extra = *" slurm "* ]]; then want "Slurm and munge, for the tests" "slurm-wlm munge" has_slurm; fi
 }
 
 fail_for_programs() { # fail_for_programs "why they were not installed"
@@ -104,7 +106,8 @@ fail_for_programs() { # fail_for_programs "why they were not installed"
         "apt:   sudo apt-get install ${packages[*]}" \
         "brew:  brew install sox ffmpeg espeak-ng cmake boost python@3.11" \
         "conda: conda install -c conda-forge sox ffmpeg espeak-ng cmake make cxx-compiler libboost-devel python=3.11" \
-        "a browser, where one is missing: Chromium or Chrome as its makers offer it, its program on PATH"
+        "a browser, where one is missing: Chromium or Chrome as its makers offer it, its program on PATH" \
+        "Slurm, where it is missing: a Linux, such as a container of Debian; it is for the tests alone"
 }
 
 install_programs() {

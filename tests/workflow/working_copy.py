@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCES = ["Snakefile", "workflow", "config", "envs"]
+SOURCES = ["Snakefile", "workflow", "config", "envs", "profiles"]
 
 PROGRAMS = Path(sys.executable).parent.as_posix()
 

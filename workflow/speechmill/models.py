@@ -5,6 +5,7 @@ mel spectra, which their feature extractors make. What differs between them is h
 """
 
 import copy
+import errno
 import math
 import pickle
 import sys
@@ -223,9 +224,11 @@ def _readable(folder: Path) -> Iterator[None]:
     """A block that reads weights in `folder`; raises SpeechmillError where they are cut short or no weights at all."""
     try:
         yield
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        # So torch says that it could not read a file; its other errors are of the same type.
+    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        # So torch says of a file that it is cut short, by where that is; its other errors are of the same types.
         if isinstance(error, RuntimeError) and "PytorchStreamReader" not in str(error):
+            raise
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])[0]
         raise spoilt(weights, f"cannot be read ({error})") from error
