@@ -23,6 +23,7 @@ from transformers.pipelines.automatic_speech_recognition import chunk_iter, resc
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill import log_probs
 from speechmill.command import SpeechmillError
+from speechmill.device import device_name
 from speechmill.flac import Int16Samples
 from speechmill.log_probs import Chunk, Settings, chunks_of, evaluation_batches, hear, transcribe, weights_digest
 from speechmill.models import depends_on_padding, load_checkpoint, model_config, new_model
@@ -469,7 +470,7 @@ def test_frames_say_what_was_heard_by_what(
     assert about == {
         "step": 0,
         "checkpoint_sha256": file_digest(checkpoints / "checkpoint-0" / "model.safetensors"),
-        "device": "cpu",
+        "device": device_name(CPU),
         "unavailable": None,
         "vocabulary": ["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"],
         "frame_seconds": 0.02,

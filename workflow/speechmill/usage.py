@@ -41,7 +41,10 @@ def printed(program: str, model: Path, samples: Int16Samples) -> str:
         folder = Path(name)
         for file in model.iterdir():
             (folder / file.name).symlink_to(file.resolve())
-        sf.write(folder / "recording.wav", samples, SAMPLE_RATE)
+        # By way of memory: of a full disk libsndfile does not say that it is full.
+        recording = io.BytesIO()
+        sf.write(recording, samples, SAMPLE_RATE, format="WAV")
+        (folder / "recording.wav").write_bytes(recording.getvalue())
         (folder / "usage.py").write_text(program, encoding="utf-8")
         with contextlib.chdir(folder), contextlib.redirect_stdout(said):
             runpy.run_path("usage.py")
