@@ -1,0 +1,145 @@
+"""A real Slurm of two nodes on one machine, each with two stand-in GPUs: no accounting, no cgroups, no systemd.
+
+Its programs are those of Debian's packages slurm-wlm and munge, and it needs root. Its configuration lies in
+/etc/slurm: the plugin drops Slurm's variables before it starts a step, and with them what would name another place.
+"""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+CONFIGURATION = Path("/etc/slurm")
+NODES = ("n1", "n2")
+
+_NAME = "ClusterName=speechmill-tests\n"
+_SLURM_CONF = """\
+SlurmctldHost={host}
+SlurmctldPort={ports[0]}
+SlurmUser=root
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdSpoolDir={folder}/spool-%n
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdParameters=config_overrides
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} Port={ports[1]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
+NodeName=n2 NodeHostname={host} Port={ports[2]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+# Slurm wants devices; nothing is ever read from them.
+_GRES_CONF = "NodeName=n[1-2] Name=gpu Type=standin File={folder}/gpu[0-1]\n"
+
+
+def until(condition: Callable[[], bool], over: Callable[[], bool] = lambda: False) -> None:
+    """Look ten times a second whether what other processes do has come so far; not for ever, nor once it is `over`."""
+    for _ in range(4000):
+        if condition():
+            return
+        if over():
+            break
+        Event().wait(0.1)
+    raise AssertionError("what was waited for did not happen")
+
+
+def control(program: str, *arguments: str) -> str:
+    """What a command of Slurm's prints."""
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
+
+
+@dataclass
+class SlurmCluster:
+    """A cluster that runs; its daemons write to logs in `folder`."""
+
+    folder: Path
+    daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, *command: str) -> None:
+        """Start a daemon in the foreground."""
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+
+    def running(self, node: str) -> set[str]:
+        """The jobs on a node."""
+        return set(control("squeue", "--noheader", "--states=running", f"--nodelist={node}", "--format=%i").split())
+
+    def lose(self, node: str) -> None:
+        """Take a node down as a power cut does: its daemon is gone, and all that it ran."""
+        jobs = self.running(node)
+        self.daemons[node].kill()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(PermissionError, FileNotFoundError, ProcessLookupError):
+                title = (process / "cmdline").read_bytes().decode(errors="replace")
+                variables = (process / "environ").read_bytes().split(b"\0")
+                if title.startswith(tuple(f"slurmstepd: [{job}." for job in jobs)) or (
+                    f"SLURMD_NODENAME={node}".encode() in variables
+                ):
+                    os.kill(int(process.name), signal.SIGKILL)
+        control("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
+
+    def stop(self) -> None:
+        """Stop all daemons, and what they run."""
+        for node in NODES:
+            if node in self.daemons and self.daemons[node].poll() is None:
+                self.lose(node)
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+            daemon.wait()
+
+
+def _ports(count: int) -> list[int]:
+    """Ports of this machine that nobody uses."""
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+        return [each.getsockname()[1] for each in sockets]
+
+
+@contextmanager
+def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
+    """A cluster with the nodes `NODES`, of four processors and two GPUs each, until the block ends."""
+    conf = CONFIGURATION / "slurm.conf"
+    # A killed run of the tests leaves its own.
+    assert not conf.exists() or _NAME in conf.read_text(), (
+        f"{conf} is another cluster's: these tests would need its place"
+    )
+    cluster = SlurmCluster(folder)
+    (folder / "state").mkdir()
+    for gpu in ("gpu0", "gpu1"):
+        (folder / gpu).symlink_to("/dev/null")
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(1024))
+    key.chmod(0o600)
+    written = {
+        conf: _NAME + _SLURM_CONF.format(host=socket.gethostname(), folder=folder, ports=_ports(3)),
+        CONFIGURATION / "gres.conf": _GRES_CONF.format(folder=folder),
+    }
+    try:
+        for path, text in written.items():
+            path.write_text(text)
+        cluster.start(
+            "munged", "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
+            f"--log-file={folder}/munge.log", f"--pid-file={folder}/munge.pid", f"--seed-file={folder}/munge.seed",
+        )  # fmt: skip
+        until(lambda: (folder / "munge.socket").exists())
+        cluster.start("slurmctld", "slurmctld", "-D")
+        for node in NODES:
+            cluster.start(node, "slurmd", "-D", "-N", node)
+        until(lambda: subprocess.run(["srun", "--nodes=2", "true"], capture_output=True).returncode == 0)
+        yield cluster
+    finally:
+        cluster.stop()
+        for path in written:
+            path.unlink(missing_ok=True)
