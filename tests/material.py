@@ -41,6 +41,14 @@ TINY: dict[str, Any] = {
 }
 LAYER_NORM = TINY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 GROUP_NORM = TINY | {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+# All that draws lots is at work: dropout, layers that are left out, masks.
+LIVELY = LAYER_NORM | {
+    "hidden_dropout": 0.1,
+    "layerdrop": 0.3,
+    "apply_spec_augment": True,
+    "mask_time_prob": 0.3,
+    "mask_time_length": 2,
+}
 
 
 def noise(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> NDArray[np.float64]:

@@ -22,7 +22,6 @@ from speechmill.card import (
     corpus_table,
     data_table,
     event_sets,
-    percent,
     protocols_table,
     render,
     results_table,
@@ -33,6 +32,7 @@ from speechmill.card import (
 )
 from speechmill.findings import of_language_model
 from speechmill.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
+from speechmill.scoring import percent
 from speechmill.summary import COLUMNS
 from speechmill.tables import CLIPS, HYPOTHESES, write_json, write_table
 from speechmill.verify import numbers

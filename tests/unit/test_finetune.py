@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Wav2Vec2Processor
 
-from material import GROUP_NORM, LAYER_NORM, ROOT, as_json, recording, store
+from material import GROUP_NORM, LAYER_NORM, LIVELY, ROOT, as_json, recording, store
 from speechmill import finetune
 from speechmill.batching import Drawn, PlannedBatches, clips_of, measure
 from speechmill.clip_reader import ClipReader, Collator
@@ -203,16 +203,6 @@ def test_the_logged_loss_is_that_of_the_model(tmp_path: Path, clips: Stored, let
 
 class KilledError(Exception):
     """What stands for a kill."""
-
-
-# With all that draws lots, so that its state has to come back too: dropout, layers left out, masks.
-LIVELY = LAYER_NORM | {
-    "hidden_dropout": 0.1,
-    "layerdrop": 0.3,
-    "apply_spec_augment": True,
-    "mask_time_prob": 0.3,
-    "mask_time_length": 2,
-}
 
 
 def killed_at(monkeypatch: pytest.MonkeyPatch, step: int, event: str, train_it: Callable[[], Any]) -> None:

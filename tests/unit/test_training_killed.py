@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import Wav2Vec2Processor
 
-from material import LAYER_NORM, as_json, recording, store
+from material import LIVELY, as_json, recording, store
 from speechmill import finetune
 from speechmill.batching import clips_of, measure
 from speechmill.command import run_command
@@ -31,14 +31,6 @@ from speechmill.trainer import Pace
 
 pytestmark = pytest.mark.slow
 
-# All that draws lots is at work: dropout, layers that are left out, masks, noise.
-LIVELY = LAYER_NORM | {
-    "hidden_dropout": 0.1,
-    "layerdrop": 0.3,
-    "apply_spec_augment": True,
-    "mask_time_prob": 0.3,
-    "mask_time_length": 2,
-}
 SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "gpus": 1,

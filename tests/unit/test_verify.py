@@ -1,13 +1,17 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import jiwer
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from material import recording
+from speechmill.log_probs import Settings
 from speechmill.scoring import count
-from speechmill.verify import POINTS, counted, differences, numbers
+from speechmill.verify import POINTS, Ear, counted, differences, numbers
 
 TEXTS = st.text(alphabet="аб ё", max_size=12)
 
@@ -76,3 +80,14 @@ def test_a_figure_that_there_is_not_is_not_there_again() -> None:
     assert differences(ROW | {"loss": math.nan}, ROW | {"loss": None}, True) == []
     (line,) = differences(ROW | {"loss": math.nan}, ROW, True)
     assert line == "loss is None in the card's evidence, and 0.5 when it is computed again"
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(1, 0), (399, 0), (400, 1), (16_000, 49)])
+def test_what_is_shorter_than_the_window_of_the_first_frame_has_none(
+    checkpoints: Path, samples: int, frames: int
+) -> None:
+    # The window of wav2vec2 is 400 samples, 25 ms, and comes again after 320.
+    ear = Ear(checkpoints / "checkpoint-0", torch.device("cpu"))
+    heard = ear.log_probs(recording(1.0)[:samples], Settings(device="cpu", batch_seconds=1))
+    assert len(heard) == frames
+    assert frames or ear.greedy(heard) == ""

@@ -26,7 +26,7 @@ from speechmill.model_index import eval_results, front_matter
 from speechmill.page import STYLE, embedded
 from speechmill.plots import plot_breakdown, plot_error_rates, plot_loss
 from speechmill.published import side_by_side
-from speechmill.scoring import CONFIDENCE
+from speechmill.scoring import CONFIDENCE, percent
 from speechmill.systems import published_set, systems
 from speechmill.tables import read_json
 
@@ -118,11 +118,6 @@ KNOWN = {
 def published_sets(scores: pd.DataFrame) -> pd.DataFrame:
     """The scores on sets as they were published, without those on changed copies."""
     return scores[scores["set"] == scores["set"].map(published_set)]
-
-
-def percent(fraction: float) -> float:
-    """A fraction as a percentage of two decimals."""
-    return round(100 * fraction, 2)
 
 
 def training_results(plan: dict[str, Any], log: list[dict[str, Any]], scores: pd.DataFrame) -> list[list[str]]:

@@ -67,8 +67,9 @@ def read(model: Path) -> Evidence:
             raise SpeechmillError(f"{path} is missing: the folder is not whole; fetch or make it again")
         return read_json(path)
 
+    settings = one("settings.json")
     return Evidence(
-        settings=one("settings.json"),
+        settings=settings,
         summary=read_table(folder / "summary.parquet").to_pandas(),
         selection=one("selection.json"),
         breakdown=one("breakdown.json"),
@@ -78,8 +79,8 @@ def read(model: Path) -> Evidence:
         leakage=one("leakage.json"),
         usage=one("usage.json"),
         # In the order in which they were put down, which is the run's.
-        counts={role: one(f"counts/{role}.json") for role in one("settings.json")["roles"]},
-        status=[one(f"status/{name}.json") for name in one("settings.json")["datasets"]],
+        counts={role: one(f"counts/{role}.json") for role in settings["roles"]},
+        status=[one(f"status/{name}.json") for name in settings["datasets"]],
         lm={path.stem: read_json(path) for path in sorted((folder / "lm").glob("*.json"))},
         base=read_json(folder / "base.json") if (folder / "base.json").is_file() else None,
         vocabulary=list(read_json(model / "vocab.json")),

@@ -30,7 +30,7 @@ from speechmill.models import Processor, depends_on_padding, forward, frame_samp
 from speechmill.progress import progress
 from speechmill.tables import CLIPS, FRAMES, SAMPLE_RATE, file_digest, read_json, read_table, write_in_row_groups
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 # What a process that decodes takes at a time.
 _ROW_GROUP = 64
@@ -229,15 +229,20 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
             yield item
 
 
+def autocast(settings: Settings, device: torch.device) -> torch.autocast:
+    """The context in which a forward pass has the precision of `settings`; a CPU computes in fp32."""
+    dtype = _PRECISIONS[settings.precision]
+    return torch.autocast(device.type, dtype, enabled=device.type == "cuda" and dtype is not torch.float32)
+
+
 def _forward(
     model: PreTrainedModel, inputs: dict[str, Any], settings: Settings, device: torch.device
 ) -> tuple[torch.Tensor, list[float], list[int]]:
     """A batch's logits, shape (chunks, frames, vocabulary), the loss of each chunk and the number of its frames."""
-    dtype = PRECISIONS[settings.precision]
     try:
         given = {key: value.to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         with torch.inference_mode():
-            with torch.autocast(device.type, dtype, enabled=device.type == "cuda" and dtype is not torch.float32):
+            with autocast(settings, device):
                 logits = forward(model, given)
             frames = output_frames(model, given["num_samples"])
             losses = clip_losses(logits, frames, given["labels"], model.config.pad_token_id)

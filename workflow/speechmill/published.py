@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from speechmill.config.published import PublishedSettings
+from speechmill.scoring import percent
 
 _METRICS = ("wer", "cer")
 
@@ -69,7 +70,7 @@ def _told(published: PublishedSettings) -> Iterator[_Figure]:
     body = published.evaluation
     if body is not None:
         for metric, fraction in zip(_METRICS, (body.wer, body.cer), strict=True):
-            value = None if fraction is None else _percent(fraction)
+            value = None if fraction is None else percent(fraction)
             yield _Figure(body.set, "its own evaluation set", metric, value, "greedy", "plain", body.remark)
     for result in published.results:
         for metric in _METRICS:
@@ -96,11 +97,7 @@ def _ours(figure: _Figure, scores: pd.DataFrame) -> tuple[float | None, list[str
             remarks.append(f"ours by the protocol `{row['protocol']}`, the published one by `{figure.protocol}`")
     if row["clips_scored"] != row["clips_expected"]:
         remarks.append(f"ours on {row['clips_scored']:,} of {row['clips_expected']:,} clips")
-    return None if pd.isna(fraction) else _percent(fraction), remarks
-
-
-def _percent(fraction: float) -> float:
-    return round(100 * fraction, 2)
+    return None if pd.isna(fraction) else percent(fraction), remarks
 
 
 def _shown(value: float | None) -> str:

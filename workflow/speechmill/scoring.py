@@ -90,6 +90,11 @@ def rate(errors: float, length: float) -> float:
     return errors / length
 
 
+def percent(fraction: float) -> float:
+    """A fraction as a percentage of two decimals."""
+    return round(100 * fraction, 2)
+
+
 def bootstrap_interval(
     errors: Sequence[int], words: Sequence[int], groups: Sequence[Hashable], seed: int, samples: int = 1000
 ) -> tuple[float, float]:

@@ -39,8 +39,9 @@ from speechmill.device import device_name, taken_devices
 from speechmill.evaluate import totals
 from speechmill.evidence import Evidence
 from speechmill.flac import Int16Samples
-from speechmill.log_probs import PRECISIONS, chunks_of, in_samples, samples_a_frame
 from speechmill.log_probs import Settings as HearSettings
+from speechmill.log_probs import autocast, chunks_of, in_samples, samples_a_frame
+from speechmill.models import output_frames
 from speechmill.perturb import changed
 from speechmill.progress import progress
 from speechmill.protocols import scored_texts
@@ -204,24 +205,15 @@ class Ear:
         return np.concatenate(parts)
 
     def _forward(self, samples: Int16Samples, settings: HearSettings) -> NDArray[np.float32]:
-        floats = samples.astype(np.float32) / (np.iinfo(np.int16).max + 1)
-        try:
-            inputs = self.processor(floats, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self._device)
-            with torch.inference_mode(), self._autocast(settings):
-                logits = self.model(**inputs).logits[0]
-        except RuntimeError:
-            if len(samples) >= samples_a_frame(self.model.config):
-                raise
+        if output_frames(self.model, torch.tensor([len(samples)])) <= 0:
             # Shorter than what the first frame hears.
             return np.empty((0, self.model.config.vocab_size), dtype=np.float32)
+        floats = samples.astype(np.float32) / (np.iinfo(np.int16).max + 1)
+        inputs = self.processor(floats, sampling_rate=SAMPLE_RATE, return_tensors="pt").to(self._device)
+        with torch.inference_mode(), autocast(settings, self._device):
+            logits = self.model(**inputs).logits[0]
         heard: NDArray[np.float32] = torch.log_softmax(logits.float(), -1).cpu().numpy()
         return heard
-
-    def _autocast(self, settings: HearSettings) -> torch.autocast:
-        dtype = PRECISIONS[settings.precision]
-        return torch.autocast(
-            self._device.type, dtype, enabled=self._device.type == "cuda" and dtype is not torch.float32
-        )
 
     def greedy(self, log_probs: NDArray[np.float32]) -> str:
         """The text of the likeliest token of each frame."""
