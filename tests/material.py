@@ -113,6 +113,25 @@ def run_stage(
     )
 
 
+# A process is charged with what the one that started it had in memory, so a small one stands between.
+_MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:])
+print("peak", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+
+
+def run_measured(command: Sequence[str], **options: Any) -> tuple["subprocess.CompletedProcess[str]", int]:
+    """Run a command with the `options` of subprocess.run: what it did and wrote, and the most bytes it had in memory.
+
+    The standard output is that of the command and a last line.
+    """
+    measure = [sys.executable, "-c", _MEASURE, *command]
+    done = subprocess.run(measure, stdout=subprocess.PIPE, text=True, **options)
+    return done, int(done.stdout.split()[-1]) << 10
+
+
 def as_json(value: Any) -> str:
     """`value` as an argument of a stage's program."""
     return json.dumps(value, ensure_ascii=False)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from material import RELEASE, ROOT, as_json, audio_file, noise, tar, tsv
+from material import RELEASE, ROOT, as_json, audio_file, noise, run_measured, tar, tsv
 from speechmill.config.datasets import IngestSettings
 from speechmill.config.shards import ShardSettings
 from speechmill.tables import read_table
@@ -21,19 +21,11 @@ CLIPS, SHARDS = 100_000, 10
 GIBIBYTE = 1 << 30
 
 
-# A process is charged with what the one that started it had in memory, so a small one stands between.
-MEASURE = """
-import resource, subprocess, sys
-subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL, check=True)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
-"""
-
-
 def peak(command: Sequence[str]) -> int:
     """The bytes that a stage had in memory at its most."""
     stage = [sys.executable, "-m", f"speechmill.{command[0]}", *command[1:]]
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")}
-    return int(subprocess.run([sys.executable, "-c", MEASURE, *stage], env=env, capture_output=True, check=True).stdout)
+    return run_measured(stage, env=env, stderr=subprocess.DEVNULL, check=True)[1]
 
 
 def ingestion(settings: IngestSettings, corpus: Path, raw: Path) -> list[str]:
