@@ -245,7 +245,10 @@ def damaged(tmp_path: Path, how: str) -> tuple[pa.Table, list[Path]]:
     else:
         whole = pq.read_table(shards[0]).to_pylist()
         for row in whole:
-            row["audio"]["bytes"] = b"fLaC" + bytes(200)
+            if how == "noise":
+                row["audio"]["bytes"] = b"fLaC" + bytes(200)
+            else:
+                row["audio_sha256"] = "f" * 64
         pq.write_table(pa.Table.from_pylist(whole, schema=pq.read_schema(shards[0])), shards[0])
     return pa.Table.from_pylist(rows), shards
 
@@ -256,6 +259,7 @@ def damaged(tmp_path: Path, how: str) -> tuple[pa.Table, list[Path]]:
         ("cut short", "cannot be read"),
         ("gone", "cannot be read"),
         ("other clips", "does not hold clip-000 where its index says"),
+        ("other samples", "holds another recording as clip-000 than its index tells of"),
         ("noise", "holds clip-000 damaged"),
     ],
 )

@@ -21,7 +21,8 @@ rule ingest_dataset:
     params:
         settings=lambda wildcards: slices.ingest(SETTINGS, wildcards.dataset),
         fingerprint=lambda wildcards: paths.source_fingerprint(wildcards.dataset, SETTINGS.datasets[wildcards.dataset]),
-        code=code_digest("ingest_dataset"),
+        # With the versions of its libraries: who shares the cache may have others, and they other samples.
+        code=code_digest("ingest_dataset", "../envs/data.yaml"),
     shell:
         # datasets would load torch, for nothing and half a gigabyte.
         "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.ingest_dataset --settings {params.settings:q}"

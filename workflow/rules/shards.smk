@@ -21,7 +21,8 @@ rule shards:
         # The cache knows a job by its parameters, not by its wildcards.
         split="{split}",
         number="{number}",
-        code=code_digest("shards"),
+        # With the versions of its libraries: who shares the cache may have others, and they other samples.
+        code=code_digest("shards", "../envs/data.yaml"),
     shell:
         "python -m speechmill.shards --settings {params.settings:q} --raw {input} --split {params.split}"
         " --number {params.number} --shard {output.shard} --rows {output.rows} 2>&1 | tee {log}"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,14 @@ _LEAST_VARIANCE = 1e-7
 _FULL_SCALE = np.float32(32768)
 
 
+class _Group(NamedTuple):
+    """The ids, the digests of the samples, and the encoded audio of a row group's clips."""
+
+    ids: pa.Array
+    digests: pa.Array
+    encoded: pa.Array
+
+
 class ClipReader(Dataset[dict[str, Any]]):
     """The clips of a table, each read from its shard when asked for.
 
@@ -42,7 +50,7 @@ class ClipReader(Dataset[dict[str, Any]]):
     """
 
     def __init__(self, clips: pa.Table, shards: Sequence[Path], pool_clips: int = 1024) -> None:
-        self._clips = clips.select(["dataset", "split", "id", "text", "shard", "row_group", "row"])
+        self._clips = clips.select(["dataset", "split", "id", "text", "audio_sha256", "shard", "row_group", "row"])
         self._shards = {_holds(path): path for path in shards}
         groups = len(np.unique(clips_of(clips).groups))
         # One more, since a pool ends with the row group that fills it.
@@ -54,7 +62,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         # With `pre_buffer` each open shard would keep a copy of its last row group.
         self._open = lru_cache(maxsize=_OPEN_SHARDS)(partial(pq.ParquetFile, pre_buffer=False))
         # In the order in which they were asked for.
-        self._groups: dict[tuple[Path, int], tuple[pa.Array, pa.Array]] = {}
+        self._groups: dict[tuple[Path, int], _Group] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -87,35 +95,39 @@ class ClipReader(Dataset[dict[str, Any]]):
 
     def _encoded(self, i: int) -> tuple[Path, str, pa.BinaryScalar]:
         """The shard of a clip, its name, and its FLAC file."""
-        dataset, split, name, shard, group, row = (
-            self._clips[key][i].as_py() for key in ("dataset", "split", "id", "shard", "row_group", "row")
+        dataset, split, name, audio, shard, number, row = (
+            self._clips[key][i].as_py()
+            for key in ("dataset", "split", "id", "audio_sha256", "shard", "row_group", "row")
         )
         path = self._shards[dataset, split, shard]
-        ids, encoded = self._group(path, group)
-        if row >= len(ids) or ids[row].as_py() != name:
+        group = self._group(path, number)
+        if row >= len(group.ids) or group.ids[row].as_py() != name:
             raise spoilt(path, f"does not hold {name} where its index says")
-        return path, name, encoded[row]
+        # A shard of other settings, or of another corpus, that took this one's place, be it through a link to a cache.
+        if group.digests[row].as_py() != audio:
+            raise spoilt(path, f"holds another recording as {name} than its index tells of")
+        return path, name, group.encoded[row]
 
-    def _group(self, path: Path, group: int) -> tuple[pa.Array, pa.Array]:
-        """The ids and the encoded audio of a row group, kept in place of those that were not asked for the longest."""
+    def _group(self, path: Path, group: int) -> _Group:
+        """A row group, kept in place of those that were not asked for the longest."""
         found = self._groups.pop((path, group), None)
         if found is None:
             found = self._read_group(path, group)
-            self._bytes += found[1].nbytes
+            self._bytes += found.encoded.nbytes
         self._groups[path, group] = found
         while len(self._groups) > 1 and (len(self._groups) > self._most or self._bytes > self._most_bytes):
-            self._bytes -= self._groups.pop(next(iter(self._groups)))[1].nbytes
+            self._bytes -= self._groups.pop(next(iter(self._groups))).encoded.nbytes
         return found
 
-    def _read_group(self, path: Path, group: int) -> tuple[pa.Array, pa.Array]:
-        """The ids and the encoded audio of a row group."""
+    def _read_group(self, path: Path, group: int) -> _Group:
+        columns = ["id", "audio_sha256", "audio.bytes"]
         try:
             # A thread pool does not outlive the fork that makes a worker.
-            table = self._open(path).read_row_group(group, columns=["id", "audio.bytes"], use_threads=False)
+            table = self._open(path).read_row_group(group, columns=columns, use_threads=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise spoilt(path, f"cannot be read ({error})") from error
         table = table.combine_chunks()
-        return table["id"].chunk(0), table["audio"].chunk(0).field("bytes")
+        return _Group(table["id"].chunk(0), table["audio_sha256"].chunk(0), table["audio"].chunk(0).field("bytes"))
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files and what was read of them do not travel to a worker process.

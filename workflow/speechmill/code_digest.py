@@ -12,8 +12,8 @@ _ROOT = Path(__file__).parent.parent
 def code_digest(stage: str, *files: str, without: Collection[str] = ()) -> str:
     """sha256 over the syntax trees, without docstrings, of a stage's module and all of speechmill that it imports.
 
-    `files`, paths below `workflow`, count with every byte. The modules `without` do not count, nor what only they
-    import.
+    `files`, paths from the folder `workflow`, count with every byte. The modules `without` do not count, nor what only
+    they import.
     """
     digest = hashlib.sha256()
     for module in sorted(modules_of(stage, without)):
