@@ -15,11 +15,14 @@ from speechmill.paths import (
     checkpoints_folder,
     deciding_digest,
     dev_shards,
+    folder_of,
     needs_log_probs,
     results,
     role_shards,
     run_datasets,
     run_plan,
+    scored_base,
+    selected_files,
     selected_metrics,
     set_hypotheses,
     set_shards,
@@ -168,8 +171,9 @@ def test_a_changed_copy_has_one_shard_and_a_set_those_that_can_hold_its_clips() 
     ],
 )
 def test_a_step_is_a_checkpoint_or_named_by_a_file(step: str, said: str) -> None:
-    assert step_options("demo_ru", demo_config().runs["demo_ru"], step) == said
-    assert step_source("demo_ru", step) == ([said.split()[-1]] if "--step-from" in said else [])
+    source = step_source("demo_ru", step)
+    assert step_options(step, [], checkpoints_folder("demo_ru", demo_config().runs["demo_ru"]), source) == said
+    assert source == ([said.split()[-1]] if "--step-from" in said else [])
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,8 @@ def test_a_run_that_only_evaluates_scores_its_base_as_step_0() -> None:
     }  # fmt: skip
     config = load(demo)
     run = config.runs["theirs"]
-    assert step_options("theirs", run, "0") == f"--model results/models/{run.model.base_name}"
+    assert step_options("0", scored_base(run), [], []) == f"--model results/models/{run.model.base_name}"
+    assert folder_of(run, selected_files("theirs", run)) == f"results/models/{run.model.base_name}"
     assert checkpoints_folder("theirs", run) == run_plan("theirs", run) == []
     scored = [metrics.split("/")[3:6] for metrics in all_metrics(config, "theirs", [0])]
     assert scored == [["evaluation", "0", name] for name in ("demo_ru-test", "demo_ru-test-noisy")]

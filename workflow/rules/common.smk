@@ -1,5 +1,6 @@
 # Needs: the configuration. Gives: SETTINGS, typed and checked, and what the rules ask of it.
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -45,7 +46,21 @@ def scored_steps(run):
     # again, snakemake does not look whether training has to.
     plan = checkpoints.plan.get(run=run).output.plan
     only_best = SETTINGS.runs[run].checkpoints.best
-    return paths.steps(plan, checkpoints.finetune.get(run=run).output.record if only_best else None)
+    record = [checkpoints.finetune.get(run=run).output.record] if only_best else []
+    with on_this_disk(plan, *record):
+        return paths.steps(plan, *record)
+
+
+@contextmanager
+def on_this_disk(*files):
+    """Have files that snakemake keeps in storage lie here as well, until they are read."""
+    fetched = [file for file in files if file.is_storage and not Path(file).exists()]
+    for file in fetched:
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        file.storage_object.retrieve_object()
+    yield
+    for file in fetched:
+        Path(file).unlink()
 
 
 # Alternatives of what the cache must not hand on; a pattern that nothing fits where there is none.

@@ -35,7 +35,7 @@ rule log_probs:
         ),
     params:
         settings=lambda wildcards: slices.log_probs(SETTINGS, wildcards.run, wildcards.set),
-        which=lambda wildcards: paths.step_options(wildcards.run, SETTINGS.runs[wildcards.run], wildcards.step),
+        which=lambda wildcards, input: paths.step_options(wildcards.step, input.base, input.checkpoints, input.step),
         code=code_digest("log_probs"),
     shell:
         "python -m speechmill.log_probs --run {wildcards.run} --settings {params.settings:q} --gpus {resources.gpu}"
@@ -67,8 +67,9 @@ rule evaluate:
     params:
         settings=lambda wildcards: slices.evaluate(SETTINGS, wildcards.run),
         protocols=lambda wildcards: SETTINGS.runs[wildcards.run].evaluation.settings_of(wildcards.set).protocols,
-        lm=lambda wildcards: "--lm {0} --weights {0}/weights.json".format(f"results/runs/{wildcards.run}/lm")
-        * (wildcards.decoder == "lm"),
+        lm=lambda wildcards, input: (
+            "--lm {0} --weights {0}/weights.json".format(Path(input.lm[0]).parent) if wildcards.decoder == "lm" else ""
+        ),
         # Beam search counts where it decodes.
         code=lambda wildcards: code_digest("evaluate", without=[] if wildcards.decoder == "lm" else ["decoders"]),
     shell:
@@ -157,7 +158,7 @@ rule worst:
     params:
         settings=lambda wildcards: slices.worst(SETTINGS, wildcards.run, wildcards.set),
         decoder=lambda wildcards: paths.worst_decoder(SETTINGS.runs[wildcards.run]),
-        model=lambda wildcards: paths.selected_model(wildcards.run, SETTINGS.runs[wildcards.run]),
+        model=lambda wildcards, input: paths.folder_of(SETTINGS.runs[wildcards.run], input.model),
         code=code_digest("worst", "templates/worst.html.j2"),
     shell:
         "python -m speechmill.worst --run {wildcards.run} --settings {params.settings:q} --threads {threads}"

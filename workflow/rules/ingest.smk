@@ -2,9 +2,15 @@
 # Makes: raw shards of encoded clips; a folder with the base model.
 
 
+def corpus(wildcards):
+    """The archive that another rule makes, or that snakemake fetches; all else is for the job to find."""
+    dataset = SETTINGS.datasets[wildcards.dataset]
+    return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
+
+
 rule ingest_dataset:
     input:
-        lambda wildcards: paths.spoken_archive(SETTINGS.datasets[wildcards.dataset]),
+        corpus,
     output:
         directory("results/raw/{dataset}"),
     log:
@@ -26,7 +32,7 @@ rule ingest_dataset:
     shell:
         # datasets would load torch, for nothing and half a gigabyte.
         "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.ingest_dataset --settings {params.settings:q}"
-        " --place {resources.place:q} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
+        " --place {resources.place:q} --given {input} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
 
 
 ruleorder: ingest_uncached > ingest_dataset

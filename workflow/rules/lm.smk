@@ -51,7 +51,7 @@ rule lm:
         runtime=240,
     params:
         settings=lambda wildcards: slices.lm(SETTINGS, wildcards.run),
-        processor=lambda wildcards: paths.processor_folder(wildcards.run, SETTINGS.runs[wildcards.run]),
+        processor=lambda wildcards, input: paths.folder_of(SETTINGS.runs[wildcards.run], input.vocab),
         code=code_digest("lm"),
     shell:
         "python -m speechmill.lm --settings {params.settings:q} --text {input.text}"

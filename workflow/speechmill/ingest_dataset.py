@@ -126,10 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=IngestSettings.model_validate_json, required=True)
     parser.add_argument("--place", type=Place.model_validate_json, required=True)
+    parser.add_argument("--given", type=Path, nargs="*", default=[], help="where snakemake has put the corpus")
     parser.add_argument("--fingerprint", required=True, help="what lay there when the workflow was planned")
     parser.add_argument("--raw", type=Path, required=True)
     args = parser.parse_args()
-    ingest(args.place, args.settings, args.fingerprint, args.raw)
+    place = Place(path=args.given[0]) if args.given else args.place
+    ingest(place, args.settings, args.fingerprint, args.raw)
 
 
 if __name__ == "__main__":

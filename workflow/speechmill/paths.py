@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -132,6 +132,8 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
     """
     if spoken_archive(dataset):
         return "spoken"
+    if dataset.in_storage:
+        return "in storage, as snakemake knows it"
     if dataset.path is None:
         return "on the Hub, as the settings say"
     path = Path(dataset.path).expanduser()
@@ -212,7 +214,7 @@ def deciding_digest(config: Config, run: str) -> list[str]:
     return [f"results/runs/{run}/clips/dev.sha256"] if config.runs[run].checkpoints.best else []
 
 
-def steps(plan: str, record: str | None) -> list[int]:
+def steps(plan: str, record: str | None = None) -> list[int]:
     """The steps of a run that are scored: those that its plan lists, or with `record`, its `training.json`, those kept.
 
     Both are files.
@@ -294,26 +296,23 @@ def scored_source(run: Run) -> list[str]:
     return [] if run.trains else base_source(run)
 
 
-def selected_model(run_name: str, run: Run) -> str:
-    """The folder of the model that a run has come to: the selected checkpoint, or the base where it only evaluates."""
-    return f"results/runs/{run_name}/model" if run.trains else base_folder(run)[0]
-
-
 def selected_files(run_name: str, run: Run) -> list[str]:
-    """What stands for that folder."""
-    folder = selected_model(run_name, run)
-    return [f"{folder}/{file}" for file in MODEL_FILES] if run.trains else [folder]
+    """What stands for the folder of the model that a run has come to.
 
-
-def processor_folder(run_name: str, run: Run) -> str:
-    """The folder with the vocabulary and the tokenizer that a run's model writes with."""
-    return f"results/runs/{run_name}/vocab" if run.trains else base_folder(run)[0]
+    That is the selected checkpoint, or the base where the run only evaluates.
+    """
+    return [f"results/runs/{run_name}/model/{file}" for file in MODEL_FILES] if run.trains else base_folder(run)
 
 
 def processor_files(run_name: str, run: Run) -> list[str]:
-    """What stands for that folder."""
-    folder = processor_folder(run_name, run)
-    return [f"{folder}/{file}" for file in ("vocab.json", "tokenizer_config.json")] if run.trains else [folder]
+    """What stands for the folder with the vocabulary and the tokenizer that a run's model writes with."""
+    files = ("vocab.json", "tokenizer_config.json")
+    return [f"results/runs/{run_name}/vocab/{file}" for file in files] if run.trains else base_folder(run)
+
+
+def folder_of(run: Run, files: Sequence[str]) -> str:
+    """The folder that such files stand for, wherever snakemake has put them for the job."""
+    return Path(files[0]).parent.as_posix() if run.trains else files[0]
 
 
 def dev_clips(config: Config, run: str, kind: str) -> list[str]:
@@ -332,13 +331,13 @@ def step_source(run: str, step: str) -> list[str]:
     return [f"results/runs/{run}/{named[step]}"] if step in named else []
 
 
-def step_options(run_name: str, run: Run, step: str) -> str:
-    """How `log_probs` is told which model it is to run."""
-    if not run.trains:
-        return f"--model {base_folder(run)[0]}"
-    (folder,) = checkpoints_folder(run_name, run)
-    source = step_source(run_name, step)
-    return f"--checkpoints {folder} --step-from {source[0]}" if source else f"--checkpoint {folder}/checkpoint-{step}"
+def step_options(step: str, base: Sequence[str], checkpoints: Sequence[str], source: Sequence[str]) -> str:
+    """How `log_probs` is told which model it is to run, by its inputs, wherever snakemake has put them for the job."""
+    if base:
+        return f"--model {base[0]}"
+    if source:
+        return f"--checkpoints {checkpoints[0]} --step-from {source[0]}"
+    return f"--checkpoint {checkpoints[0]}/checkpoint-{step}"
 
 
 def needs_log_probs(run: Run, step: str, set_name: str) -> bool:

@@ -88,7 +88,10 @@ class Download(Section):
 class _Archive(Section):
     """A corpus that lies in one archive or in one folder."""
 
-    path: str = Field(description="the archive, `….tar.gz`, or the folder that it was unpacked to")
+    path: str = Field(
+        description="the archive, `….tar.gz`, or the folder that it was unpacked to; an archive may lie in a bucket,"
+        " `s3://bucket/….tar.gz`"
+    )
     language: str = Field(description="the language's code: `ru`")
     download: Download | None = Field(None, description="how the archive is fetched where `path` does not exist")
 
@@ -280,6 +283,11 @@ class _Stored(Section):
     def archive_download(self) -> Download | None:
         """How the archive is fetched, where it is fetched as one."""
         return self.download if isinstance(self, _Archive) else None
+
+    @property
+    def in_storage(self) -> bool:
+        """Whether snakemake's storage plugin fetches the archive."""
+        return isinstance(self, _Archive) and self.path.startswith("s3://")
 
     @property
     def is_pinned(self) -> bool:

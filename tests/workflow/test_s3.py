@@ -1,0 +1,89 @@
+"""A corpus in a bucket, and all results in it: nothing but the state of the training stays on the machine."""
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow.parquet as pq
+import pytest
+import requests
+from slurm_cluster import until
+from working_copy import PROGRAMS, Snakemake, WorkingCopy, tiny_config, working_copy
+
+pytestmark = pytest.mark.slow
+
+KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"}
+RUN = "results/runs/demo_ru"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A server of this machine that speaks S3."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = [f"{PROGRAMS}/moto_server", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+
+        def answers() -> bool:
+            try:
+                return requests.get(address, timeout=10).ok
+            except requests.ConnectionError:
+                return False
+
+        until(answers, lambda: server.poll() is not None)
+        yield address
+        server.terminate()
+
+
+@pytest.fixture
+def bucket(address: str, spoken_archive: Path) -> Any:
+    bucket = boto3.resource(
+        "s3", endpoint_url=address, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
+    ).create_bucket(Bucket="speech")
+    bucket.upload_file(str(spoken_archive), "corpora/corpus.tar.gz")
+    return bucket
+
+
+def config() -> dict[str, Any]:
+    made = tiny_config("s3://speech/corpora/corpus.tar.gz")
+    del made["speak"]
+    made["datasets"]["demo_ru"]["shards"] = {"train": 1, "dev": 1, "test": 1}
+    # Steps that are known only after training, and a set that one of them alone is scored on.
+    run = made["runs"]["demo_ru"]
+    run["checkpoints"] = {"best": 1}
+    run["evaluation"]["sets"] = ["demo_ru-dev", {"set": "demo_ru-test", "checkpoints": "selected"}]
+    return made
+
+
+def through(address: str, copy: WorkingCopy, *options: str) -> Snakemake:
+    """Run snakemake with the bucket for all that it reads and writes."""
+    storage = ["--default-storage-provider", "s3", "--default-storage-prefix", "s3://speech/mine"]
+    return copy.snakemake(config(), *storage, "--storage-s3-endpoint-url", address, *options, **KEYS)
+
+
+def test_a_workflow_reads_from_a_bucket_and_writes_to_it_and_leaves_nothing_else(
+    tmp_path: Path, address: str, bucket: Any
+) -> None:
+    copy = working_copy(tmp_path / "copy")
+    run = through(address, copy)
+    assert {"ingest_dataset", "shards", "finetune", "lm", "evaluate", "worst", "card"} <= run.executed
+    stored = {each.key.removeprefix("mine/") for each in bucket.objects.all()}
+    model = ("README.md", "model.safetensors", "lm/lexicon.txt", "manifest.json")
+    assert {f"{RUN}/model/{file}" for file in model} <= stored
+    assert {f"{RUN}/card.html", "results/runs.html", "results/data/demo_ru/train/shard-00000.parquet"} <= stored
+    bucket.download_file(f"mine/{RUN}/evaluation/summary.parquet", str(tmp_path / "summary.parquet"))
+    scored = pq.read_table(tmp_path / "summary.parquet").to_pylist()
+    assert {row["set"] for row in scored} == {"demo_ru-dev", "demo_ru-test", "demo_ru-test-noise_10db"}
+
+    assert not (copy.folder / "results").exists()
+    left = [path for path in (copy.folder / ".snakemake" / "storage").rglob("*") if path.is_file()]
+    assert {path.suffix for path in left} <= {".log"}
+
+    # On another machine, which has only the bucket, and is to send its jobs to a cluster.
+    other = working_copy(tmp_path / "other")
+    again = through(address, other, "--dry-run", "--profile", "workflow/profiles/kubernetes")
+    assert "Nothing to be done" in again.output
