@@ -8,7 +8,7 @@ REPORT := results/report.html
 REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report plan test test-slurm bench setup lint format lock clean
+.PHONY: help demo report plan test bench setup lint format lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,13 +30,9 @@ plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and t
 
 # Unit tests share the cores; whole workflows take them all themselves, and one set of results between them.
 test: lint  ## set up, lint, and run the tests
-	@bash envs/setup.sh browser
+	@bash envs/setup.sh browser slurm
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest tests/workflow --ignore tests/workflow/test_slurm.py
-
-test-slurm: setup  ## run the tests of the Slurm profile, on a cluster that they start here; as root
-	@bash envs/setup.sh slurm
-	$(BIN)/python -m pytest tests/workflow/test_slurm.py
+	$(BIN)/python -m pytest tests/workflow
 
 bench: setup  ## print how fast the stages are, as ratios against peers; ONLY=train for one of tests/benchmarks
 	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)

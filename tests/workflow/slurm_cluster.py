@@ -20,7 +20,7 @@ NODES = ("n1", "n2")
 
 _NAME = "ClusterName=speechmill-tests\n"
 _SLURM_CONF = """\
-SlurmctldHost={host}
+SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser=root
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
@@ -36,8 +36,8 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
-NodeName=n1 NodeHostname={host} Port={ports[1]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
-NodeName=n2 NodeHostname={host} Port={ports[2]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # Slurm wants devices; nothing is ever read from them.

@@ -38,6 +38,12 @@ onsuccess:
             print(outcome(Path("results/runs", name)))
 
 
+def corpus(wildcards):
+    """The archive that another rule makes, or that snakemake fetches; all else is for the job to find."""
+    dataset = SETTINGS.datasets[wildcards.dataset]
+    return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
+
+
 def scored_steps(run):
     """The steps of the checkpoints that are scored, known once the plan is."""
     if not SETTINGS.runs[run].trains:

@@ -2,12 +2,6 @@
 # Makes: raw shards of encoded clips; a folder with the base model.
 
 
-def corpus(wildcards):
-    """The archive that another rule makes, or that snakemake fetches; all else is for the job to find."""
-    dataset = SETTINGS.datasets[wildcards.dataset]
-    return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
-
-
 rule ingest_dataset:
     input:
         corpus,
