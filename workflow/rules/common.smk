@@ -61,12 +61,14 @@ def scored_steps(run):
 def on_this_disk(*files):
     """Have files that snakemake keeps in storage lie here as well, until they are read."""
     fetched = [file for file in files if file.is_storage and not Path(file).exists()]
-    for file in fetched:
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
-        file.storage_object.retrieve_object()
-    yield
-    for file in fetched:
-        Path(file).unlink()
+    try:
+        for file in fetched:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
+            file.storage_object.retrieve_object()
+        yield
+    finally:
+        for file in fetched:
+            Path(file).unlink(missing_ok=True)
 
 
 # Alternatives of what the cache must not hand on; a pattern that nothing fits where there is none.
