@@ -241,7 +241,7 @@ def test_a_training_whose_newest_state_is_truncated_goes_on_from_the_one_before(
     assert training.run() == 0
     said = training.said.read_text()
     step = newest.name.removeprefix("checkpoint-")
-    assert f"the state of step {step} is set aside as {training.folder}/work/" in said
+    assert f"the state of step {step} is set aside as {training.folder / 'work'}/" in said
     assert f"going on from step {before.name.removeprefix('checkpoint-')} (to start again instead: rm -r" in said
     assert_same(training, undisturbed)
 
