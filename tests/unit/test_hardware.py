@@ -13,6 +13,7 @@ from speechmill.hardware import (
     log_probs_gpus,
     log_probs_mb,
     refusals,
+    tables_mb,
 )
 from speechmill.tables import write_json
 
@@ -102,3 +103,12 @@ def test_decoding_takes_memory_by_the_language_model_where_there_is_one(tmp_path
     section = demo(device="cpu").runs["demo_ru"]
     greedy, lm = (evaluate_mb(section, files) for files in ([], [str(tmp_path / "lm.binary")]))
     assert lm > greedy + 5
+
+
+def test_large_tables_need_memory_by_their_size_and_small_ones_the_least(tmp_path: Path) -> None:
+    for name, size in (("small", 1_000), ("large", 2_000_000_000)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)
+    small, large = str(tmp_path / "small"), str(tmp_path / "large")
+    assert tables_mb([small], 4000) == tables_mb([], 4000) == 4000
+    assert tables_mb([small, large], 4000) == 16_000

@@ -23,7 +23,7 @@ rule audit:
         "../../envs/card.yaml"
     resources:
         # The whole index, in memory as a table of pandas.
-        mem_mb=lambda wildcards, input, attempt: attempt * max(4000, round(8 * input.size_mb)),
+        mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 4000),
         runtime=60,
     params:
         settings=lambda wildcards: slices.audit(SETTINGS, wildcards.dataset),

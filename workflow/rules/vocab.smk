@@ -41,7 +41,7 @@ rule clips_train:
         "../../envs/data.yaml"
     resources:
         # Every clip that is used, as Python's own.
-        mem_mb=lambda wildcards, input, attempt: attempt * max(2000, round(8 * input.size_mb)),
+        mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 2000),
         runtime=30,
     params:
         settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, "train"),

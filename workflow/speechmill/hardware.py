@@ -1,7 +1,7 @@
 """What the jobs of a run ask of the hardware, as snakemake counts it: GPUs, and megabytes of the host's memory."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechmill.config.root import Config, Run
@@ -14,6 +14,8 @@ _WORKER_MB = 500
 _COPIES = 3
 # Of a word that beam search can write, spelled out in a tree of characters.
 _LEXICON_WORD_MB = 0.005
+# Measured with a million clips: tables are compressed on the disk, and become Python's and pandas' objects.
+_TABLES = 8
 
 
 def refusals(config: Config, granted: int) -> list[str]:
@@ -73,6 +75,11 @@ def evaluate_mb(run: Run, lm: Sequence[str]) -> int:
     settings = run.evaluation.language_model
     words = settings.max_words if settings and lm else 0
     return round(_PROCESS_MB + _LEXICON_WORD_MB * words + sum(Path(file).stat().st_size for file in lm) / 1e6)
+
+
+def tables_mb(tables: Iterable[str], least: int) -> int:
+    """The memory of a stage that holds tables whole: several times what they take on the disk, and `least` anyway."""
+    return max(least, round(_TABLES * sum(Path(table).stat().st_size for table in tables) / 1e6))
 
 
 def _weights_mb(plan: str) -> float:
