@@ -11,7 +11,7 @@ REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.
 .PHONY: help demo report plan test bench setup lint format lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: setup  ## set up, run the embedded demo from speech to model card, say where the results are
 	$(BIN)/snakemake --cores all $(REPORT_OPTIONS)

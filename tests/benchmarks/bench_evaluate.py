@@ -15,7 +15,8 @@ from transformers import Wav2Vec2ForCTC, pipeline
 from transformers.utils import logging
 
 from benchmarks.bench_train import INIT, LETTERS
-from benchmarks.stock import processor_seconds, stored
+from benchmarks.clock import processor_seconds
+from benchmarks.stock import stored
 from benchmarks.table import Row
 from material import recording
 from speechmill.flac import Int16Samples

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from benchmarks.stock import ROW_GROUP, StockCollator, arrays, processor_seconds, stored
+from benchmarks.clock import processor_seconds
+from benchmarks.stock import ROW_GROUP, StockCollator, arrays, stored
 from benchmarks.table import Row
 from speechmill.batching import Clips, PlannedBatches, clips_of, epoch_batches
 from speechmill.clip_reader import ClipReader, Collator

@@ -2,13 +2,13 @@
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping
 
 import jiwer
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
+from benchmarks.clock import processor_seconds
 from benchmarks.table import Row
 from speechmill.scoring import count
 
@@ -29,9 +29,7 @@ def fastest(works: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     taken = dict.fromkeys(works, math.inf)
     for _ in range(ROUNDS):
         for name, work in works.items():
-            before = time.process_time()
-            work()
-            taken[name] = min(taken[name], time.process_time() - before)
+            taken[name] = min(taken[name], processor_seconds(work))
     return taken
 
 

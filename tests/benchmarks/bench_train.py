@@ -19,7 +19,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainingArguments, Wav2Vec2Processor
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from benchmarks.stock import StockCollator, arrays, processor_seconds, stored
+from benchmarks.clock import processor_seconds
+from benchmarks.stock import StockCollator, arrays, stored
 from benchmarks.table import Row
 from material import LAYER_NORM, recording
 from speechmill.batching import clips_of, measure

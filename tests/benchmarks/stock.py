@@ -1,7 +1,6 @@
 """Clips in our shards, and as the example of transformers for CTC has them (`run_speech_recognition_ctc.py`)."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +66,3 @@ class StockCollator:
         batch = self._made.feature_extractor.pad(samples, padding=True, return_tensors="pt")
         labels = self._made.tokenizer.pad([{"input_ids": clip["labels"]} for clip in clips], return_tensors="pt")
         return dict(batch) | {"labels": labels["input_ids"].masked_fill(labels["attention_mask"] == 0, IGNORED)}
-
-
-def processor_seconds(work: Callable[[], object]) -> float:
-    """The processor time of `work`."""
-    before = time.process_time()
-    work()
-    return time.process_time() - before

@@ -9,11 +9,12 @@ import secrets
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event
+
+from servers import free_ports, until
 
 CONFIGURATION = Path("/etc/slurm")
 NODES = ("n1", "n2")
@@ -42,17 +43,6 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 # Slurm wants devices; nothing is ever read from them.
 _GRES_CONF = "NodeName=n[1-2] Name=gpu Type=standin File={folder}/gpu[0-1]\n"
-
-
-def until(condition: Callable[[], bool], over: Callable[[], bool] = lambda: False) -> None:
-    """Look ten times a second whether what other processes do has come so far; not for ever, nor once it is `over`."""
-    for _ in range(4000):
-        if condition():
-            return
-        if over():
-            break
-        Event().wait(0.1)
-    raise AssertionError("what was waited for did not happen")
 
 
 def control(program: str, *arguments: str) -> str:
@@ -100,13 +90,6 @@ class SlurmCluster:
             daemon.wait()
 
 
-def _ports(count: int) -> list[int]:
-    """Ports of this machine that nobody uses."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
-
-
 @contextmanager
 def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
     """A cluster with the nodes `NODES`, of four processors and two GPUs each, until the block ends."""
@@ -123,7 +106,7 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o600)
     written = {
-        conf: _NAME + _SLURM_CONF.format(host=socket.gethostname(), folder=folder, ports=_ports(3)),
+        conf: _NAME + _SLURM_CONF.format(host=socket.gethostname(), folder=folder, ports=free_ports(3)),
         CONFIGURATION / "gres.conf": _GRES_CONF.format(folder=folder),
     }
     try:

@@ -1,6 +1,5 @@
 """A corpus in a bucket, and all results in it: nothing but the state of the training stays on the machine."""
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 import requests
-from slurm_cluster import until
+from servers import free_ports, until
 from working_copy import PROGRAMS, Snakemake, WorkingCopy, tiny_config, working_copy
 
 pytestmark = pytest.mark.slow
@@ -22,8 +21,7 @@ RUN = "results/runs/demo_ru"
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """A server of this machine that speaks S3."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [f"{PROGRAMS}/moto_server", "--host", "127.0.0.1", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:

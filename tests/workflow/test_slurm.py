@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from slurm_cluster import NODES, SlurmCluster, control, slurm_cluster, until
+from servers import until
+from slurm_cluster import NODES, SlurmCluster, control, slurm_cluster
 from working_copy import PROGRAMS, WorkingCopy, tiny_config, working_copy
 
 pytestmark = pytest.mark.slow

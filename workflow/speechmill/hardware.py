@@ -66,7 +66,11 @@ def finetune_mb(run: Run, plan: str) -> int:
 
 def log_probs_mb(plan: Sequence[str], base: Sequence[str]) -> int:
     """The memory of one pass over a set on the host, by the run's plan, or by the base where there is none."""
-    weights = _weights_mb(plan[0]) if plan else max(_megabytes(base[0], kind) for kind in ("*.safetensors", "*.bin"))
+    weights = (
+        _weights_mb(plan[0])
+        if plan
+        else max(_megabytes(Path(base[0]).glob(kind)) for kind in ("*.safetensors", "*.bin"))
+    )
     return round(_PROCESS_MB + _COPIES * weights)
 
 
@@ -74,17 +78,17 @@ def evaluate_mb(run: Run, lm: Sequence[str]) -> int:
     """The memory of decoding and scoring, by the files of the language model where there is one."""
     settings = run.evaluation.language_model
     words = settings.max_words if settings and lm else 0
-    return round(_PROCESS_MB + _LEXICON_WORD_MB * words + sum(Path(file).stat().st_size for file in lm) / 1e6)
+    return round(_PROCESS_MB + _LEXICON_WORD_MB * words + _megabytes(lm))
 
 
 def tables_mb(tables: Iterable[str], least: int) -> int:
     """The memory of a stage that holds tables whole: several times what they take on the disk, and `least` anyway."""
-    return max(least, round(_TABLES * sum(Path(table).stat().st_size for table in tables) / 1e6))
+    return max(least, round(_TABLES * _megabytes(tables)))
 
 
 def _weights_mb(plan: str) -> float:
     return 4 * int(json.loads(Path(plan).read_text())["parameters"]) / 1e6
 
 
-def _megabytes(folder: str, pattern: str) -> float:
-    return sum(file.stat().st_size for file in Path(folder).glob(pattern)) / 1e6
+def _megabytes(files: Iterable[str | Path]) -> float:
+    return sum(Path(file).stat().st_size for file in files) / 1e6
