@@ -15,7 +15,7 @@ help:  ## this list
 
 demo: setup  ## set up, run the embedded demo from speech to model card, say where the results are
 	$(BIN)/snakemake --cores all $(REPORT_OPTIONS)
-	@PYTHONPATH=workflow $(BIN)/python -m speechmill.outcome results/runs/demo_ru
+	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.outcome results/runs/demo_ru
 	@echo "report  $(REPORT)"
 
 CONFIG := config/config.yaml
@@ -26,7 +26,7 @@ report: setup  ## make what is missing of CONFIG's results, and write them all i
 	@echo "report  $(REPORT)"
 
 plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and time, before anything is fetched
-	@PYTHONPATH=workflow $(BIN)/python -m speechmill.forecast $(CONFIG)
+	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.forecast $(CONFIG)
 
 # Unit tests share the cores; whole workflows take them all themselves, and one set of results between them.
 test: lint  ## set up, lint, and run the tests

@@ -13,8 +13,8 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from speechmill.flac import Int16Samples, encode_flac
-from speechmill.tables import SAMPLE_RATE, clip_schema, write_in_row_groups
+from speechmill.core.flac import Int16Samples, encode_flac
+from speechmill.core.tables import SAMPLE_RATE, clip_schema, write_in_row_groups
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -19,11 +19,11 @@ from benchmarks.clock import processor_seconds
 from benchmarks.stock import stored
 from benchmarks.table import Row
 from material import recording
-from speechmill.flac import Int16Samples
-from speechmill.log_probs import transcribe
-from speechmill.models import load_checkpoint, model_config, new_model
-from speechmill.tables import SAMPLE_RATE
-from speechmill.vocab import Settings, processor, vocabulary
+from speechmill.core.flac import Int16Samples
+from speechmill.core.tables import SAMPLE_RATE
+from speechmill.inference.log_probs import transcribe
+from speechmill.model.models import load_checkpoint, model_config, new_model
+from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
 CLIP_COUNT, ROUNDS, BATCH = 128, 2, 64
 # Of Common Voice, as `bench_loader` has it.
@@ -63,7 +63,7 @@ def rows() -> Iterator[Row]:
     texts, recordings = drawn_clips()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        made = processor(vocabulary([LETTERS]), Settings(init=INIT), base=None)
+        made = processor(vocabulary([LETTERS]), VocabSettings(init=INIT), base=None)
         vocab = made.tokenizer.get_vocab()
         torch.manual_seed(0)
         saved = new_model(model_config(INIT, None, {}, len(vocab)), None, vocab)

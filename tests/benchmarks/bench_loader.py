@@ -20,14 +20,14 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from benchmarks.clock import processor_seconds
 from benchmarks.stock import ROW_GROUP, StockCollator, arrays, stored
 from benchmarks.table import Row
-from speechmill.batching import Clips, PlannedBatches, clips_of, epoch_batches
-from speechmill.clip_reader import ClipReader, Collator
-from speechmill.config.plan import Batch, PlanSettings
-from speechmill.flac import Int16Samples
-from speechmill.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
-from speechmill.speak import speak
-from speechmill.tables import SAMPLE_RATE
-from speechmill.vocab import Settings, processor, vocabulary
+from speechmill.config.plan import Batch, PlanConfig
+from speechmill.core.flac import Int16Samples
+from speechmill.core.tables import SAMPLE_RATE
+from speechmill.demo.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
+from speechmill.demo.speak import speak
+from speechmill.model.batching import Clips, PlannedBatches, clips_of, epoch_batches
+from speechmill.model.clip_reader import ClipReader, Collator
+from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
 COUNT, ROUNDS, BATCH = 192, 4, 16
 FASTER_THAN_STOCK = 3.0
@@ -62,11 +62,11 @@ def identical(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def loaders() -> tuple[float, float]:
     """How many times faster a clip is with ours than with the stock way; the share of batches that are identical."""
     texts, recordings = map(list, zip(*(spoken(i) for i in range(COUNT)), strict=True))
-    plan = PlanSettings(epochs=1, batch=Batch(clips=BATCH), save_steps=1)
+    plan = PlanConfig(epochs=1, batch=Batch(clips=BATCH), save_steps=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips, shards = stored(texts, recordings, folder)
-        made = processor(vocabulary(texts), Settings(init={"feat_extract_norm": "layer"}), base=None)
+        made = processor(vocabulary(texts), VocabSettings(init={"feat_extract_norm": "layer"}), base=None)
         batches = epoch_batches(clips_of(clips), plan, 0)
         theirs = stock_loader(arrays(texts, recordings, made, folder / "arrays"), batches, made)
 
@@ -102,7 +102,7 @@ def samplers() -> dict[str, Batches]:
     grouped = get_length_grouped_indices(clips.lengths.tolist(), BATCH, generator=generator)
 
     def ours(**batch: Any) -> Batches:
-        return epoch_batches(clips, PlanSettings(epochs=1, batch=Batch(**batch), save_steps=1), 0)
+        return epoch_batches(clips, PlanConfig(epochs=1, batch=Batch(**batch), save_steps=1), 0)
 
     return {
         "random": list(torch.randperm(LENGTHS, generator=generator).numpy().reshape(-1, BATCH)),

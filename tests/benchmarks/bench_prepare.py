@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 
 from benchmarks.table import Row
 from material import ROOT, audio_file
-from speechmill.audio import decode_to_16k
 from speechmill.config.shards import ShardSettings
-from speechmill.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
-from speechmill.shards import convert, keep_freed_memory
-from speechmill.speak import speak
-from speechmill.tables import RAW, write_in_row_groups
+from speechmill.core.tables import RAW, write_in_row_groups
+from speechmill.corpus.audio import decode_to_16k
+from speechmill.corpus.shards import convert, keep_freed_memory
+from speechmill.demo.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
+from speechmill.demo.speak import speak
 
 # Short rounds, and many: the fastest is what counts, and a processor that is shared has slow moments.
 CLIPS, ROUNDS = 15, 30
@@ -116,7 +116,7 @@ def seconds_to_samples(files: list[Path]) -> float:
     return processor_seconds(work)
 
 
-def measure(kind: str, folder: Path) -> Iterator[Row]:
+def batch_stats(kind: str, folder: Path) -> Iterator[Row]:
     """How many times faster than datasets, smaller than datasets, faster than pysox."""
     rate, container, subtype, suffix = KINDS[kind]
     files = [folder / f"{i}.{suffix}" for i in range(CLIPS)]
@@ -158,7 +158,7 @@ def scaling(folder: Path) -> float:
 
     def start(name: str) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(
-            [sys.executable, "-m", "speechmill.shards", "--settings", SETTINGS.model_dump_json(),
+            [sys.executable, "-m", "speechmill.corpus.shards", "--settings", SETTINGS.model_dump_json(),
              "--raw", folder / name, "--split", "train", "--number", "00000", "--shard", folder / f"{name}.parquet",
              "--rows", folder / f"{name}-rows.parquet"],
             env=os.environ | {"PYTHONPATH": str(ROOT / "workflow")}, stderr=subprocess.DEVNULL,
@@ -181,6 +181,6 @@ def rows() -> Iterator[Row]:
     datasets.disable_progress_bars()
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            yield from measure(kind, Path(folder))
+            yield from batch_stats(kind, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         yield Row("two shards on two cores: faster than on one", scaling(Path(folder)), SCALING)

@@ -10,7 +10,7 @@ from rapidfuzz.distance import Levenshtein
 
 from benchmarks.clock import processor_seconds
 from benchmarks.table import Row
-from speechmill.scoring import count
+from speechmill.scoring.error_rates import count
 
 PAIRS, ROUNDS = 10_000, 20
 

@@ -23,13 +23,12 @@ from benchmarks.clock import processor_seconds
 from benchmarks.stock import StockCollator, arrays, stored
 from benchmarks.table import Row
 from material import LAYER_NORM, recording
-from speechmill.batching import clips_of, measure
-from speechmill.finetune import Materials, Settings, train
-from speechmill.flac import Int16Samples
-from speechmill.models import model_config, new_model
-from speechmill.tables import SAMPLE_RATE
-from speechmill.vocab import Settings as VocabSettings
-from speechmill.vocab import processor, vocabulary
+from speechmill.core.flac import Int16Samples
+from speechmill.core.tables import SAMPLE_RATE
+from speechmill.model.batching import batch_stats, clips_of
+from speechmill.model.models import model_config, new_model
+from speechmill.text.vocab import VocabSettings, processor, vocabulary
+from speechmill.training.finetune import FinetuneSettings, Materials, train
 
 CLIP_COUNT, ROUNDS, THREADS = 160, 4, 1
 # Half of Common Voice's mean, so that a round is short; the spread is Common Voice's.
@@ -106,7 +105,7 @@ def stock(lengths: list[int], data: datasets.Dataset, made: Wav2Vec2Processor, f
 
 def ours(clips: pa.Table, shards: list[Path], made: Wav2Vec2Processor, folder: Path, **finetune: Any) -> None:
     """An epoch of `finetune.train`, with the settings `finetune` and otherwise our defaults."""
-    settings = Settings.model_validate(
+    settings = FinetuneSettings.model_validate(
         {
             "device": "cpu",
             "gpus": 1,
@@ -114,19 +113,19 @@ def ours(clips: pa.Table, shards: list[Path], made: Wav2Vec2Processor, folder: P
             "model": {"init": INIT},
             "finetune": {"learning_rate": 1e-4, "threads": THREADS, "freeze_feature_encoder": True} | finetune,
             "augment": {},
-            "checkpoints": {"probe_clips": 0},
+            "checkpoints": {"dev_clips": 0},
             "text": {},
             "batch_seconds": BATCH * MEAN_SECONDS,
         }
     )
-    steps = measure(clips_of(clips), settings.plan).batches
+    steps = batch_stats(clips_of(clips), settings.plan).batches
     plan = {
         "batches": steps,
         "total_steps": steps,
         "epochs": 1,
         "checkpoints": [steps],
         "gradient_checkpointing": False,
-        "floor_audio_seconds_per_second": None,
+        "peak_throughput": None,
     }
     work = folder / "work"
     work.mkdir(parents=True)

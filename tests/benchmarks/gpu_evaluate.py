@@ -18,7 +18,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 
 from benchmarks.gpu_train import RATE, SMALL, XLS_R_1B, Batch, batch_of, clip_lengths, synchronised
 from benchmarks.table import Row, show
-from speechmill.ctc import clip_losses
+from speechmill.model.ctc import clip_losses
 
 # The published leaderboard has 231 for mms-1b-all, which has as many parameters.
 PROMISED_ON_H100 = 2000.0

@@ -21,8 +21,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from benchmarks.table import Row, show
-from speechmill.ctc import IGNORED, clip_losses
-from speechmill.spec_augment import spec_augment_on_device
+from speechmill.model.ctc import IGNORED, clip_losses
+from speechmill.model.spec_augment import spec_augment_on_device
 
 RATE = 16_000
 # Clips of Common Voice 8.0 ru last 5.23 s in the mean, and few are above 10 s.
@@ -157,7 +157,7 @@ class Ours:
         self._model.freeze_feature_encoder()
         spec_augment_on_device(self._model)
         if compiled:
-            # As `speechmill.step` does it, which needs more than torch and transformers.
+            # As `speechmill.model.step` does it, which needs more than torch and transformers.
             torch._dynamo.config.recompile_limit = 32
             for layer in self._model.wav2vec2.encoder.layers:
                 layer.compile(dynamic=True)
@@ -200,7 +200,7 @@ def largest(fits: Callable[[float], bool], start: float) -> float:
     return low
 
 
-def measure(recipe: Stock | Ours, load: Load, device: torch.device) -> Figures:
+def batch_stats(recipe: Stock | Ours, load: Load, device: torch.device) -> Figures:
     """How fast the recipe is, with batches that leave some of the memory free, and what it needs."""
     on_gpu = device.type == "cuda"
 
@@ -290,7 +290,7 @@ def rows(settings: dict[str, object], load: Load, device: torch.device) -> Itera
     speeds: dict[str, float] = {}
     for name, recipe in recipes.items():
         torch.manual_seed(0)
-        figures = measure(recipe(), load, device)
+        figures = batch_stats(recipe(), load, device)
         # One model at a time has the memory.
         gc.collect()
         torch.cuda.empty_cache()

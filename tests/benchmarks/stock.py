@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 from transformers import Wav2Vec2Processor
 
-from speechmill.ctc import IGNORED
-from speechmill.flac import Int16Samples, encode_flac
-from speechmill.tables import CLIPS, SAMPLE_RATE, clip_schema, write_in_row_groups
+from speechmill.core.flac import Int16Samples, encode_flac
+from speechmill.core.tables import CLIPS, SAMPLE_RATE, clip_schema, write_in_row_groups
+from speechmill.model.ctc import IGNORED
 
 # As shards have them.
 ROW_GROUP = 16

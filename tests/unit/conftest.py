@@ -9,8 +9,8 @@ import torch
 from transformers import Wav2Vec2Processor
 
 from material import GROUP_NORM, LAYER_NORM
-from speechmill.models import model_config, new_model
-from speechmill.vocab import Settings, processor, vocabulary
+from speechmill.model.models import model_config, new_model
+from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
 # The package that asks Mozilla Data Collective refuses earlier Pythons, where collective.py says so; flashlight-text is
 # not there for later ones, where decoders.py says so.
@@ -31,14 +31,14 @@ def _swift() -> None:
 @pytest.fixture(scope="session")
 def letters() -> Wav2Vec2Processor:
     """A processor of the letters a to e, for a model that takes a mask."""
-    return processor(vocabulary(["abcde"]), Settings(init={"feat_extract_norm": "layer"}), base=None)
+    return processor(vocabulary(["abcde"]), VocabSettings(init={"feat_extract_norm": "layer"}), base=None)
 
 
 @pytest.fixture(scope="session", params=["layer", "group"])
 def checkpoints(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a checkpoint of step 0: random weights, with a norm by layer or by group."""
     init = {"layer": LAYER_NORM, "group": GROUP_NORM}[request.param]
-    made = processor(vocabulary(["abcde"]), Settings(init=init), base=None)
+    made = processor(vocabulary(["abcde"]), VocabSettings(init=init), base=None)
     vocab = made.tokenizer.get_vocab()
     torch.manual_seed(1)
     model = new_model(model_config(init, None, {}, len(vocab)), None, vocab)

@@ -14,12 +14,12 @@ from pydantic import TypeAdapter
 from transformers import Wav2Vec2Processor
 
 from material import ROOT, as_json, run_stage
-from speechmill.command import SpeechmillError, run_command, spoilt
 from speechmill.config.datasets import Dataset
-from speechmill.models import load_checkpoint, model_config, new_model
-from speechmill.paths import source_fingerprint
-from speechmill.states import empty_unfinished, newest_state, seal
-from speechmill.tables import CLIPS, ROWS, frames_about, read_table, write_table
+from speechmill.core.command import SpeechmillError, corrupt_file_error, run_command
+from speechmill.core.tables import CLIPS, ROWS, ctc_outputs_metadata, read_table, write_table
+from speechmill.dag.paths import source_fingerprint
+from speechmill.model.models import load_checkpoint, model_config, new_model
+from speechmill.training.resume_state import commit, empty_unfinished, newest_resume_state
 
 ROW = {"id": "a", "splits": ["train"], "num_samples": 16000, "sentence": "да", "encoded_bytes": 9, "shard": 0}
 
@@ -28,7 +28,7 @@ ROW = {"id": "a", "splits": ["train"], "num_samples": 16000, "sentence": "да",
     ("file", "deleted"),
     [
         ("results/data/corpus/train/shard-00000.parquet", "it"),
-        ("results/runs/mine/evaluation/3/corpus-test/frames.parquet", "it"),
+        ("results/runs/mine/evaluation/3/corpus-test/ctc_outputs.parquet", "it"),
         # Snakemake knows these by their folder, and would not miss a file in it.
         ("results/raw/corpus/train/shard-00000.parquet", "results/raw/corpus"),
         ("results/raw/corpus/source.json", "results/raw/corpus"),
@@ -37,7 +37,7 @@ ROW = {"id": "a", "splits": ["train"], "num_samples": 16000, "sentence": "да",
     ],
 )
 def test_of_a_spoilt_file_it_is_said_what_to_delete_so_that_it_is_made_again(file: str, deleted: str) -> None:
-    assert str(spoilt(Path(file), "is short")) == f"{file} is short; delete {deleted} and run snakemake again"
+    assert str(corrupt_file_error(Path(file), "is short")) == f"{file} is short; delete {deleted} and run snakemake again"
 
 
 def test_of_a_spoilt_entry_of_the_cache_the_entry_is_to_be_deleted(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_of_a_spoilt_entry_of_the_cache_the_entry_is_to_be_deleted(tmp_path: Pat
     (results / "raw" / "corpus").symlink_to(cache / "123")
     with pytest.raises(SpeechmillError, match=f"delete {cache}/456.parquet and run snakemake again"):
         read_table(results / "rows.parquet")
-    assert f"delete {cache}/123 and" in str(spoilt(results / "raw" / "corpus" / "source.json", "is short"))
+    assert f"delete {cache}/123 and" in str(corrupt_file_error(results / "raw" / "corpus" / "source.json", "is short"))
 
 
 def cut(path: Path) -> None:
@@ -86,18 +86,18 @@ def test_a_base_whose_weights_are_cut_short_is_named_with_what_to_delete(
 
 
 def test_frames_that_are_cut_short_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "frames.parquet"
+    path = tmp_path / "ctc_outputs.parquet"
     write_table([ROW], ROWS, path)
     cut(path)
     with pytest.raises(SpeechmillError, match=f"{path} cannot be read .* delete it and run snakemake again"):
-        frames_about(path)
+        ctc_outputs_metadata(path)
 
 
 def test_a_split_whose_rows_are_cut_short_leaves_no_index(tmp_path: Path) -> None:
     rows, index = tmp_path / "rows.parquet", tmp_path / "index.parquet"
     write_table([ROW], ROWS, rows)
     cut(rows)
-    done = run_stage("index", "--rows", rows, "--index", index)
+    done = run_stage("corpus.index", "--rows", rows, "--index", index)
     assert done.returncode == 1
     assert f"error: {rows} cannot be read" in done.stderr
     assert list(tmp_path.iterdir()) == [rows]
@@ -172,10 +172,10 @@ def test_the_newest_state_is_that_of_the_highest_step_whatever_the_clock_said(tm
         folder = tmp_path / "unfinished" / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"w")
-        seal(tmp_path, step)
+        commit(tmp_path, step)
     for path in [tmp_path / "checkpoint-4", *(tmp_path / "checkpoint-4").iterdir()]:
         os.utime(path, (0, 0))
-    assert newest_state(tmp_path) == tmp_path / "checkpoint-4"
+    assert newest_resume_state(tmp_path) == tmp_path / "checkpoint-4"
 
 
 def test_a_link_that_leads_nowhere_does_not_stop_the_planner(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_nothing_is_taken_from_the_cache_that_other_code_or_other_libraries_made
 ) -> None:
     first, newer, edited = copy("first"), copy("newer"), copy("edited")
     newer.edit("envs/data.yaml", "soxr==", "soxr==9.")
-    edited.edit("workflow/speechmill/audio.py", "scaled *= 32768", "scaled *= 16384")
+    edited.edit("workflow/speechmill/corpus/audio.py", "scaled *= 32768", "scaled *= 16384")
     entries = set()
     for user in (first, newer, edited):
         prepared(user, tmp_path / "cache")

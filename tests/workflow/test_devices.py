@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from working_copy import WorkingCopy, tiny_config, working_copy
 
-from speechmill.tables import write_json
+from speechmill.core.tables import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -22,28 +22,28 @@ from threading import Event
 
 import torch
 
-from speechmill.device import taken_devices
+from speechmill.model.devices import acquire_devices
 
 parser = argparse.ArgumentParser(allow_abbrev=False)
-for name in ("--run", "--settings", "--gpus", "--frames", "--checkpoints", "--record", "--log"):
+for name in ("--run", "--settings", "--gpus", "--ctc-outputs", "--checkpoints", "--record", "--log"):
     parser.add_argument(name)
 args, _ = parser.parse_known_args()
 settings = json.loads(args.settings)
 torch.cuda.device_count = lambda: 2
-with taken_devices(settings["device"], args.run, int(args.gpus), settings.get("gpus", 1)):
+with acquire_devices(settings["device"], args.run, int(args.gpus), settings.get("gpus", 1)):
     begun = time.monotonic_ns()
     notes = Path(os.environ["NOTES"])
     # Training has all devices: it waits for nobody.
-    if args.frames:
+    if args.ctc_outputs:
         (notes / f"{os.getpid()}.begun").touch()
         for _ in range(600):
             if len(list(notes.glob("*.begun"))) >= int(os.environ["AT_ONCE"]):
                 break
             Event().wait(0.1)
-    note = {"job": args.frames or args.record, "devices": os.environ["CUDA_VISIBLE_DEVICES"].split(",")}
+    note = {"job": args.ctc_outputs or args.record, "devices": os.environ["CUDA_VISIBLE_DEVICES"].split(",")}
     note |= {"begun": begun, "ended": time.monotonic_ns()}
     (notes / f"{os.getpid()}.json").write_text(json.dumps(note))
-for file in (args.frames, args.record, args.log):
+for file in (args.ctc_outputs, args.record, args.log):
     if file:
         Path(file).write_text("{}")
 if args.checkpoints:
@@ -114,7 +114,7 @@ def ran(copy: WorkingCopy, gpus: int, at_once: int, *targets: str) -> list[Note]
 
 
 def frames() -> list[str]:
-    return [f"results/runs/heard/evaluation/{step}/demo_ru-{each}/frames.parquet" for step in STEPS for each in SETS]
+    return [f"results/runs/heard/evaluation/{step}/demo_ru-{each}/ctc_outputs.parquet" for step in STEPS for each in SETS]
 
 
 def test_with_two_gpus_two_jobs_work_at_once_and_never_share_one(copy: WorkingCopy) -> None:

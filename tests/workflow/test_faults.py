@@ -32,7 +32,7 @@ def test_a_node_that_dies_under_a_run_costs_one_unlock_and_another_run_beside_it
     at_work, never = tmp_path / "at work", tmp_path / "never"
     os.mkfifo(at_work)
     os.mkfifo(never)
-    module, audit = changed.folder / "workflow/speechmill/audit.py", (changed.folder / AUDIT).read_bytes()
+    module, audit = changed.folder / "workflow/speechmill/corpus/audit.py", (changed.folder / AUDIT).read_bytes()
     code = module.read_text()
     module.write_text(HANGING.format(at_work=str(at_work), never=str(never)))
     # With a plain Python, whose jobs are in one group of processes with it.

@@ -29,7 +29,7 @@ def metrics(finished: WorkingCopy, *, changed: bool = False) -> list[dict[str, A
 
 def test_kept_and_rejected_clips_are_all_that_was_published(finished: WorkingCopy) -> None:
     status = read(finished, DATA / "status.json")
-    assert status["published"] == {"train": 42, "dev": 6, "test": 9}
+    assert status["listed"] == {"train": 42, "dev": 6, "test": 9}
     assert status["kept"] == {"train": 40, "dev": 6, "test": 8}
     assert status["rejected"] == {"train": 2, "dev": 0, "test": 1}
 
@@ -82,7 +82,7 @@ def test_the_weights_of_the_language_model_are_of_dev_at_the_checkpoint_that_is_
     assert weights["greedy_wer"] == dev[weights["step"]]
 
 
-@pytest.mark.parametrize("rule", ["lm_weights", "best_greedy"])
+@pytest.mark.parametrize("rule", ["lm_weights", "select_tuning_checkpoint"])
 def test_what_the_weights_are_chosen_by_has_nothing_of_test(finished: WorkingCopy, rule: str) -> None:
     said = "".join(path.read_text() for path in (finished.folder / ".snakemake" / "log").glob("*.log"))
     (read_by_it,) = re.findall(rf"^(?:local)?rule {rule}:\n +input: (.*)$", said, re.MULTILINE)
@@ -104,7 +104,7 @@ def test_the_model_has_what_it_takes_to_decode_with_the_language_model(finished:
 
 
 def test_what_is_heard_in_frames_and_what_effects_have_changed_is_gone_when_it_is_scored(finished: WorkingCopy) -> None:
-    assert not [*(finished.folder / RUN).rglob("frames.parquet")]
+    assert not [*(finished.folder / RUN).rglob("ctc_outputs.parquet")]
     assert not [*(finished.folder / RUN / "perturbed").rglob("*.parquet")]
 
 
@@ -133,7 +133,7 @@ def test_the_hypotheses_are_those_of_the_transformers_pipeline(finished: Working
     import pyarrow.parquet as pq
     from transformers import pipeline
 
-    from speechmill.flac import decode_flac
+    from speechmill.core.flac import decode_flac
 
     folder = finished.folder / RUN
     step = read(finished, RUN / "selection.json")["step"]

@@ -8,7 +8,7 @@ import pytest
 from working_copy import SPOKEN, Snakemake, WorkingCopy, tiny_config, working_copy
 
 from hub_server import Hub, served
-from speechmill import manifest
+from speechmill.report import manifest
 
 pytestmark = pytest.mark.slow
 

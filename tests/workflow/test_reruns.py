@@ -53,7 +53,7 @@ def test_the_save_interval_starts_at_the_plan(finished: WorkingCopy) -> None:
 
 
 def test_a_text_rule_starts_at_the_clips_of_the_vocabulary(finished: WorkingCopy) -> None:
-    planned = finished.planned(with_changes(text__replace=[{"find": "ё", "put": "е"}]))
+    planned = finished.planned(with_changes(text__replace=[{"find": "ё", "replacement": "е"}]))
     assert {"clips_train", "vocab"} <= set(planned)
     assert not set(planned) & DATA_RULES
 
@@ -126,8 +126,8 @@ def test_editing_a_module_reruns_the_stages_that_use_it(
 
 
 def test_a_comment_or_a_docstring_changes_nothing(changed: WorkingCopy) -> None:
-    changed.edit("workflow/speechmill/shards.py", "_ROW_GROUP = 16", "# A remark.\n_ROW_GROUP = 16  # another")
-    changed.edit("workflow/speechmill/finetune.py", '"""finetune: ', '"""Training. finetune: ')
+    changed.edit("workflow/speechmill/corpus/shards.py", "_ROW_GROUP = 16", "# A remark.\n_ROW_GROUP = 16  # another")
+    changed.edit("workflow/speechmill/training/finetune.py", '"""finetune: ', '"""Training. finetune: ')
     assert "Nothing to be done" in changed.snakemake(faulty_config(), "--dry-run").output
 
 

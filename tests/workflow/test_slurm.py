@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 RUN = Path("results/runs/demo_ru")
 PROFILE = "workflow/profiles/slurm"
 # What results say of how long something took.
-TIMES = {"wall_seconds", "audio_seconds_per_second", "share_of_floor"}
+TIMES = {"wall_seconds", "audio_seconds_per_second", "mfu"}
 # Of this cluster, which has no accounting; and all usage of shared disks but that of software, so that a job starts the
 # `python` that is on PATH.
 OPTIONS = [
@@ -45,7 +45,7 @@ main()
 _PYTHON = """\
 #!/bin/sh
 echo "$2 ${{SLURM_JOB_ID-}} ${{SLURMD_NODENAME-}} $$ ${{CUDA_VISIBLE_DEVICES-}}" >> {calls}
-case "$2" in speechmill.finetune) exec {plain} "$@";; *) exec {warm} "$@";; esac
+case "$2" in speechmill.training.finetune) exec {plain} "$@";; *) exec {warm} "$@";; esac
 """
 
 

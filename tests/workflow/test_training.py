@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from working_copy import PROGRAMS, WorkingCopy, faulty_config, working_copy
 
-from speechmill.tables import write_json
+from speechmill.core.tables import write_json
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ sys.exit(75)
 
 def test_a_signal_to_all_processes_lets_training_save_and_leave_with_its_own_status(tmp_path: Path) -> None:
     copy = working_copy(tmp_path)
-    (copy.folder / "workflow/speechmill/finetune.py").write_text(SIGNALLED)
+    (copy.folder / "workflow/speechmill/training/finetune.py").write_text(SIGNALLED)
     inputs = [RUN / "clips" / f"{role}.{kind}" for role in ("train", "dev") for kind in ("parquet", "sha256")]
     inputs += [RUN / "plan.sha256"]
     inputs += [RUN / "vocab" / f"{name}.json" for name in ("vocab", "tokenizer_config", "processor_config")]
@@ -81,7 +81,7 @@ def test_only_the_best_checkpoints_are_kept_and_scored_and_all_have_a_row_in_the
 def test_what_changes_no_weights_is_no_reason_to_train_again(changed: WorkingCopy) -> None:
     config = faulty_config()
     run = config["runs"]["demo_ru"]
-    run |= {"dev": "demo_ru-test", "gpu_memory_gib": 40, "checkpoints": {"probe_clips": 3}, "evaluation": GREEDY}
+    run |= {"dev": "demo_ru-test", "gpu_memory_gib": 40, "checkpoints": {"dev_clips": 3}, "evaluation": GREEDY}
     run["finetune"] |= {"workers": 1, "gradient_checkpointing": False}
     made = changed.snakemake(config)
     assert {"plan", "select", "card"} <= made.executed

@@ -11,8 +11,8 @@ import pytest
 import torch
 from working_copy import WorkingCopy, faulty_config
 
-from speechmill import card, evidence, manifest
-from speechmill.verify import folder, recomputed
+from speechmill.report import card, evidence, manifest
+from speechmill.report.verify import folder, recomputed
 
 pytestmark = pytest.mark.slow
 

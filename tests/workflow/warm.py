@@ -19,7 +19,7 @@ from pathlib import Path
 
 # Others read their settings from the environment while they are imported, or are quick.
 STAGES = (
-    "vocab", "plan", "finetune", "log_probs", "lm_weights", "evaluate", "best_greedy", "summary", "select", "breakdown",
+    "vocab", "plan", "finetune", "log_probs", "lm_weights", "evaluate", "select_tuning_checkpoint", "summary", "select", "breakdown",
     "worst", "robustness", "card", "audit",
 )  # fmt: skip
 WARM = {f"speechmill.{stage}" for stage in STAGES} | {"snakemake"}

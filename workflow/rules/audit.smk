@@ -26,8 +26,8 @@ rule audit:
         mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 4000),
         runtime=60,
     params:
-        settings=lambda wildcards: slices.audit(SETTINGS, wildcards.dataset),
+        settings=lambda wildcards: stage_settings.audit(SETTINGS, wildcards.dataset),
         code=code_digest("audit", "templates/audit.html.j2"),
     shell:
-        "python -m speechmill.audit --settings {params.settings:q} --indexes {input.indexes} --rejected {input.rejected}"
+        "python -m speechmill.corpus.audit --settings {params.settings:q} --indexes {input.indexes} --rejected {input.rejected}"
         " --status {input.status} --audit {output.audit} --page {output.page} --plot {output.plot} 2>&1 | tee {log}"

@@ -24,10 +24,10 @@ checkpoint select:
         mem_mb=1000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.select(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.select(SETTINGS, wildcards.run),
         code=code_digest("select"),
     shell:
-        "python -m speechmill.select --settings {params.settings:q} --summary {input.steps}"
+        "python -m speechmill.scoring.select --settings {params.settings:q} --summary {input.steps}"
         " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log}"
 
 
@@ -44,10 +44,10 @@ rule select_base:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: slices.select(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.select(SETTINGS, wildcards.run),
         code=code_digest("select"),
     shell:
-        "python -m speechmill.select --settings {params.settings:q} --selection {output} 2>&1 | tee {log}"
+        "python -m speechmill.scoring.select --settings {params.settings:q} --selection {output} 2>&1 | tee {log}"
 
 
 rule robustness:
@@ -69,10 +69,10 @@ rule robustness:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: slices.robustness(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.robustness(SETTINGS, wildcards.run),
         code=code_digest("robustness"),
     shell:
-        "python -m speechmill.robustness --settings {params.settings:q} --summary {input.summary}"
+        "python -m speechmill.report.robustness --settings {params.settings:q} --summary {input.summary}"
         " --selection {input.selection} --plot {output} 2>&1 | tee {log}"
 
 
@@ -96,12 +96,12 @@ rule usage:
         mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
         runtime=30,
     params:
-        settings=lambda wildcards: slices.usage(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.usage(SETTINGS, wildcards.run),
         decoders=lambda wildcards: paths.usage_decoders(SETTINGS.runs[wildcards.run]),
         set=lambda wildcards: SETTINGS.runs[wildcards.run].select_set,
         code=code_digest("usage", "templates/usage_greedy.py.j2", "templates/usage_lm.py.j2"),
     shell:
-        "python -m speechmill.usage --settings {params.settings:q} --decoders {params.decoders}"
+        "python -m speechmill.report.usage --settings {params.settings:q} --decoders {params.decoders}"
         " --set {params.set} --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards} --usage {output}"
         " 2>&1 | tee {log}"
 
@@ -165,16 +165,16 @@ rule card:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.card(
+        settings=lambda wildcards: stage_settings.card(
             SETTINGS,
             wildcards.run,
             {stage: code_digest(stage) for stage in ("finetune", "log_probs", "evaluate")}
             | {"card": code_digest("card", "templates/card.md.j2")},
         ),
-        configuration=lambda wildcards: slices.reproduction(SETTINGS, wildcards.run),
+        configuration=lambda wildcards: stage_settings.reproduction(SETTINGS, wildcards.run),
         code=code_digest("card", "templates/card.md.j2"),
     shell:
-        "python -m speechmill.card --settings {params.settings:q} --configuration {params.configuration:q}"
+        "python -m speechmill.report.card --settings {params.settings:q} --configuration {params.configuration:q}"
         " --model $(dirname {output.card}) --page {output.page} --summary {input.summary}"
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
@@ -197,4 +197,4 @@ rule verify:
     params:
         folders=[f"results/runs/{run}/model" for run, section in SETTINGS.runs.items() if section.trains],
     shell:
-        "python -m speechmill.verify {params.folders} --data results/data --gpus {resources.gpu} 2>&1 | tee {log}"
+        "python -m speechmill.report.verify {params.folders} --data results/data --gpus {resources.gpu} 2>&1 | tee {log}"

@@ -8,11 +8,14 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = Path(workflow.basedir, "workflow").as_posix()
 sys.path.insert(0, LIBRARY)
 
-from speechmill import environment, hardware, paths, slices
-from speechmill.code_digest import code_digest
-from speechmill.command import SpeechmillError
+from speechmill.core import environment
+from speechmill.dag import hardware
+from speechmill.dag import paths
+from speechmill.dag import stage_settings
+from speechmill.dag.versions import code_digest
+from speechmill.core.command import SpeechmillError
 from speechmill.config.root import load
-from speechmill.outcome import outcome
+from speechmill.dag.outcome import outcome
 
 environment.set_for_jobs(LIBRARY)
 

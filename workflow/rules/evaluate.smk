@@ -18,7 +18,7 @@ rule log_probs:
         shards=lambda wildcards: ancient(paths.set_shards(SETTINGS, wildcards.run, wildcards.set)),
         plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
     output:
-        temp("results/runs/{run}/evaluation/{step}/{set}/frames.parquet"),
+        temp("results/runs/{run}/evaluation/{step}/{set}/ctc_outputs.parquet"),
     log:
         "logs/log_probs/{run}-{step}-{set}.log",
     conda:
@@ -34,18 +34,18 @@ rule log_probs:
             else ""
         ),
     params:
-        settings=lambda wildcards: slices.log_probs(SETTINGS, wildcards.run, wildcards.set),
+        settings=lambda wildcards: stage_settings.log_probs(SETTINGS, wildcards.run, wildcards.set),
         which=lambda wildcards, input: paths.step_options(wildcards.step, input.base, input.checkpoints, input.step),
         code=code_digest("log_probs"),
     shell:
-        "python -m speechmill.log_probs --run {wildcards.run} --settings {params.settings:q} --gpus {resources.gpu}"
+        "python -m speechmill.inference.log_probs --run {wildcards.run} --settings {params.settings:q} --gpus {resources.gpu}"
         " --threads {threads} {params.which} --clips {input.clips} --shards {input.shards} --counts {input.counts}"
-        " {resources.kept} --frames {output} 2>&1 | tee {log}"
+        " {resources.kept} --ctc-outputs {output} 2>&1 | tee {log}"
 
 
 rule evaluate:
     input:
-        frames="results/runs/{run}/evaluation/{step}/{set}/frames.parquet",
+        frames="results/runs/{run}/evaluation/{step}/{set}/ctc_outputs.parquet",
         clips=ancient("results/runs/{run}/clips/{set}.parquet"),
         digest="results/runs/{run}/clips/{set}.sha256",
         counts="results/runs/{run}/clips/{set}.json",
@@ -65,7 +65,7 @@ rule evaluate:
         mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
         runtime=240,
     params:
-        settings=lambda wildcards: slices.evaluate(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.evaluate(SETTINGS, wildcards.run),
         protocols=lambda wildcards: SETTINGS.runs[wildcards.run].evaluation.settings_of(wildcards.set).protocols,
         lm=lambda wildcards, input: (
             "--lm {0} --weights {0}/weights.json".format(Path(input.lm[0]).parent) if wildcards.decoder == "lm" else ""
@@ -73,8 +73,8 @@ rule evaluate:
         # Beam search counts where it decodes.
         code=lambda wildcards: code_digest("evaluate", without=[] if wildcards.decoder == "lm" else ["decoders"]),
     shell:
-        "python -m speechmill.evaluate --run {wildcards.run} --settings {params.settings:q} --threads {threads}"
-        " --set {wildcards.set} --protocols {params.protocols} --frames {input.frames} --clips {input.clips}"
+        "python -m speechmill.inference.evaluate --run {wildcards.run} --settings {params.settings:q} --threads {threads}"
+        " --set {wildcards.set} --protocols {params.protocols} --ctc-outputs {input.frames} --clips {input.clips}"
         " --counts {input.counts} --decoder {wildcards.decoder} {params.lm} --metrics {output.metrics}"
         " --hypotheses {output.hypotheses} 2>&1 | tee {log}"
 
@@ -95,7 +95,7 @@ rule steps:
     params:
         code=code_digest("summary"),
     shell:
-        "python -m speechmill.summary --metrics {input} --summary {output} 2>&1 | tee {log}"
+        "python -m speechmill.scoring.summary --metrics {input} --summary {output} 2>&1 | tee {log}"
 
 
 # All scores, those included that the selected checkpoint alone has.
@@ -127,7 +127,7 @@ rule breakdown:
     params:
         code=code_digest("breakdown"),
     shell:
-        "python -m speechmill.breakdown --run {wildcards.run} --selection {input.selection}"
+        "python -m speechmill.report.breakdown --run {wildcards.run} --selection {input.selection}"
         " --hypotheses {input.hypotheses} --indexes {input.indexes} --breakdown {output} 2>&1 | tee {log}"
 
 
@@ -156,12 +156,12 @@ rule worst:
         mem_mb=8000,
         runtime=60,
     params:
-        settings=lambda wildcards: slices.worst(SETTINGS, wildcards.run, wildcards.set),
+        settings=lambda wildcards: stage_settings.worst(SETTINGS, wildcards.run, wildcards.set),
         decoder=lambda wildcards: paths.worst_decoder(SETTINGS.runs[wildcards.run]),
         model=lambda wildcards, input: paths.folder_of(SETTINGS.runs[wildcards.run], input.model),
         code=code_digest("worst", "templates/worst.html.j2"),
     shell:
-        "python -m speechmill.worst --run {wildcards.run} --settings {params.settings:q} --threads {threads}"
+        "python -m speechmill.report.worst --run {wildcards.run} --settings {params.settings:q} --threads {threads}"
         " --set {wildcards.set} --decoder {params.decoder} --selection {input.selection}"
         " --hypotheses {input.hypotheses} --model {params.model} --clips {input.clips} --shards {input.shards}"
         " --page {output} 2>&1 | tee {log}"

@@ -36,9 +36,9 @@ checkpoint finetune:
         mem_mb=lambda wildcards, input: hardware.finetune_mb(SETTINGS.runs[wildcards.run], input.plan),
         runtime=1440,
         # A resource, not a parameter: what it says changes no weights, and is no reason to train again.
-        pace=lambda wildcards: slices.pace(SETTINGS, wildcards.run),
+        pace=lambda wildcards: stage_settings.pace(SETTINGS, wildcards.run),
     params:
-        settings=lambda wildcards: slices.finetune(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.finetune(SETTINGS, wildcards.run),
         # How dev is scored changes no weights.
         code=lambda wildcards: code_digest(
             "finetune", without=[] if SETTINGS.runs[wildcards.run].checkpoints.best else ["probe"]
@@ -46,7 +46,7 @@ checkpoint finetune:
     shell:
         # A cluster signals the shell and tee too: they stay until training has saved.
         "trap : TERM;"
-        " python -m speechmill.finetune --run {wildcards.run} --settings {params.settings:q} --pace {resources.pace:q}"
+        " python -m speechmill.training.finetune --run {wildcards.run} --settings {params.settings:q} --runtime-settings {resources.pace:q}"
         " --gpus {resources.gpu} --code {params.code} --clips {input.clips} --digest {input.digest}"
         " --shards {input.shards} --dev-clips {input.dev} --dev-shards {input.dev_shards}"
         " --vocab $(dirname {input.vocab[0]}) --base {input.base} --base-source {input.base_source} --plan {input.plan} --work work/{wildcards.run}"

@@ -17,16 +17,16 @@ rule ingest_dataset:
         runtime=120,
         # A resource, not a parameter: where the corpus lies on this host is no reason to read it again, or to miss
         # the cache.
-        place=lambda wildcards: slices.place(SETTINGS, wildcards.dataset),
+        place=lambda wildcards: stage_settings.place(SETTINGS, wildcards.dataset),
     params:
-        settings=lambda wildcards: slices.ingest(SETTINGS, wildcards.dataset),
+        settings=lambda wildcards: stage_settings.ingest(SETTINGS, wildcards.dataset),
         fingerprint=lambda wildcards: paths.source_fingerprint(wildcards.dataset, SETTINGS.datasets[wildcards.dataset]),
         # With the versions of its libraries: who shares the cache may have others, and they other samples.
         code=code_digest("ingest_dataset", "../envs/data.yaml"),
     shell:
         # datasets would load torch, for nothing and half a gigabyte.
-        "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.ingest_dataset --settings {params.settings:q}"
-        " --place {resources.place:q} --given {input} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
+        "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.corpus.ingest_dataset --settings {params.settings:q}"
+        " --location {resources.place:q} --staged {input} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
 
 
 ruleorder: ingest_uncached > ingest_dataset
@@ -54,9 +54,9 @@ rule ingest_model:
         mem_mb=1000,
         runtime=120,
     params:
-        settings=lambda wildcards: slices.ingest_model(SETTINGS, wildcards.model),
+        settings=lambda wildcards: stage_settings.ingest_model(SETTINGS, wildcards.model),
         fingerprint=lambda wildcards: paths.base_fingerprint(SETTINGS, wildcards.model),
         code=code_digest("ingest_model"),
     shell:
-        "HF_HUB_OFFLINE=0 python -m speechmill.ingest_model --settings {params.settings:q} --folder {output.folder}"
+        "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q} --folder {output.folder}"
         " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

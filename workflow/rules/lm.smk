@@ -23,11 +23,11 @@ rule lm_text:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lambda wildcards: slices.lm_text(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.lm_text(SETTINGS, wildcards.run),
         source=lambda wildcards, input: "--files" if input.files else "--clips",
         code=code_digest("lm_text"),
     shell:
-        "python -m speechmill.lm_text --settings {params.settings:q} {params.source} {input.clips} {input.files:q}"
+        "python -m speechmill.lm.lm_text --settings {params.settings:q} {params.source} {input.clips} {input.files:q}"
         " --held-out {input.held_out} --text {output.text} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
 
 
@@ -50,37 +50,37 @@ rule lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=lambda wildcards: slices.lm(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.lm(SETTINGS, wildcards.run),
         processor=lambda wildcards, input: paths.folder_of(SETTINGS.runs[wildcards.run], input.vocab),
         code=code_digest("lm"),
     shell:
-        "python -m speechmill.lm --settings {params.settings:q} --text {input.text}"
+        "python -m speechmill.lm.lm --settings {params.settings:q} --text {input.text}"
         " --vocab {params.processor}/vocab.json --tokenizer {params.processor}/tokenizer_config.json"
         " --memory-mb $(({resources.mem_mb} / 2)) --folder $(dirname {output.files[0]}) 2>&1 | tee {log}"
 
 
-rule best_greedy:
+rule select_tuning_checkpoint:
     input:
         lambda wildcards: paths.dev_metrics(SETTINGS, wildcards.run, scored_steps(wildcards.run)),
     output:
         "results/runs/{run}/lm/best.json",
     log:
-        "logs/best_greedy/{run}.log",
+        "logs/select_tuning_checkpoint/{run}.log",
     conda:
         "../../envs/card.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("best_greedy"),
+        code=code_digest("select_tuning_checkpoint"),
     shell:
-        "python -m speechmill.best_greedy --metrics {input} --best {output} 2>&1 | tee {log}"
+        "python -m speechmill.lm.select_tuning_checkpoint --metrics {input} --best {output} 2>&1 | tee {log}"
 
 
 rule lm_weights:
     input:
         best="results/runs/{run}/lm/best.json",
-        frames=lambda wildcards: paths.dev_frames(SETTINGS, wildcards.run),
+        frames=lambda wildcards: paths.dev_ctc_outputs(SETTINGS, wildcards.run),
         clips=lambda wildcards: ancient(paths.dev_clips(SETTINGS, wildcards.run, "parquet")),
         digest=lambda wildcards: paths.dev_clips(SETTINGS, wildcards.run, "sha256"),
         # As with the rule lm.
@@ -103,11 +103,11 @@ rule lm_weights:
         mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
         runtime=240,
     params:
-        settings=lambda wildcards: slices.lm_weights(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.lm_weights(SETTINGS, wildcards.run),
         code=code_digest("lm_weights"),
     shell:
-        "python -m speechmill.lm_weights --settings {params.settings:q} --best {input.best} --clips {input.clips}"
-        " --frames {input.frames} --lm $(dirname {input.best}) --threads {threads} --weights {output.weights}"
+        "python -m speechmill.lm.lm_weights --settings {params.settings:q} --best {input.best} --clips {input.clips}"
+        " --ctc-outputs {input.frames} --lm $(dirname {input.best}) --threads {threads} --weights {output.weights}"
         " --surface {output.surface} 2>&1 | tee {log}"
 
 

@@ -27,9 +27,9 @@ rule perturb:
         mem_mb=2000,
         runtime=240,
     params:
-        effect=lambda wildcards: slices.perturb(SETTINGS, wildcards.run, wildcards.effect),
+        effect=lambda wildcards: stage_settings.perturb(SETTINGS, wildcards.run, wildcards.effect),
         code=code_digest("perturb"),
     shell:
-        "python -m speechmill.perturb --effect {params.effect:q} --clips {input.clips} --counts {input.counts}"
+        "python -m speechmill.inference.perturb --effect {params.effect:q} --clips {input.clips} --counts {input.counts}"
         " --shards {input.shards} --perturbed {output.shard} --perturbed-clips {output.clips}"
         " --perturbed-digest {output.digest} --perturbed-counts {output.counts} 2>&1 | tee {log}"

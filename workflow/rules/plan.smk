@@ -31,10 +31,10 @@ checkpoint plan:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.plan(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.plan(SETTINGS, wildcards.run),
         code=code_digest("plan"),
     shell:
-        "python -m speechmill.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
+        "python -m speechmill.training.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
         " --counts {input.counts} --leakage {input.leakage} --status {input.status} --vocab {input.vocab}"
         " --base {input.base} --plan {output.plan} --digest {output.digest} --words {output.words}"
         " 2>&1 | tee {log}"

@@ -19,7 +19,7 @@ rule publish:
         settings=[section.model_dump_json() for section in PUBLISHED.values()],
         options="",
     shell:
-        "HF_HUB_OFFLINE=0 python -m speechmill.publish {params.options} {params.folders}"
+        "HF_HUB_OFFLINE=0 python -m speechmill.report.publish {params.options} {params.folders}"
         " --settings {params.settings:q} 2>&1 | tee {log}"
 
 

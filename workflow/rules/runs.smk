@@ -29,9 +29,9 @@ rule runs_table:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=slices.runs_table(SETTINGS),
+        settings=stage_settings.runs_table(SETTINGS),
         code=code_digest("runs_table", "templates/runs.html.j2"),
     shell:
-        "python -m speechmill.runs_table --settings {params.settings:q} --summaries {input.summaries}"
+        "python -m speechmill.report.runs_table --settings {params.settings:q} --summaries {input.summaries}"
         " --selections {input.selections} --trainings {input.trainings} --counts {input.counts}"
         " --models {input.models} --page {output} 2>&1 | tee {log}"

@@ -17,14 +17,14 @@ rule shards:
         mem_mb=1500,
         runtime=60,
     params:
-        settings=lambda wildcards: slices.shards(SETTINGS, wildcards.dataset),
+        settings=lambda wildcards: stage_settings.shards(SETTINGS, wildcards.dataset),
         # The cache knows a job by its parameters, not by its wildcards.
         split="{split}",
         number="{number}",
         # With the versions of its libraries: who shares the cache may have others, and they other samples.
         code=code_digest("shards", "../envs/data.yaml"),
     shell:
-        "python -m speechmill.shards --settings {params.settings:q} --raw {input} --split {params.split}"
+        "python -m speechmill.corpus.shards --settings {params.settings:q} --raw {input} --split {params.split}"
         " --number {params.number} --shard {output.shard} --rows {output.rows} 2>&1 | tee {log}"
 
 
@@ -53,7 +53,7 @@ rule index:
     params:
         code=code_digest("index"),
     shell:
-        "python -m speechmill.index --rows {input} --index {output} 2>&1 | tee {log}"
+        "python -m speechmill.corpus.index --rows {input} --index {output} 2>&1 | tee {log}"
 
 
 rule status:
@@ -71,8 +71,8 @@ rule status:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.status(SETTINGS, wildcards.dataset),
+        settings=lambda wildcards: stage_settings.status(SETTINGS, wildcards.dataset),
         code=code_digest("status"),
     shell:
-        "python -m speechmill.status --settings {params.settings:q} --raw {input.raw} --rows {input.rows}"
+        "python -m speechmill.corpus.status --settings {params.settings:q} --raw {input.raw} --rows {input.rows}"
         " --rejected {output.rejected} --status {output.status} 2>&1 | tee {log}"

@@ -17,5 +17,5 @@ rule speak:
         settings=lambda wildcards: SETTINGS.speak[wildcards.corpus].model_dump_json(),
         code=code_digest("speak"),
     shell:
-        "python -m speechmill.speak --settings {params.settings:q} --threads {threads} --archive {output}"
+        "python -m speechmill.demo.speak --settings {params.settings:q} --threads {threads} --archive {output}"
         " 2>&1 | tee {log}"

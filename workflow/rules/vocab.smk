@@ -17,10 +17,10 @@ rule clips:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, wildcards.role),
+        settings=lambda wildcards: stage_settings.clips(SETTINGS, wildcards.run, wildcards.role),
         code=code_digest("clips"),
     shell:
-        "python -m speechmill.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
+        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
         " --clips {output.clips} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
 
 
@@ -44,10 +44,10 @@ rule clips_train:
         mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 2000),
         runtime=30,
     params:
-        settings=lambda wildcards: slices.clips(SETTINGS, wildcards.run, "train"),
+        settings=lambda wildcards: stage_settings.clips(SETTINGS, wildcards.run, "train"),
         code=code_digest("clips"),
     shell:
-        "python -m speechmill.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
+        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
         " --scored {input.scored}"
         " --clips {output.clips} --digest {output.digest} --counts {output.counts} --excluded {output.excluded}"
         " --leakage {output.leakage} 2>&1 | tee {log}"
@@ -73,8 +73,8 @@ rule vocab:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=lambda wildcards: slices.vocab(SETTINGS, wildcards.run),
+        settings=lambda wildcards: stage_settings.vocab(SETTINGS, wildcards.run),
         code=code_digest("vocab"),
     shell:
-        "python -m speechmill.vocab --settings {params.settings:q} --clips {input.clips} --base {input.base}"
+        "python -m speechmill.text.vocab --settings {params.settings:q} --clips {input.clips} --base {input.base}"
         " --folder $(dirname {output.vocab}) --characters {output.characters} 2>&1 | tee {log}"

@@ -30,7 +30,7 @@ class Room(Section):
     """Rooms in which some of the clips are heard."""
 
     probability: float = Field(gt=0, le=1, description="the share of the clips that are changed")
-    seconds: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0, le=5)]] = Field(
+    rt60_seconds: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0, le=5)]] = Field(
         (0.2, 0.8),
         description="without a `folder`: the shortest and the longest time in which sound falls by 60 dB in the room;"
         " one is drawn a clip",
@@ -43,12 +43,12 @@ class Room(Section):
 
     @model_validator(mode="after")
     def _shortest_first(self) -> "Room":
-        if self.seconds[0] > self.seconds[1]:
-            raise ValueError("`seconds` is the shortest time, then the longest")
+        if self.rt60_seconds[0] > self.rt60_seconds[1]:
+            raise ValueError("`rt60_seconds` is the shortest time, then the longest")
         return self
 
 
-class AugmentSettings(Section):
+class AugmentConfig(Section):
     """What is done to the samples, in this order; SpecAugment is the model's: `mask_time_prob` in its configuration."""
 
     speed: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(
@@ -59,7 +59,7 @@ class AugmentSettings(Section):
     noise: Noise | None = Field(None, description="clips with noise")
 
     @model_validator(mode="after")
-    def _whole_hundredths(self) -> "AugmentSettings":
+    def _whole_hundredths(self) -> "AugmentConfig":
         # The resampler's filter has as many phases as the factor's fraction has parts.
         for factor in self.speed:
             if abs(100 * factor - round(100 * factor)) > 1e-6:

@@ -5,7 +5,7 @@ from pydantic import Field
 from speechmill.config.base import Section
 
 
-class CardSettings(Section):
+class CardConfig(Section):
     """What the card says beside what was measured."""
 
     title: str = Field(description="the heading of the card and the name in its model-index")

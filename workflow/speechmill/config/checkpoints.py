@@ -5,7 +5,7 @@ from pydantic import Field
 from speechmill.config.base import Section
 
 
-class CheckpointSettings(Section):
+class CheckpointConfig(Section):
     """All, or the best on dev."""
 
     best: int | None = Field(
@@ -14,6 +14,6 @@ class CheckpointSettings(Section):
         description="keep so many, those whose greedy WER on the whole dev set, taken in training, is lowest; unless"
         " given, all are kept, scored and shown",
     )
-    probe_clips: int = Field(
+    dev_clips: int = Field(
         32, ge=0, description="clips of dev on which each checkpoint is tried while training goes on; with `best`, all"
     )

@@ -5,7 +5,7 @@ from pydantic import Field
 from speechmill.config.base import Section
 
 
-class ClipSettings(Section):
+class ClipConfig(Section):
     """The filters of the training clips; an evaluation set is never filtered."""
 
     min_seconds: float = Field(0.1, ge=0, description="shorter training clips are left out, reason `short`")

@@ -28,7 +28,7 @@ class SplitRule(Section):
         None,
         description="for each split, the values that belong to it; without it the value is the split's name",
     )
-    otherwise: Name | None = Field(
+    default: Name | None = Field(
         None, description="the split of every other value; without it such a value is an error"
     )
 
@@ -125,7 +125,7 @@ class Hub(Section):
         description="the dataset's names of `id`, `audio`, `sentence`, `speaker_id`, `gender`, `age`, `accent`; a"
         " column of the same name needs no entry, and without `id` clips are numbered",
     )
-    published_splits: dict[Name, str] = Field(
+    source_splits: dict[Name, str] = Field(
         default_factory=dict, description="the dataset's own name of a split, where it is not the one in `splits`"
     )
 

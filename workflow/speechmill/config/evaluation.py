@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from speechmill.config.base import EvalSet, Section
-from speechmill.config.lm import LmSettings
-from speechmill.config.robustness import RobustnessSettings
+from speechmill.config.lm import LmConfig
+from speechmill.config.robustness import RobustnessConfig
 
 Decoder = Literal["greedy", "lm"]
 
@@ -14,7 +14,7 @@ Decoder = Literal["greedy", "lm"]
 Protocol = Literal["plain", "robust_speech_event"]
 
 
-class SetSettings(Section):
+class SetConfig(Section):
     """An evaluation set and how it is scored; its name alone is understood."""
 
     set: EvalSet = Field(description="the evaluation set, `{dataset}-{split}`")
@@ -39,7 +39,7 @@ class SetSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _chunks_advance(self) -> "SetSettings":
+    def _chunks_advance(self) -> "SetConfig":
         if self.chunk_seconds is None and self.stride_seconds is not None:
             raise ValueError("`stride_seconds` belongs to `chunk_seconds`: give both, or neither")
         if self.chunk_seconds is not None and 2 * (self.stride_seconds or 0) >= self.chunk_seconds:
@@ -58,10 +58,10 @@ def _named(value: object) -> object:
     return {"set": value} if isinstance(value, str) else value
 
 
-class EvaluationSettings(Section):
+class EvaluationConfig(Section):
     """What every checkpoint is scored on, and how."""
 
-    sets: list[Annotated[SetSettings, BeforeValidator(_named, json_schema_input_type=SetSettings | EvalSet)]] = Field(
+    sets: list[Annotated[SetConfig, BeforeValidator(_named, json_schema_input_type=SetConfig | EvalSet)]] = Field(
         min_length=1, description="the evaluation sets, each `{dataset}-{split}`, or a section with such a `set`"
     )
     decoders: list[Decoder] = Field(
@@ -75,8 +75,8 @@ class EvaluationSettings(Section):
     batch_seconds: float = Field(
         120.0, gt=0, description="seconds of audio a forward pass of the evaluation, padding included"
     )
-    lm: LmSettings | None = Field(None, description="the language model of the decoder `lm`")
-    robustness: RobustnessSettings | None = Field(
+    lm: LmConfig | None = Field(None, description="the language model of the decoder `lm`")
+    robustness: RobustnessConfig | None = Field(
         None, description="changed copies of evaluation sets that the selected checkpoint is scored on as well"
     )
 
@@ -85,7 +85,7 @@ class EvaluationSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _listed_once(self) -> "EvaluationSettings":
+    def _listed_once(self) -> "EvaluationConfig":
         if len(set(self.set_names)) < len(self.sets):
             raise ValueError("`sets` lists a set twice")
         if len(set(self.decoders)) < len(self.decoders):
@@ -93,7 +93,7 @@ class EvaluationSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_is_said_is_used(self) -> "EvaluationSettings":
+    def _what_is_said_is_used(self) -> "EvaluationConfig":
         if self.lm is not None and "lm" not in self.decoders:
             raise ValueError("`lm` belongs to the decoder `lm`: list it in `decoders`, or leave the section out")
         for name in self.robustness.sets if self.robustness else []:
@@ -107,17 +107,17 @@ class EvaluationSettings(Section):
         return [each.set for each in self.sets]
 
     @property
-    def language_model(self) -> LmSettings | None:
+    def language_model(self) -> LmConfig | None:
         """How the language model is made, where one of the decoders needs one."""
-        return (self.lm or LmSettings()) if "lm" in self.decoders else None
+        return (self.lm or LmConfig()) if "lm" in self.decoders else None
 
-    def settings_of(self, name: str) -> SetSettings:
+    def settings_of(self, name: str) -> SetConfig:
         """How the set, or the changed copy, with this name is scored; a copy is scored as its original is."""
         original = "-".join(name.split("-")[:2])
-        return next((each for each in self.sets if each.set == original), SetSettings(set=original))
+        return next((each for each in self.sets if each.set == original), SetConfig(set=original))
 
 
-class SelectSettings(Section):
+class SelectConfig(Section):
     """Which checkpoint becomes the model."""
 
     set: EvalSet | None = Field(None, description="the evaluation set that decides; by default the run's `dev`")

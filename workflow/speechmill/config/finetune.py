@@ -9,7 +9,7 @@ from speechmill.config.base import Section
 Device = Literal["gpu", "cpu", "auto"]
 
 
-class MemorySettings(Section):
+class MemoryConfig(Section):
     """What of training decides how much memory it takes."""
 
     precision: Literal["fp32", "bf16", "fp16"] = Field("bf16", description="the precision of the forward pass")
@@ -33,7 +33,7 @@ class MemorySettings(Section):
     )
 
 
-class PaceSettings(Section):
+class RuntimeConfig(Section):
     """What of training changes no weights."""
 
     logging_steps: int = Field(10, gt=0, description="a line of `training.jsonl` every so many steps")
@@ -45,7 +45,7 @@ class PaceSettings(Section):
     )
 
 
-class FinetuneSettings(MemorySettings, PaceSettings):
+class FinetuneConfig(MemoryConfig, RuntimeConfig):
     """How the weights are changed; the number of steps is the plan's affair."""
 
     learning_rate: float = Field(gt=0, description="the highest learning rate")

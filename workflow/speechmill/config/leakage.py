@@ -22,7 +22,7 @@ class LeakageRule(Section):
         return dict.fromkeys(("speaker", "sentence", "audio"), value) if isinstance(value, str) else value
 
 
-class LeakageSettings(Section):
+class LeakageConfig(Section):
     """`remove` leaves a training clip out, `report` counts it, `fail` stops the run; one word is for the test sets."""
 
     test: LeakageRule = Field(

@@ -9,7 +9,7 @@ from speechmill.config.base import Section
 Vocabulary = Literal["open", "closed"]
 
 
-class BeamSettings(Section):
+class BeamConfig(Section):
     """What the beam search keeps from frame to frame: more finds better sentences, and takes longer.
 
     Of these, `threshold` takes most of what others leave over: where the model is sure, few hypotheses are so near.
@@ -22,7 +22,7 @@ class BeamSettings(Section):
     )
 
 
-class LmSettings(Section):
+class LmConfig(Section):
     """The language model is of words, made by KenLM; its two weights are tuned on the run's `dev` alone."""
 
     text: Literal["training", "files"] = Field(
@@ -61,19 +61,19 @@ class LmSettings(Section):
         min_length=1,
         description="what is added for each word, tried likewise with each of the weights: more makes more words",
     )
-    beam: BeamSettings = Field(BeamSettings(), description="how wide the search is")
+    beam: BeamConfig = Field(BeamConfig(), description="how wide the search is")
     tuning_clips: int = Field(
         1000, gt=0, description="of a larger dev set, about this many clips are taken evenly for the tuning"
     )
 
     @model_validator(mode="after")
-    def _files_are_named(self) -> "LmSettings":
+    def _files_are_named(self) -> "LmConfig":
         if (self.text == "files") != bool(self.files):
             raise ValueError("`text: files` and a list of `files` belong together: give both, or neither")
         return self
 
     @model_validator(mode="after")
-    def _pruning_grows(self) -> "LmSettings":
+    def _pruning_grows(self) -> "LmConfig":
         if self.prune != sorted(self.prune) or min(self.prune, default=0) < 0:
             raise ValueError(f"`prune` is {self.prune}: the numbers may not become smaller, nor be negative")
         return self

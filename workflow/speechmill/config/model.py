@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from speechmill.config.base import Section
 
 
-class ModelSettings(Section):
+class ModelConfig(Section):
     """A base model, another run's model, or a configuration for random weights."""
 
     base: str | None = Field(
@@ -38,7 +38,7 @@ class ModelSettings(Section):
     )
 
     @model_validator(mode="after")
-    def _base_or_init(self) -> "ModelSettings":
+    def _base_or_init(self) -> "ModelConfig":
         if [self.base, self.run, self.init].count(None) != 2:
             raise ValueError("give one of `base`, `run` and `init`")
         if self.init is not None and "model_type" not in self.init:

@@ -27,7 +27,7 @@ class Batch(Section):
         return self
 
 
-class PlanSettings(Section):
+class PlanConfig(Section):
     """What decides the number of steps and which of them are saved."""
 
     epochs: int = Field(gt=0, description="how often training sees each clip")

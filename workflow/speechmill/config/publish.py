@@ -5,7 +5,7 @@ from pydantic import Field
 from speechmill.config.base import Section
 
 
-class PublishSettings(Section):
+class PublishConfig(Section):
     """The repository that the model's folder is uploaded to."""
 
     repo: str = Field(

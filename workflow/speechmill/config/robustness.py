@@ -111,7 +111,7 @@ DEFAULT_EFFECTS = {
 """A narrow band, noise, a room, pace, level and codecs: what recordings of speech suffer from most often."""
 
 
-class RobustnessSettings(Section):
+class RobustnessConfig(Section):
     """Which sets are scored once more in changed copies, at the selected checkpoint, and how they are changed."""
 
     sets: list[EvalSet] = Field(min_length=1, description="the evaluation sets, each `{dataset}-{split}`")

@@ -6,22 +6,22 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from speechmill.command import SpeechmillError
-from speechmill.config.augment import AugmentSettings
+from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section
-from speechmill.config.card import CardSettings
-from speechmill.config.checkpoints import CheckpointSettings
-from speechmill.config.clips import ClipSettings
+from speechmill.config.card import CardConfig
+from speechmill.config.checkpoints import CheckpointConfig
+from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import Dataset
-from speechmill.config.evaluation import EvaluationSettings, SelectSettings
-from speechmill.config.finetune import Device, FinetuneSettings
-from speechmill.config.leakage import LeakageSettings
-from speechmill.config.model import ModelSettings
-from speechmill.config.plan import PlanSettings
-from speechmill.config.publish import PublishSettings
-from speechmill.config.published import PublishedSettings
-from speechmill.config.speak import SpeakSettings
-from speechmill.config.text import TextSettings
+from speechmill.config.evaluation import EvaluationConfig, SelectConfig
+from speechmill.config.finetune import Device, FinetuneConfig
+from speechmill.config.leakage import LeakageConfig
+from speechmill.config.model import ModelConfig
+from speechmill.config.plan import PlanConfig
+from speechmill.config.publish import PublishConfig
+from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.speak import SpeakConfig
+from speechmill.config.text import TextConfig
+from speechmill.core.command import SpeechmillError
 
 # What only a run that trains has; what it cannot do without comes first.
 _TRAINING_NEEDS = ("train", "dev", "plan", "finetune", "card")
@@ -58,29 +58,29 @@ class Run(Section):
         description="the set that choices are made on, `{dataset}-{split}`; needed for training and by the decoder"
         " `lm`",
     )
-    text: TextSettings = Field(TextSettings(), description="how sentences are normalised")
-    clips: ClipSettings = Field(ClipSettings(), description="which training clips are used")
-    leakage: LeakageSettings = Field(
-        LeakageSettings(), description="what is done about training clips that collide with a set that is scored"
+    text: TextConfig = Field(TextConfig(), description="how sentences are normalised")
+    clips: ClipConfig = Field(ClipConfig(), description="which training clips are used")
+    leakage: LeakageConfig = Field(
+        LeakageConfig(), description="what is done about training clips that collide with a set that is scored"
     )
-    model: ModelSettings = Field(description="what training starts from")
-    plan: PlanSettings | None = Field(
+    model: ModelConfig = Field(description="what training starts from")
+    plan: PlanConfig | None = Field(
         None, description="how long training lasts and what a batch is; needed for training"
     )
-    finetune: FinetuneSettings | None = Field(None, description="how the weights are changed; needed for training")
-    augment: AugmentSettings = Field(
-        AugmentSettings(), description="how training clips are changed, differently each time that they are seen"
+    finetune: FinetuneConfig | None = Field(None, description="how the weights are changed; needed for training")
+    augment: AugmentConfig = Field(
+        AugmentConfig(), description="how training clips are changed, differently each time that they are seen"
     )
-    checkpoints: CheckpointSettings = Field(CheckpointSettings(), description="which checkpoints are kept")
-    evaluation: EvaluationSettings = Field(description="what every checkpoint is scored on")
-    select: SelectSettings = Field(SelectSettings(), description="which checkpoint becomes the model")
-    card: CardSettings | None = Field(
+    checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="which checkpoints are kept")
+    evaluation: EvaluationConfig = Field(description="what every checkpoint is scored on")
+    select: SelectConfig = Field(SelectConfig(), description="which checkpoint becomes the model")
+    card: CardConfig | None = Field(
         None, description="what only its author can say about the model; needed for training"
     )
-    published: PublishedSettings | None = Field(
+    reference_card: ReferenceCard | None = Field(
         None, description="what a published card says of the same model, for the run's figures to be held against"
     )
-    publish: PublishSettings | None = Field(
+    publish: PublishConfig | None = Field(
         None,
         description="where the model's folder is uploaded to by `snakemake publish`, and by nothing else;"
         " `snakemake publish_dry_run` shows what would go, without any network",
@@ -139,11 +139,11 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
-    def _published_sets_are_evaluated(self) -> "Run":
-        for name in self.published.sets if self.published else []:
+    def _reference_sets_are_evaluated(self) -> "Run":
+        for name in self.reference_card.sets if self.reference_card else []:
             if name not in self.evaluation.set_names:
                 raise ValueError(
-                    f"`published` holds figures against {name}, which `evaluation.sets` lacks;"
+                    f"`reference_card` holds figures against {name}, which `evaluation.sets` lacks;"
                     f"{_nearest(name, self.evaluation.set_names)} leave `set` out where there is no such set"
                 )
         return self
@@ -152,7 +152,7 @@ class Run(Section):
 class Config(Section):
     """The configuration file."""
 
-    speak: dict[Name, SpeakSettings] = Field(
+    speak: dict[Name, SpeakConfig] = Field(
         default_factory=dict,
         description="corpora that espeak-ng speaks, packed as published ones; `results/speak/{name}.tar.gz` is the"
         " `path` of a dataset",

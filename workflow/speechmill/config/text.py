@@ -11,15 +11,15 @@ class Replacement(Section):
     """One replacement, applied in the order of the list."""
 
     find: str = Field(min_length=1, description="the characters to find, or a regular expression where `regex` says so")
-    put: str = Field(description="what stands there afterwards")
+    replacement: str = Field(description="what stands there afterwards")
     regex: bool = Field(False, description="whether `find` is a regular expression of Python's `re`")
 
 
-class TextSettings(Section):
+class TextConfig(Section):
     """The text rules, applied in this order; each is counted."""
 
     unicode: Literal["NFC", "NFKC", "NFD", "NFKD", "none"] = Field("NFC", description="the Unicode normal form, first")
-    look_alikes: Literal["cyrillic", "keep"] = Field(
+    map_confusables: Literal["cyrillic", "keep"] = Field(
         "keep",
         description="with `cyrillic`, Latin letters that look like Cyrillic ones become those, in words that have a"
         " Cyrillic letter, second",

@@ -1,0 +1,253 @@
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from material import as_json
+from speechmill.config.clips import ClipConfig
+from speechmill.core.command import SpeechmillError
+from speechmill.core.tables import (
+    CLIPS,
+    INDEX,
+    SAMPLE_RATE,
+    clips_digest,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
+from speechmill.corpus import clips
+from speechmill.corpus.clips import ClipsSettings, choose, kept, why_excluded
+
+
+def row(
+    name: str, sentence: str = "Раз.", seconds: float = 2.0, splits: tuple[str, ...] = ("train",)
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "splits": list(splits),
+        "sentence": sentence,
+        "num_samples": round(seconds * SAMPLE_RATE),
+        "speaker_id": f"speaker of {name[0]}",
+        "sha256": f"file of {name}",
+        "audio_sha256": f"audio of {name}",
+        "shard": 0,
+        "row_group": 0,
+        "row": 0,
+    }
+
+
+STORED = {
+    "train": [row("a1"), row("a2", "!!!"), row("b1", seconds=0.05), row("b2", seconds=21), row("c1", "раз" * 20, 0.5)],
+    "dev": [row("d1", splits=("dev", "validated")), row("d2", splits=("dev",))],
+    "validated": [row("e1", splits=("validated",))],
+}
+
+
+@pytest.fixture
+def indexes(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / "data" / "corpus" / split / "index.parquet" for split in STORED]
+    for path, rows in zip(paths, STORED.values(), strict=True):
+        write_table(rows, INDEX, path)
+    return paths
+
+
+def settings(*sets: str, filtered: bool = True, **rules: Any) -> ClipsSettings:
+    names = {name.split("-")[0] for name in sets}
+    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}}
+    return ClipsSettings.model_validate(
+        {
+            "text": {"keep": "а-яё"} | rules,
+            "sets": sets,
+            "drawn": {name: {} for name in names},
+            "training": training if filtered else None,
+        }
+    )
+
+
+def ids(rows: list[dict[str, Any]]) -> list[str]:
+    return [each["id"] for each in rows]
+
+
+def test_used_and_excluded_are_all_that_is_kept(indexes: list[Path]) -> None:
+    choice = choose(indexes[:1], settings("corpus-train"))
+    assert ids(choice.used) == ["a1"]
+    assert {each["id"]: (each["reason"], each["detail"]) for each in choice.excluded} == {
+        "a2": ("empty", "the sentence is empty after normalisation"),
+        "b1": ("short", "0.050 s, clips.min_seconds is 0.1"),
+        "b2": ("long", "21.000 s, clips.max_seconds is 20.0"),
+        "c1": ("infeasible", "24 frames, CTC needs 60 for the text"),
+    }
+
+
+def test_an_evaluation_set_excludes_nothing(indexes: list[Path]) -> None:
+    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
+    assert ids(choice.used) == ids(STORED["train"])
+    assert choice.excluded == []
+
+
+def test_a_test_clip_that_is_empty_is_still_used(indexes: list[Path]) -> None:
+    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
+    assert [each["text"] for each in choice.used if each["id"] == "a2"] == [""]
+
+
+def test_a_split_takes_its_clips_from_wherever_they_are_stored(indexes: list[Path]) -> None:
+    choice = choose(indexes, settings("corpus-validated", filtered=False))
+    assert [(each["id"], each["split"]) for each in choice.used] == [("d1", "dev"), ("e1", "validated")]
+
+
+def test_a_clip_of_two_sets_is_taken_once(indexes: list[Path]) -> None:
+    choice = choose(indexes, settings("corpus-dev", "corpus-validated", filtered=False))
+    assert ids(choice.used) == ["d1", "d2", "e1"]
+
+
+def test_an_excluded_clip_of_two_sets_is_excluded_once(indexes: list[Path]) -> None:
+    choice = choose(indexes, settings("corpus-train", "corpus-train"))
+    assert len(choice.excluded) == 4
+
+
+def test_clips_of_different_datasets_may_share_an_id(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "train" / "index.parquet" for name in ("one", "other")]
+    for path in paths:
+        write_table([row("a1")], INDEX, path)
+    choice = choose(paths, settings("one-train", "other-train"))
+    assert [(each["dataset"], each["id"]) for each in choice.used] == [("one", "a1"), ("other", "a1")]
+
+
+def test_text_is_normalised_and_the_sentence_stays(indexes: list[Path]) -> None:
+    used = choose(indexes[:1], settings("corpus-train")).used
+    assert [(each["text"], each["sentence"]) for each in used] == [("раз", "Раз.")]
+
+
+@pytest.mark.parametrize(("seconds", "reason"), [(0.999, "short"), (1.0, None), (3.0, None), (3.001, "long")])
+def test_limits_belong_to_what_is_used(seconds: float, reason: str | None) -> None:
+    training = settings("corpus-train").training
+    assert training is not None
+    limits = training.model_copy(update={"clips": ClipConfig(min_seconds=1.0, max_seconds=3.0)})
+    why = why_excluded({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
+    assert (why and why[0]) == reason
+
+
+def run(
+    indexes: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    given: ClipsSettings,
+    kept: int,
+    scored: Sequence[Path] = (),
+    available: bool = True,
+) -> None:
+    memberships = [{"splits": [name.split("-")[1] for name in given.sets], "kept": kept}]
+    status = {
+        "dataset": "corpus", "available": available, "why": None if available else "the Hub says no",
+        "sets": {name.split("-")[1]: kept + 1 for name in given.sets}, "memberships": memberships,
+    }  # fmt: skip
+    write_json(status, folder / "status.json")
+    arguments = ["--settings", as_json(given.model_dump()), "--indexes", *indexes,
+                 "--status", folder / "status.json", "--scored", *scored,
+                 "--clips", folder / "clips.parquet", "--digest", folder / "clips.sha256",
+                 "--counts", folder / "clips.json", "--excluded", folder / "excluded.parquet",
+                 "--leakage", folder / "leakage.json"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["clips", *map(str, arguments)])
+    clips.main()
+
+
+def test_the_program_writes_clips_counts_and_what_is_left_out(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=5)
+    rows = read_table(tmp_path / "clips.parquet").to_pylist()
+    assert ids(rows) == ["a1"]
+    assert (tmp_path / "clips.sha256").read_text() == clips_digest(rows) + "\n"
+    assert ids(read_table(tmp_path / "excluded.parquet").to_pylist()) == ["a2", "b1", "b2", "c1"]
+    counts = read_json(tmp_path / "clips.json")
+    assert (counts["clips"], counts["seconds"], counts["speakers"]) == (1, 2.0, 1)
+    assert (counts["listed"], counts["unavailable"]) == (6, None)
+    assert counts["excluded"] == {"empty": 1, "infeasible": 1, "long": 1, "short": 1}
+    assert counts["characters_dropped"] == {".": 3, "!": 3}
+
+
+def test_used_and_excluded_must_be_what_the_dataset_says_it_keeps(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpeechmillError, match="1 clips used and 4 excluded are not the 6 that were kept"):
+        run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=6)
+    assert not (tmp_path / "clips.parquet").exists()
+
+
+def test_kept_clips_of_several_sets_are_counted_once() -> None:
+    memberships = [
+        {"splits": ["train"], "kept": 1},
+        {"splits": ["train", "validated"], "kept": 10},
+        {"splits": ["dev", "validated"], "kept": 100},
+    ]
+    status = {"dataset": "corpus", "memberships": memberships}
+    assert kept(["corpus-train", "corpus-validated"], [status]) == 111
+    assert kept(["corpus-train"], [status]) == 11
+    assert kept(["other-train"], [status]) == 0
+
+
+def test_a_drawn_split_takes_its_clips_out_of_the_published_one(tmp_path: Path) -> None:
+    rows = [row(f"{speaker}{i}") for speaker in "abcdefghij" for i in range(3)]
+    index = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table(rows, INDEX, index)
+    drawn = {"corpus": {"dev": {"of": "train", "share": 0.3}}}
+    train, dev = (
+        choose([index], ClipsSettings.model_validate(settings(name, filtered=False).model_dump() | {"drawn": drawn})).used
+        for name in ("corpus-train", "corpus-dev")
+    )
+    assert 0 < len(dev) < len(rows)
+    assert sorted(ids(train) + ids(dev)) == sorted(ids(rows))
+    assert not {each["speaker_id"] for each in train} & {each["speaker_id"] for each in dev}
+    assert {each["split"] for each in dev} == {"train"}  # where its clips are stored
+
+
+def test_a_clip_that_collides_with_a_scored_set_is_left_out_and_counted(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = tmp_path / "corpus-test.parquet"
+    write_table([row("a9") | {"dataset": "corpus", "text": "другое", "sha256": "x"}], CLIPS, scored)
+    run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
+    assert read_json(tmp_path / "leakage.json")["corpus-test"]["removed"] == 0
+    write_table([row("d9") | {"dataset": "corpus", "text": "другое", "sha256": "x"}], CLIPS, scored)
+    with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-dev: 2 were excluded \(\{'leakage': 2\}"):
+        run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
+
+
+def test_jamo_are_what_the_model_learns_and_ctc_counts(tmp_path: Path) -> None:
+    index = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table([row("a1", "한글"), row("a2", "한글", seconds=0.12)], INDEX, index)
+    choice = choose([index], settings("corpus-train", keep="가-힣", units="jamo"))
+    assert [each["text"] for each in choice.used] == ["\u1112\u1161\u11ab\u1100\u1173\u11af"]
+    assert [each["reason"] for each in choice.excluded] == ["infeasible"]
+
+
+def test_a_set_that_could_not_be_had_has_no_clips_and_stops_nothing(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_table([], INDEX, indexes[0])
+    run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0, available=False)
+    assert read_table(tmp_path / "clips.parquet").num_rows == 0
+    assert read_json(tmp_path / "clips.json")["unavailable"] == "the Hub says no"
+    with pytest.raises(SpeechmillError, match="no clip is left in corpus-train"):
+        run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0)
+
+
+def test_the_digest_stays_when_only_the_audio_moved_to_another_shard(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(indexes, monkeypatch, tmp_path, settings("corpus-dev"), kept=2)
+    before = (tmp_path / "clips.sha256").read_text()
+    write_table([each | {"shard": 7} for each in STORED["dev"]], INDEX, indexes[1])
+    run(indexes, monkeypatch, tmp_path, settings("corpus-dev"), kept=2)
+    assert (tmp_path / "clips.sha256").read_text() == before
+
+
+def test_nothing_left_to_train_on_is_an_error_with_the_reasons(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-train: 5 were excluded \(\{'empty': 5\}"):
+        run(indexes, monkeypatch, tmp_path, settings("corpus-train", keep="a-z"), kept=5)
+    assert not (tmp_path / "clips.parquet").exists()

@@ -1,0 +1,82 @@
+"""How much memory the data stages take for a large corpus, as the operating system counts it."""
+
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from material import RELEASE, ROOT, as_json, audio_file, noise, run_measured, tar, tsv
+from speechmill.config.datasets import IngestSettings
+from speechmill.config.shards import ShardSettings
+from speechmill.core.tables import read_table
+
+pytestmark = pytest.mark.slow
+
+CLIPS, SHARDS = 100_000, 10
+GIBIBYTE = 1 << 30
+
+
+def peak(command: Sequence[str]) -> int:
+    """The bytes that a stage had in memory at its most."""
+    stage = [sys.executable, "-m", f"speechmill.{command[0]}", *command[1:]]
+    env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")}
+    return run_measured(stage, env=env, stderr=subprocess.DEVNULL, check=True)[1]
+
+
+def ingestion(settings: IngestSettings, corpus: Path, raw: Path) -> list[str]:
+    """The stage that reads `corpus` into `raw`."""
+    return [
+        "ingest_dataset", "--settings", settings.model_dump_json(), "--location", as_json({"path": str(corpus)}),
+        "--fingerprint", "as it was", "--raw", str(raw),
+    ]  # fmt: skip
+
+
+def conversion(split: str, folder: Path) -> list[str]:
+    """The stage that makes `shard.parquet` and `rows.parquet` of the first shard in `raw`, all in `folder`."""
+    about = ShardSettings(name="made", version="1", licence="CC0-1.0", resampler="soxr")
+    return [
+        "shards", "--settings", about.model_dump_json(), "--raw", str(folder / "raw"), "--split", split,
+        "--number", "00000", "--shard", str(folder / "shard.parquet"), "--rows", str(folder / "rows.parquet"),
+    ]  # fmt: skip
+
+
+def test_an_archive_of_100_000_clips_is_read_and_converted_in_less_than_a_gibibyte(tmp_path: Path) -> None:
+    mp3s = [audio_file(noise(0.1, seed=seed), kind="MP3", subtype="MPEG_LAYER_III") for seed in range(8)]
+    clips = [(f"{RELEASE}/ru/clips/{i}.mp3", mp3s[i % len(mp3s)]) for i in range(CLIPS)]
+    rows = [
+        {"client_id": f"{i % 997:0128x}", "path": f"{i}.mp3", "sentence": f"Предложение номер {i}, не из коротких."}
+        for i in range(CLIPS)
+    ]
+    archive = tar(tmp_path / "corpus.tar.gz", [*clips, (f"{RELEASE}/ru/train.tsv", tsv(rows))])
+    source = {"source": "common_voice", "path": "", "language": "ru"}
+    settings = IngestSettings.model_validate({"source": source, "splits": ["train"], "shards": {"train": SHARDS}})
+    assert peak(ingestion(settings, archive, tmp_path / "raw")) < GIBIBYTE
+    assert peak(conversion("train", tmp_path)) < GIBIBYTE
+    kept = read_table(tmp_path / "rows.parquet")
+    assert kept.num_rows == CLIPS // SHARDS
+    assert kept["reason"].null_count == kept.num_rows
+
+
+def test_recordings_of_two_hours_are_read_and_converted_in_less_than_a_gibibyte(tmp_path: Path) -> None:
+    minute = audio_file(np.stack([noise(60, 8000, seed=1), noise(60, 8000, seed=2)], axis=1), 8000, subtype="PCM_U8")
+    samples = minute[44:] * 120
+    header = bytearray(minute[:44])
+    for at, size in ((4, 36 + len(samples)), (40, len(samples))):
+        struct.pack_into("<I", header, at, size)
+    (tmp_path / "corpus" / "test").mkdir(parents=True)
+    for name in ("one", "two"):
+        (tmp_path / "corpus" / "test" / f"{name}.wav").write_bytes(header + samples)
+    source = {"source": "folder", "path": "", "language": "ru", "pattern": "{split}/{sentence}.wav"}
+    settings = IngestSettings.model_validate({"source": source, "splits": ["test"], "shards": {"test": 1}})
+    assert peak(ingestion(settings, tmp_path / "corpus", tmp_path / "raw")) < GIBIBYTE
+    assert peak(conversion("test", tmp_path)) < GIBIBYTE
+    rows = read_table(tmp_path / "rows.parquet")
+    assert rows["num_samples"].to_pylist() == [2 * 3600 * 16_000] * 2
+    # Each has a row group of its own, in the raw shard as well.
+    assert rows["row_group"].to_pylist() == [0, 1]
+    assert pq.read_metadata(tmp_path / "raw" / "test" / "shard-00000.parquet").num_row_groups == 2

@@ -1,0 +1,173 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from material import audio_file, noise, recording
+from speechmill.config.shards import ShardSettings
+from speechmill.core import tables
+from speechmill.core.command import SpeechmillError
+from speechmill.core.flac import decode_flac
+from speechmill.core.tables import RAW, read_table, write_table
+from speechmill.corpus import shards
+from speechmill.corpus.audio import decode_to_16k
+from speechmill.corpus.shards import convert
+
+SETTINGS = ShardSettings(name="Common Voice", version="8.0", licence="CC0-1.0", resampler="soxr")
+
+
+def published(name: str, encoded: bytes | None, **more: Any) -> dict[str, Any]:
+    about = {"id": name, "splits": ["train"], "file": f"{name}.wav", "encoded": encoded, "sentence": f"say {name}"}
+    return about | {"speaker_id": "s1", "gender": None, "age": None, "accent": None} | more
+
+
+READABLE = {f"clip {i:02d}": audio_file(noise(0.2, 48_000, seed=i), 48_000) for i in range(20)}
+PUBLISHED = [
+    published("lost", None),
+    *(published(name, encoded) for name, encoded in list(READABLE.items())[:10]),
+    published("a web page", b"<!doctype html>"),
+    published("empty", b""),
+    published("in two splits", audio_file(recording(0.3)), splits=["train", "validated"]),
+    published("cut short", audio_file(recording(0.3))[:-1000]),
+    published("loud", audio_file(np.tile(np.array([32767, -32768], dtype=np.int16), 1600))),
+    published("half silent", audio_file(np.concatenate([np.zeros(3200), np.full(3200, 0.1)]))),
+    published("no header", bytes(range(256)) * 10, file="call.ul"),
+    *(published(name, encoded) for name, encoded in list(READABLE.items())[10:]),
+]
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `raw`, `shard` and `rows`, made of PUBLISHED as the shard with the number 3."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_table(PUBLISHED, RAW, folder / "raw.parquet")
+    convert(folder / "raw.parquet", 3, SETTINGS, folder / "shard.parquet", folder / "rows.parquet")
+    return folder
+
+
+def test_every_published_clip_is_kept_or_rejected(converted: Path) -> None:
+    kept = read_table(converted / "shard.parquet")["id"].to_pylist()
+    rows = read_table(converted / "rows.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [clip["id"] for clip in PUBLISHED]
+    assert [row["id"] for row in rows if row["reason"] is None] == kept
+    assert len(kept) == 24
+
+
+def test_rejected_clips_have_a_reason_that_names_the_file(converted: Path) -> None:
+    rows = read_table(converted / "rows.parquet").to_pylist()
+    assert {row["id"]: (row["reason"], row["detail"]) for row in rows if row["reason"]} == {
+        "lost": ("missing", "lost.wav: the corpus lists this file and does not have it"),
+        "a web page": (
+            "unreadable",
+            "a web page.wav: libsndfile: Format not recognised; sox: can't determine type of file;"
+            " ffmpeg: Invalid data found when processing input",
+        ),
+        "empty": ("empty", "empty.wav: the file is empty"),
+        "cut short": ("truncated", "cut short.wav: the file is cut short by 1000 bytes"),
+    }
+
+
+def test_rows_say_what_was_measured(converted: Path) -> None:
+    rows = {row["id"]: row for row in read_table(converted / "rows.parquet").to_pylist()}
+    for clip in PUBLISHED:
+        row, encoded = rows[clip["id"]], clip["encoded"]
+        assert row["encoded_bytes"] == (None if encoded is None else len(encoded))
+        if row["reason"] is not None:
+            assert (row["silence"], row["clipping"]) == (None, None)
+    assert (rows["loud"]["silence"], rows["loud"]["clipping"]) == (0.0, 1.0)
+    assert (rows["half silent"]["silence"], rows["half silent"]["clipping"]) == (0.5, 0.0)
+
+
+def test_the_name_of_a_file_helps_to_read_it(converted: Path) -> None:
+    # 8 kHz, a byte a sample.
+    clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
+    assert clips["no header"]["num_samples"] == 2 * 2560
+
+
+def test_however_many_rows_wait_in_memory_the_table_is_the_same(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "_ACCOUNTS", 7)
+    convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert read_table(tmp_path / "rows.parquet").equals(read_table(converted / "rows.parquet"))
+
+
+def assert_placed(folder: Path) -> None:
+    """Each row says where its clip stands in the shard of `folder`."""
+    shard = pq.ParquetFile(folder / "shard.parquet")
+    for row in read_table(folder / "rows.parquet").to_pylist():
+        if row["reason"] is None:
+            assert row["shard"] == 3
+            assert shard.read_row_group(row["row_group"])["id"][row["row"]].as_py() == row["id"]
+        else:
+            assert (row["row_group"], row["row"], row["num_samples"]) == (None, None, None)
+
+
+def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
+    assert_placed(converted)
+
+
+def test_long_clips_have_row_groups_of_their_own(
+    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "_GROUP_BYTES", 10_000)
+    convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert 2 < pq.read_metadata(tmp_path / "shard.parquet").num_row_groups < 24
+    assert_placed(tmp_path)
+
+
+def test_row_groups_are_small(converted: Path) -> None:
+    metadata = pq.read_metadata(converted / "shard.parquet")
+    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 8]
+
+
+def test_a_stored_clip_is_16_khz_flac_with_both_digests(converted: Path) -> None:
+    clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
+    for name, encoded in READABLE.items():
+        clip, samples = clips[name], decode_to_16k(encoded, "soxr")
+        np.testing.assert_array_equal(decode_flac(clip["audio"]["bytes"]), samples)
+        assert clip["num_samples"] == len(samples) == 3200
+        assert clip["sha256"] == hashlib.sha256(encoded).hexdigest()
+        assert clip["audio_sha256"] == hashlib.sha256(samples.astype("<i2").tobytes()).hexdigest()
+        assert (clip["sentence"], clip["speaker_id"]) == (f"say {name}", "s1")
+
+
+def test_rows_keep_all_splits_that_have_a_clip(converted: Path) -> None:
+    splits = {row["id"]: row["splits"] for row in read_table(converted / "rows.parquet").to_pylist()}
+    assert splits["in two splits"] == ["train", "validated"]
+    assert splits["lost"] == ["train"]
+
+
+def test_the_same_raw_shard_gives_the_same_bytes(converted: Path, tmp_path: Path) -> None:
+    convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    for name in ("shard.parquet", "rows.parquet"):
+        assert (tmp_path / name).read_bytes() == (converted / name).read_bytes()
+
+
+def test_a_shard_says_what_it_was_made_of(converted: Path, tmp_path: Path) -> None:
+    metadata = pq.read_schema(converted / "shard.parquet").metadata
+    assert {key: metadata[key.encode()].decode() for key in ("name", "version", "licence")} == {
+        "name": "Common Voice",
+        "version": "8.0",
+        "licence": "CC0-1.0",
+    }
+    other = SETTINGS.model_copy(update={"resampler": "sox"})
+    convert(converted / "raw.parquet", 3, other, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert pq.read_schema(tmp_path / "shard.parquet").metadata[b"configuration"] != metadata[b"configuration"]
+
+
+def test_an_empty_raw_shard_makes_an_empty_shard(tmp_path: Path) -> None:
+    write_table([], RAW, tmp_path / "raw.parquet")
+    convert(tmp_path / "raw.parquet", 0, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert read_table(tmp_path / "shard.parquet").num_rows == read_table(tmp_path / "rows.parquet").num_rows == 0
+
+
+def test_a_raw_shard_that_is_cut_short_is_named(converted: Path, tmp_path: Path) -> None:
+    raw = tmp_path / "raw.parquet"
+    raw.write_bytes((converted / "raw.parquet").read_bytes()[:-100])
+    with pytest.raises(SpeechmillError, match=f"{raw} cannot be read"):
+        convert(raw, 0, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.parquet"]

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from material import ROOT, run_stage
+
+RECIPES = ROOT / "config" / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        (
+            "ru_common_voice_8",
+            # 46,329 clips less a tenth of dev, ten times in batches of 32: 14,184 steps, a checkpoint each 500.
+            [
+                "about 45,388 clips",
+                "14,184 steps, 29 checkpoints",
+                "optional     robust_dev_ru",
+                "111.7 GB of checkpoints",
+            ],
+        ),
+        (
+            "ko_zeroth",
+            ["10.3 GB", "about 21,150 clips", "drawn: 5% of the speakers of train", "test         457 clips, 1.2 h"],
+        ),
+    ],
+)
+def test_a_recipe_says_what_it_takes_before_anything_is_fetched(recipe: str, said: list[str], tmp_path: Path) -> None:
+    done = run_stage("dag.forecast", RECIPES / f"{recipe}.yaml")
+    assert done.returncode == 0, done.stderr
+    for part in said:
+        assert part in done.stdout
+
+
+def test_a_recipe_that_expects_nothing_says_so() -> None:
+    done = run_stage("dag.forecast", RECIPES / "fsdd.yaml")
+    assert "nothing is said, so nothing is counted here" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "cannot be read as YAML"),
+        ("- a", "holds no configuration"),
+        ("datasets: {}", "runs: this key is needed"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    done = run_stage("dag.forecast", file)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
+def test_gpus_share_the_steps_and_only_the_best_checkpoints_take_room(tmp_path: Path) -> None:
+    text = (RECIPES / "ru_common_voice_8.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "changed.yaml"
+    file.write_text(
+        text.replace(
+            "    language: ru\n    train:", "    language: ru\n    gpus: 2\n    checkpoints: {best: 3}\n    train:"
+        )
+    )
+    done = run_stage("dag.forecast", file)
+    assert done.returncode == 0, done.stderr
+    # Half of 14,184 steps. Three checkpoints of 3.85 GB and one more while training goes on.
+    for part in ("7,092 steps, 15 checkpoints, of which 3 are kept", "15.4 GB of checkpoints", "of the peak of 2 H100"):
+        assert part in done.stdout

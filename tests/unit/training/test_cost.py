@@ -1,0 +1,126 @@
+from typing import Any
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import AutoModelForCTC, PreTrainedConfig
+
+from material import LAYER_NORM
+from speechmill.config.finetune import MemoryConfig
+from speechmill.core.command import SpeechmillError
+from speechmill.model.models import ARCHITECTURES, model_config
+from speechmill.training.cost import Cost, training_cost
+
+# Source: the configurations of facebook/wav2vec2-xls-r-1b and facebook/wav2vec2-xls-r-300m.
+XLS_R = {"model_type": "wav2vec2", "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True,
+         "num_attention_heads": 16}  # fmt: skip
+XLS_R_1B = XLS_R | {"hidden_size": 1280, "num_hidden_layers": 48, "intermediate_size": 5120}
+XLS_R_300M = XLS_R | {"hidden_size": 1024, "num_hidden_layers": 24, "intermediate_size": 4096}
+
+
+def config(init: dict[str, Any]) -> PreTrainedConfig:
+    return model_config(init, None, {}, 40)
+
+
+def cost(init: dict[str, Any], longest_seconds: float = 20.0, processes: int = 1, **settings: Any) -> Cost:
+    return training_cost(
+        config(init),
+        MemoryConfig(**settings),
+        has_base=settings.get("freeze_feature_encoder") is None,
+        processes=processes,
+        mean_seconds=5.0,
+        longest_seconds=longest_seconds,
+    )
+
+
+@pytest.mark.parametrize(("init", "flop"), [(XLS_R_1B, 300e9), (XLS_R_300M, 101e9)])
+def test_arithmetic_is_that_which_was_counted_of_the_published_models(init: dict[str, Any], flop: float) -> None:
+    # Source: forward and backward at clips of 5 s with the feature encoder frozen, as counted for this project.
+    assert cost(init).flop_per_audio_second == pytest.approx(flop, rel=0.02)
+
+
+def test_memory_of_xls_r_1b_is_that_which_was_estimated_for_a_card_of_78_gib() -> None:
+    # Source: 15.4 GB of weights, gradients and moments; batches of 320 to 500 s without gradient checkpointing.
+    estimated = cost(XLS_R_1B)
+    assert estimated.weights + estimated.gradients + estimated.optimizer == pytest.approx(15.4e9, rel=0.01)
+    assert 320 < estimated.fitting_seconds(78 * 2**30, False) < 500
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+# With dropout in attention, torch has no fused kernel on a CPU.
+@pytest.mark.parametrize(("attention", "dropout"), [("sdpa", 0.0), ("eager", 0.1)])
+def test_activations_are_those_that_a_forward_pass_keeps(frozen: bool, attention: str, dropout: float) -> None:
+    torch.set_num_threads(1)
+    # Of the proportions of XLS-R.
+    init = LAYER_NORM | {
+        "conv_dim": [32] * 7, "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 16,
+        "intermediate_size": 256, "hidden_dropout": 0.1, "activation_dropout": 0.1, "attention_dropout": dropout,
+    }  # fmt: skip
+    seconds, clips = 4, 2
+    built = config(init)
+    built._attn_implementation = attention
+    model = AutoModelForCTC.from_config(built).train()
+    if frozen:
+        model.freeze_feature_encoder()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = model(torch.randn(clips, seconds * 16_000))
+    assert output.logits.requires_grad
+    settings = {"precision": "fp32", "attention": attention, "freeze_feature_encoder": frozen}
+    estimated = cost(init, longest_seconds=seconds, **settings).activations[False]
+    assert estimated == pytest.approx(sum(kept.values()) / (seconds * clips), rel=0.25)
+
+
+def test_gradient_checkpointing_and_16_bits_keep_less_and_eager_attention_keeps_more() -> None:
+    usual = cost(XLS_R_300M)
+    assert usual.activations[True] < usual.activations[False] / 2
+    assert cost(XLS_R_300M, precision="fp32").activations[False] > 1.4 * usual.activations[False]
+    short, long = (cost(XLS_R_300M, seconds, attention="eager").activations[False] for seconds in (5.0, 20.0))
+    assert usual.activations[False] < short < long
+    assert cost(XLS_R_300M, 20.0).activations == cost(XLS_R_300M, 5.0).activations
+
+
+def test_a_batch_that_just_fits_takes_all_of_the_memory() -> None:
+    estimated = cost(LAYER_NORM)
+    for checkpointing in (False, True):
+        seconds = estimated.fitting_seconds(4 * 2**30, checkpointing)
+        assert estimated.memory(seconds, checkpointing) == pytest.approx(4 * 2**30)
+    assert estimated.fitting_seconds(estimated.fixed - 1, False) == 0
+
+
+def test_several_processes_hold_gradients_twice() -> None:
+    one, two = cost(LAYER_NORM), cost(LAYER_NORM, processes=2)
+    assert two.fixed - one.fixed == one.gradients
+
+
+def test_what_is_not_trained_has_no_gradient_and_no_moments() -> None:
+    adapters = LAYER_NORM | {"adapter_attn_dim": 4}
+    whole, frozen = (cost(adapters, freeze_feature_encoder=freeze) for freeze in (False, True))
+    only = cost(adapters, train_only_adapters=True)
+    for more, less in ((whole, frozen), (frozen, only)):
+        assert more.gradients > less.gradients
+        assert more.flop_per_audio_second > less.flop_per_audio_second
+        assert less.optimizer == 2 * less.gradients
+        assert more.weights == less.weights
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_has_an_estimate(architecture: str) -> None:
+    settings = {"num_hidden_layers": 2}
+    nested = {"encoder_config": settings} if architecture == "parakeet_ctc" else settings
+    estimated = cost({"model_type": architecture} | nested)
+    assert estimated.flop_per_audio_second > 1e9
+    assert 0 < estimated.activations[True] <= estimated.activations[False]
+
+
+def test_freezing_what_is_not_there_is_an_error_before_training() -> None:
+    with pytest.raises(SpeechmillError, match=r"finetune\.train_only_adapters: the model has no adapters"):
+        cost(LAYER_NORM, train_only_adapters=True)

@@ -1,0 +1,1 @@
+"""From a published corpus to clips: sources, download, decoding, shards, audit, selection of clips, leakage."""

@@ -1,0 +1,24 @@
+"""index: the kept clips of one split, and where each is stored."""
+
+import argparse
+from pathlib import Path
+
+from speechmill.core.command import run_command
+from speechmill.core.tables import INDEX, read_rows, write_in_row_groups
+
+# So many rows at a time are in the memory of those that write the index and of those that go through it.
+_ROWS = 8192
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=Path, nargs="+", required=True)
+    parser.add_argument("--index", type=Path, required=True)
+    args = parser.parse_args()
+    kept = (row for path in args.rows for row in read_rows(path) if row["reason"] is None)
+    write_in_row_groups(kept, INDEX, args.index, _ROWS)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""What rule files call: paths, stage settings, stage versions, resources."""

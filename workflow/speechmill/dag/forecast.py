@@ -1,0 +1,147 @@
+"""What a configuration will take in disk and time, from what it expects of its corpora; nothing is fetched or read."""
+
+import argparse
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speechmill.config.datasets import Dataset
+from speechmill.config.root import Config, Run, load
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.formatting import H100_FLOPS, duration, gigabytes
+from speechmill.dag.paths import run_datasets
+
+# Bytes a second of 16 kHz, 16-bit, mono speech in FLAC, as our shards hold it.
+_FLAC_BYTES = 20_000
+# Seconds a core takes to decode, resample and store a clip of five seconds.
+_CLIP_SECONDS = 0.006
+# Operations a parameter and a frame of 20 ms: a multiplication and an addition, once forward and twice backward.
+_OPERATIONS = 6
+_FRAMES = 50
+# What gradient checkpointing computes again is a third of that.
+_RECOMPUTED = 4 / 3
+# Of a card's peak; what training reaches of it is measured, see the progress of finetune.
+_SHARES = (0.5, 0.1)
+
+
+def forecast(config: Config) -> str:
+    """The forecast for a person to read: each dataset, each run, and the sum. What is not expected is not counted."""
+    lines, disk = [], 0.0
+    for name, dataset in config.datasets.items():
+        told, size = _dataset(name, dataset)
+        lines += told
+        disk += size
+    for name, run in config.runs.items():
+        told, size = _run(name, run, config)
+        lines += told
+        disk += size
+    return "\n".join([*lines, f"in all       {gigabytes(disk)} of disk", ""])
+
+
+def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
+    lines = [f"dataset {name}: {dataset.title} ({dataset.licence})"]
+    if dataset.optional:
+        lines.append("  optional     where it cannot be had, the rest goes on without it, and the card says so")
+    if not dataset.expected:
+        return [*lines, "  expected     nothing is said, so nothing is counted here"], 0.0
+    clips, hours, encoded = _expected(dataset)
+    for split, expected in dataset.expected.items():
+        about = "" if expected.hours is None else f", {expected.hours:g} h"
+        lines.append(f"  {split:<12} {expected.clips:,} clips{about}")
+    for split, rule in dataset.drawn.items():
+        lines.append(f"  {split:<12} drawn: {rule.share:.0%} of the {rule.by}s of {rule.of}")
+    download = dataset.archive_download
+    archive = Path(dataset.path or "").expanduser()
+    fetched = 0 if download is None or archive.exists() else download.bytes or encoded
+    # A stream is unpacked before it is dealt out, splits that are not listed included.
+    unpacked = archive.stat().st_size if archive.is_file() else max(fetched, encoded)
+    stored = hours * 3600 * _FLAC_BYTES
+    lines += [
+        f"  download     {gigabytes(fetched)}" if fetched else "  download     nothing",
+        f"  disk         {gigabytes(encoded)} of raw shards, {gigabytes(unpacked)} more while they are made,"
+        f" {gigabytes(stored)} of 16 kHz shards",
+        f"  time         {duration(clips * _CLIP_SECONDS)} of one core to prepare, shared by all cores",
+    ]
+    return lines, fetched + encoded + unpacked + stored
+
+
+def _expected(dataset: Dataset) -> tuple[int, float, float]:
+    clips = sum(each.clips for each in dataset.expected.values())
+    hours = sum(each.hours or 0.0 for each in dataset.expected.values())
+    encoded = sum(each.bytes or (each.hours or 0.0) * 3600 * _FLAC_BYTES for each in dataset.expected.values())
+    return clips, hours, encoded
+
+
+def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
+    lines = [f"run {name}"]
+    if run.train is None or run.plan is None or run.finetune is None:
+        fetched = run.model.expected_bytes or 0
+        download = f", {gigabytes(fetched)} to download" if fetched else ""
+        return [*lines, f"  model        scored as it is, without training{download}"], fetched
+    clips, hours, unknown = 0, 0.0, []
+    for each in dict.fromkeys(run.train):
+        dataset, split = each.split("-")
+        expected = config.datasets[dataset].expected.get(split)
+        if expected is None:
+            unknown.append(each)
+            continue
+        kept = 1 - sum(rule.share for rule in config.datasets[dataset].drawn.values() if rule.of == split)
+        clips += round(expected.clips * kept)
+        hours += (expected.hours or 0.0) * kept
+    if unknown or not hours:
+        return [*lines, f"  training     no clips and hours are expected of {', '.join(unknown or run.train)}"], 0.0
+    plan = run.plan
+    seconds = hours * 3600
+    batch = plan.batch.clips or max(1.0, plan.batch.seconds * clips / seconds if plan.batch.seconds else 1.0)
+    steps = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation / run.gpus)
+    saved = math.ceil(steps / plan.save_steps)
+    best = run.checkpoints.best
+    # One more while training goes on.
+    kept = saved if best is None else min(saved, best + 1)
+    lines.append(
+        f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} times: {steps:,} steps,"
+        f" {saved} checkpoints{'' if best is None else f', of which {best} are kept'}"
+    )
+    optional = [d for d in run_datasets(run) if config.datasets[d].optional]
+    if optional:
+        lines.append(f"  optional     {', '.join(optional)}")
+    size = run.model.expected_bytes
+    if size is None:
+        return [*lines, "  model        its size is known once it is there: see the run's plan.json"], 0.0
+    parameters = size / 4
+    work = seconds * plan.epochs * _FRAMES * _OPERATIONS * parameters
+    if run.finetune.gradient_checkpointing is True:
+        work *= _RECOMPUTED
+    disk = size * (1 + kept) + 3 * 3 * size
+    lines += [
+        f"  model        {parameters / 1e6:,.0f} M parameters, {gigabytes(size)} to download",
+        f"  disk         {gigabytes(size * kept)} of checkpoints, {gigabytes(9 * size)} to resume",
+        "  time         "
+        + ", ".join(f"{duration(work / H100_FLOPS / run.gpus / share)} at {share:.0%}" for share in _SHARES)
+        + f" of the peak of {'one H100' if run.gpus == 1 else f'{run.gpus} H100'}",
+    ]
+    return lines, disk
+
+
+def read_configuration(file: Path) -> dict[str, Any]:
+    """The YAML of a configuration file. Raises SpeechmillError where there is none."""
+    try:
+        raw = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SpeechmillError(f"{file} cannot be read as YAML ({error})") from error
+    if not isinstance(raw, dict):
+        raise SpeechmillError(f"{file} holds no configuration: its top must be `datasets` and `runs`")
+    return raw
+
+
+def main() -> None:
+    """Print the forecast of a configuration file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("configuration", type=Path)
+    print(forecast(load(read_configuration(parser.parse_args().configuration))))
+
+
+if __name__ == "__main__":
+    run_command(main)

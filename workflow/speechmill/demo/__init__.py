@@ -1,0 +1,1 @@
+"""The spoken corpora of the demos."""

@@ -1,0 +1,1 @@
+"""Log-probabilities, decoders, evaluation, perturbed copies of sets."""

@@ -1,0 +1,1 @@
+"""CTC models of transformers: loading, loss, inputs, batches, devices."""

@@ -1,0 +1,1 @@
+"""Card, evidence, verification, pages, plots, upload."""

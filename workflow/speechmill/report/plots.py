@@ -1,0 +1,173 @@
+"""The plots of a model's card."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from speechmill.core.page import COLOURS, save
+from speechmill.scoring.error_rates import CONFIDENCE
+from speechmill.scoring.systems import base_set
+
+Title = Callable[[str], str]
+"""What a set, by its name, is called."""
+
+# So that neither sets nor decoders are told apart by colour alone.
+_LINES, _MARKERS = ["-", "--", ":", "-."], ["o", "s", "^", "D", "v", "P"]
+
+
+def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, path: Path) -> None:
+    """The training loss by step, and the loss of each set at each checkpoint."""
+    logged = [line for line in log if "loss" in line]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    axes.plot([x["step"] for x in logged], [x["loss"] for x in logged], color="#888888", linewidth=1, label="training")
+    for (name, rows), (colour, marker) in zip(
+        scores.dropna(subset="loss").drop_duplicates(["set", "step"]).groupby("set"),
+        itertools.cycle(zip(COLOURS, _MARKERS, strict=True)),
+        strict=False,
+    ):
+        axes.plot(rows["step"], rows["loss"], marker=marker, color=colour, label=title(str(name)))
+    axes.set_yscale("log")
+    _finish(axes, "step", "CTC loss a character", "Loss over steps")
+    axes.legend(edgecolor="none", framealpha=0.9)
+    save(figure, path)
+
+
+def plot_error_rates(scores: pd.DataFrame, probed: dict[int, float], title: Title, step: int, path: Path) -> None:
+    """The WER and the CER of each set by each decoder at each checkpoint, with 95 % intervals; `step` is the selected.
+
+    A set has a colour, a decoder a line. Where not all checkpoints were kept, the WER on dev of all that were made, as
+    training took it (`probed`), is a line too.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    looks = dict(
+        zip(scores["set"].unique(), itertools.cycle(zip(COLOURS, _MARKERS, strict=True)), strict=False)
+    )  # fmt: skip
+    lines = dict(zip(scores["decoder"].unique(), itertools.cycle(_LINES), strict=False))
+    for axes, metric in zip(panels, ("wer", "cer"), strict=True):
+        if metric == "wer" and set(probed) - set(scores["step"]):
+            axes.plot(
+                list(probed), [100 * wer for wer in probed.values()], "x--", color="#888888", label="dev, in training"
+            )
+        for (name, decoder), rows in scores.dropna(subset=metric).groupby(["set", "decoder"]):
+            colour, marker = looks[name]
+            low, high = 100 * rows[f"{metric}_low"], 100 * rows[f"{metric}_high"]
+            if len(rows) > 1:
+                axes.fill_between(rows["step"], low, high, color=colour, alpha=0.15, lw=0)
+            else:
+                axes.vlines(rows["step"], low, high, color=colour, linestyle=lines[decoder])
+            axes.plot(
+                rows["step"], 100 * rows[metric], marker=marker, linestyle=lines[decoder], color=colour,
+                label=f"{title(str(name))}, {decoder}",
+            )  # fmt: skip
+        axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
+        axes.set_ylim(bottom=0)
+        _finish(axes, "step", f"{metric.upper()}, %", f"{'Word' if metric == 'wer' else 'Character'} error rate")
+    figure.suptitle(f"Error rates over steps, with {CONFIDENCE} % intervals")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, edgecolor="none")
+    save(figure, path)
+
+
+def plot_breakdown(sets: dict[str, Any], title: Title, path: Path) -> None:
+    """The WER of each set by the length of clips, by speaking rate and by speaker; `sets` is of `breakdown.json`."""
+    figure, panels = plt.subplots(
+        len(sets), 3, figsize=(13, 3.6 * len(sets) + 0.4), layout="constrained", squeeze=False
+    )
+    for row, (name, decoders) in zip(panels, sets.items(), strict=True):
+        for axes, kind, x in zip(row, ("seconds", "rate"), ("seconds", "characters a second"), strict=False):
+            _bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()})
+            _finish(axes, f"{x}; below, clips", "WER, %", title(name))
+        _speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()})
+        _finish(row[2], "speakers, the worst first; larger: more words", "WER, %", title(name))
+        for axes in row:
+            axes.set_ylim(bottom=0)
+    figure.suptitle(f"Word error rate by length, speaking rate and speaker, with {CONFIDENCE} % intervals")
+    _one_legend(figure, panels)
+    save(figure, path)
+
+
+def _bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+    for (decoder, rows), (shift, colour, marker) in zip(decoders.items(), _beside(len(decoders)), strict=True):
+        known = [(i, row) for i, row in enumerate(rows) if row["value"] is not None and row["wer"] is not None]
+        places = [i + shift for i, _ in known]
+        axes.plot(places, [100 * row["wer"] for _, row in known], marker, color=colour, label=decoder)
+        for place, (_, row) in zip(places, known, strict=True):
+            if row["interval"]:
+                axes.vlines(place, *(100 * end for end in row["interval"]), color=colour)
+    named = [row for row in next(iter(decoders.values())) if row["value"] is not None]
+    axes.set_xticks(range(len(named)), [f"{row['value']}\n{row['clips']:,}" for row in named], fontsize=8)
+
+
+def _speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+    for (decoder, rows), (_, colour, marker) in zip(decoders.items(), _beside(len(decoders)), strict=True):
+        known = [row for row in rows if row["value"] is not None and row["wer"] is not None]
+        known.sort(key=lambda row: -row["wer"])
+        most = max((row["words"] for row in known), default=1)
+        sizes = [8 + 72 * row["words"] / most for row in known]
+        wers = [100 * row["wer"] for row in known]
+        axes.scatter(range(1, len(known) + 1), wers, s=sizes, color=colour, marker=marker, alpha=0.7, label=decoder)
+        if not known:
+            axes.text(0.5, 0.5, "no speaker is known", ha="center", transform=axes.transAxes)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
+    """The WER of each changed copy of a set against the set as published, with 95 % intervals, by each decoder.
+
+    `scores` has the rows of the selected checkpoint; sets without changed copies are left out.
+    """
+    scores = scores.assign(published=scores["set"].map(base_set)).dropna(subset="wer")
+    changed = scores[scores["set"] != scores["published"]]
+    groups = [(name, scores[scores["published"] == name]) for name in changed["published"].unique()]
+    if not groups:
+        figure = plt.figure(figsize=(8, 1))
+        figure.text(0.5, 0.5, "no changed copy of a set has a word error rate", ha="center")
+        save(figure, path)
+        return
+    rows = sum(1 + group["set"].nunique() for _, group in groups)
+    figure, panels = plt.subplots(
+        len(groups), 1, figsize=(8, 1 + 0.36 * rows), layout="constrained", squeeze=False,
+        height_ratios=[group["set"].nunique() for _, group in groups],
+    )  # fmt: skip
+    for axes, (name, group) in zip(panels[:, 0], groups, strict=True):
+        decoders = list(group["decoder"].unique())
+        first = group[group["decoder"] == decoders[0]].set_index("set")["wer"]
+        order = [*([name] if name in first else []), *first.drop(name, errors="ignore").sort_values().index]
+        for decoder, (shift, colour, marker) in zip(decoders, _beside(len(decoders)), strict=True):
+            shown = group[(group["decoder"] == decoder) & group["set"].isin(order)]
+            places = [order.index(each) - shift for each in shown["set"]]
+            axes.hlines(places, 100 * shown["wer_low"], 100 * shown["wer_high"], color=colour)
+            axes.plot(100 * shown["wer"], places, marker, color=colour, label=decoder)
+            for wer in shown["wer"][shown["set"] == name]:
+                axes.axvline(100 * wer, color=colour, linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(order)), ["as published" if each == name else each.split("-")[2] for each in order])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        _finish(axes, "WER, %", "", title(name))
+    figure.suptitle(f"Word error rate of changed copies, with {CONFIDENCE} % intervals")
+    _one_legend(figure, panels)
+    save(figure, path)
+
+
+def _beside(number: int) -> list[tuple[float, str, str]]:
+    """For each of so many decoders how far from the middle it is drawn, its colour and its marker."""
+    shifts = [0.16 * (i - (number - 1) / 2) for i in range(number)]
+    return list(zip(shifts, itertools.cycle(COLOURS), itertools.cycle(_MARKERS), strict=False))
+
+
+def _one_legend(figure: Any, panels: Any) -> None:
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), edgecolor="none")
+
+
+def _finish(axes: Axes, x: str, y: str, title: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)

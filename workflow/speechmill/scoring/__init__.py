@@ -1,0 +1,1 @@
+"""Error rates, protocols, intervals and tests, summaries, selection."""

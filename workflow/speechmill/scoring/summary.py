@@ -1,0 +1,50 @@
+"""summary: every score of a run in one table."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+import pandas as pd
+
+from speechmill.config.evaluation import Protocol
+from speechmill.core.command import atomic_write, run_command
+from speechmill.core.tables import read_json
+
+_BY_PROTOCOL = {f"{rate}_{protocol}": (rate, protocol) for protocol in get_args(Protocol) for rate in ("wer", "cer")}
+_RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
+
+COLUMNS = [
+    "run", "step", "set", "decoder", "protocol", *_RATES, "substitutions", "deletions", "insertions", "reference_words",
+    "clips_expected", "clips_scored", "clips_without_loss", "outside_vocabulary", "unavailable", "audio_seconds",
+    "wall_seconds", "device", "checkpoint_sha256", "eval_set_sha256", *_BY_PROTOCOL,
+]  # fmt: skip
+
+
+def summarise(metrics: list[Path]) -> pd.DataFrame:
+    """A row a `metrics.json`, sorted by set, decoder and step.
+
+    Its figures are by its `protocol`; those by each protocol are in columns with its name, null where it was not used.
+    """
+    rows = [read_json(path) for path in metrics]
+    for row in rows:
+        for metric in ("wer", "cer"):
+            row[f"{metric}_low"], row[f"{metric}_high"] = row[f"{metric}_ci95"]
+        for column, (rate, protocol) in _BY_PROTOCOL.items():
+            row[column] = row["protocols"].get(protocol, {}).get(rate)
+        row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
+    frame = pd.DataFrame(rows)[COLUMNS].astype(dict.fromkeys((*_RATES, *_BY_PROTOCOL), float))
+    return frame.sort_values(["set", "decoder", "step"], ignore_index=True)
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--metrics", type=Path, nargs="+", required=True)
+    parser.add_argument("--summary", type=Path, required=True)
+    args = parser.parse_args()
+    with atomic_write(args.summary) as beside:
+        summarise(args.metrics).to_parquet(beside)
+
+
+if __name__ == "__main__":
+    run_command(main)

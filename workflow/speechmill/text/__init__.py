@@ -1,0 +1,1 @@
+"""Text rules, units and vocabularies."""

@@ -1,0 +1,1 @@
+"""Planning and training: cost, Trainer, augmentation, resume state, several processes."""

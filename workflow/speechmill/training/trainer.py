@@ -1,0 +1,248 @@
+"""The Trainer as CTC needs it: planned batches, a loss in which clips count the same, and states that are whole."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from speechmill.config.finetune import FinetuneConfig
+from speechmill.config.plan import PlanConfig
+from speechmill.core.tables import SAMPLE_RATE
+from speechmill.model.batching import PlannedBatches
+from speechmill.model.clip_reader import ClipReader
+from speechmill.model.ctc import clip_losses
+from speechmill.model.models import forward, output_frames
+from speechmill.training.distributed import Vote, all_reduce_sum, barrier, rank, world_size
+from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
+from speechmill.training.resume_state import UNFINISHED, disk_space_for_state, empty_unfinished
+
+BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
+"""What is done to a batch on the device: a batch as the `Collator` makes it, to one of the same keys."""
+
+
+class CtcTrainer(Trainer):
+    """The Trainer with planned batches and a loss in which every clip of a step counts the same.
+
+    However a step's clips are cut into batches and dealt out to processes, loss and gradient are the mean over them.
+    What it saves becomes a state only when `states.seal` says so. Nothing in a step waits for the device.
+    """
+
+    # `compute_loss` divides by the clips of the whole step itself.
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        args: TrainingArguments,
+        clips: ClipReader,
+        batches: PlannedBatches,
+        workers: int,
+        change: BatchTransform | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """`workers` processes decode the `clips` of `batches`; `change` is done to each batch on the device."""
+        super().__init__(model=model, args=args, **kwargs)
+        self._ctc_model, self._work, self._clips = model, Path(args.output_dir or ""), clips
+        self._batches, self._workers, self._change = batches, workers, change
+        self._finite = FiniteGuard(self.args.device)
+        self.padded_seconds = 0.0
+        """Of the last batch: the seconds of its longest clip times the number of clips."""
+        # Sums since the last line of the log, on the device: asking for one makes the host wait. They are ours and not
+        # the Trainer's, which forgets its own when it goes on from a state.
+        self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+        self._logged_step, self._logged_loss, self._since = 0, 0.0, time.monotonic()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The planned batches, decoded in workers."""
+        # Not by way of accelerate: the batches are dealt out to the processes already.
+        return DataLoader(
+            self._clips,
+            batch_sampler=self._batches,
+            collate_fn=self.data_collator,
+            num_workers=self._workers,
+            worker_init_fn=ignore_signals,
+            pin_memory=self.args.device.type == "cuda",
+            # Its own: from torch's, a training that goes on would draw once more than an undisturbed one.
+            generator=torch.Generator(),
+        )
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """None: the Trainer's count goes through all parameters at each batch, and is one for text models."""
+        return 0
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
+        return self._batches.clips_in_step(self.state.global_step)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        # Still on the host, where asking costs nothing.
+        num_samples = inputs["num_samples"]
+        self.padded_seconds = len(num_samples) * int(num_samples.max()) / SAMPLE_RATE
+        moved = {
+            key: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+            for key, value in inputs.items()
+        }
+        return self._change(moved) if self._change else moved
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The sum of the clips' losses over the number of clips in the step.
+
+        Times the number of processes, since gradients are averaged over these.
+        """
+        logits = forward(model, inputs)
+        frames = output_frames(self._ctc_model, inputs["num_samples"])
+        losses = clip_losses(logits, frames, inputs["labels"])
+        weight = inputs["weight"]
+        loss = (losses * weight).sum() * (world_size() / (num_items_in_batch or len(losses)))
+        self._finite.watch(loss, self.state.global_step + 1)
+        self._loss = self._loss + loss.detach()
+        self._samples = self._samples + (inputs["num_samples"] * weight).sum()
+        return (loss, {"logits": logits}) if return_outputs else loss
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
+        if self.args.fp16:
+            # The scale of the loss was too high: the step is left out, and the next scale is lower.
+            self._overflows = self._overflows + ~torch.isfinite(norm)
+        else:
+            self._finite.watch(norm, self.state.global_step + 1)
+        return norm
+
+    def stop_if_not_finite(self) -> None:
+        """Raise NotFiniteError if a loss or a gradient has been NaN or infinite. Waits for the device."""
+        step = self._finite.first()
+        if step is not None:
+            raise NotFiniteError(step)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log with the mean loss of the steps since the last line, and the speed."""
+        if "loss" in logs:
+            self.stop_if_not_finite()
+            now, step = time.monotonic(), self.state.global_step
+            loss = all_reduce_sum(float(self._loss)) / world_size()
+            logs["loss"] = loss / (step - self._logged_step)
+            logs["audio_seconds_per_second"] = all_reduce_sum(float(self._samples)) / SAMPLE_RATE / (now - self._since)
+            if self.args.fp16:
+                logs["overflows"] = int(self._overflows)
+            self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+            self._logged_step, self._logged_loss, self._since = step, self._logged_loss + loss, now
+        if "train_loss" in logs:
+            rest = all_reduce_sum(float(self._loss)) / world_size()
+            logs["train_loss"] = (self._logged_loss + rest) / max(1, self.state.global_step)
+        super().log(logs, start_time)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._work / UNFINISHED)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.stop_if_not_finite()
+        if rank() == 0:
+            empty_unfinished(self._work)
+        barrier()
+        with disk_space_for_state(self._work, self.state.global_step, self._state_bytes()):
+            super()._save_checkpoint(model, trial)
+        barrier()
+
+    def _state_bytes(self) -> int:
+        """The weights, and both moments of those that learn."""
+        return sum(p.nbytes * (3 if p.requires_grad else 1) for p in self._ctc_model.parameters())
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        sums = {
+            "loss": float(self._loss),
+            "overflows": float(self._overflows),
+            "logged_step": self._logged_step,
+            "logged_loss": self._logged_loss,
+        }
+        self._sums_file(output_dir).write_text(json.dumps(sums), encoding="utf-8")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            sums = json.loads(self._sums_file(checkpoint).read_text(encoding="utf-8"))
+            self._loss, self._overflows = torch.tensor(
+                [sums["loss"], sums["overflows"]], device=self.args.device
+            ).unbind()
+            self._logged_step, self._logged_loss = sums["logged_step"], sums["logged_loss"]
+
+    def _sums_file(self, folder: str) -> Path:
+        return Path(folder, f"sums_{rank()}.json")
+
+
+class SaveStopCallback(TrainerCallback):
+    """When a state is saved and when training stops, in all processes at the same step."""
+
+    def __init__(self, checkpoints: set[int], minutes: float, request: StopRequest) -> None:
+        """A state at each of `checkpoints`, after so many `minutes` without one, and where `request` is to stop."""
+        self._checkpoints, self._seconds, self._request = checkpoints, 60 * minutes, request
+        self._saved_at = time.monotonic()
+        self._save, self._stop = Vote(), Vote()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log as often as the settings say now; the Trainer would go by those of the state that it goes on from."""
+        state.logging_steps = int(args.logging_steps)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Ask for a save, and for the end, where it is time."""
+        late = self._save.any(time.monotonic() - self._saved_at >= self._seconds)
+        stop = self._stop.any(self._request.signal is not None)
+        control.should_save = late or stop or state.global_step in self._checkpoints
+        control.should_training_stop = control.should_training_stop or stop
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the time from here."""
+        self._saved_at = time.monotonic()
+
+
+def training_arguments(
+    plan: PlanConfig, finetune: FinetuneConfig, work: Path, device: torch.device, unused_weights: bool = False
+) -> TrainingArguments:
+    """The settings as the Trainer takes them.
+
+    `unused_weights` says that a step may leave some weights without a gradient, which processes would wait for.
+    """
+    return TrainingArguments(
+        output_dir=str(work),
+        num_train_epochs=1,
+        gradient_accumulation_steps=plan.gradient_accumulation,
+        learning_rate=finetune.learning_rate,
+        lr_scheduler_type=finetune.schedule,
+        warmup_steps=finetune.warmup_steps,
+        weight_decay=finetune.weight_decay,
+        adam_beta1=finetune.adam_betas[0],
+        adam_beta2=finetune.adam_betas[1],
+        adam_epsilon=finetune.adam_epsilon,
+        max_grad_norm=finetune.max_grad_norm,
+        optim="adamw_torch_fused" if finetune.fused_optimizer else "adamw_torch",
+        bf16=finetune.precision == "bf16",
+        fp16=finetune.precision == "fp16",
+        seed=plan.seed,
+        use_cpu=device.type == "cpu",
+        ddp_find_unused_parameters=unused_weights,
+        logging_steps=finetune.logging_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        # The batches start where training goes on.
+        ignore_data_skip=True,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        label_names=["labels"],
+    )
