@@ -1,63 +1,75 @@
-# speechmill: `make demo` shows it, `make test` proves it. Both do their own set-up.
+# speechmill: `make demo` runs the demo, `make test` runs all tests. Both do the set-up first.
 
 BIN := $(CURDIR)/.venv/bin
-# Jobs call `python`: the environment's must be the first on PATH.
+# For programs that are called by name, such as lmplz.
 export PATH := $(BIN):$(PATH)
 
 REPORT := results/report.html
 REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report plan test bench setup lint format lock clean
+.PHONY: help demo report plan adopt test bench setup lint format raise-version record-code lock clean
 
-help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: setup  ## set up, run the embedded demo from speech to model card, say where the results are
+demo: setup  ## run the demo from speech to model card, and print where the results are
 	$(BIN)/snakemake --cores all $(REPORT_OPTIONS)
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.outcome results/runs/demo_ru
 	@echo "report  $(REPORT)"
 
 CONFIG := config/config.yaml
 
-# After a run, be it one of no jobs: a report by itself lacks the rules behind a plan that would have to be made again.
-report: setup  ## make what is missing of CONFIG's results, and write them all into one page, results/report.html
+adopt: setup  ## after an upgrade: mark CONFIG's results of release FROM=0.1.0 as current, except of raised stages
+	SPEECHMILL_ADOPT=$(FROM) $(BIN)/snakemake --touch --cores all --configfile $(CONFIG)
+
+FROM := 0.1.0
+
+# With --report-after-run: a separate `snakemake --report` lacks all rules after a checkpoint rule that is out of date.
+report: setup  ## create the missing results of CONFIG, and collect all of them in results/report.html
 	$(BIN)/snakemake --cores all --configfile $(CONFIG) $(REPORT_OPTIONS)
 	@echo "report  $(REPORT)"
 
-plan: setup  ## say what CONFIG=config/recipes/NAME.yaml will take in disk and time, before anything is fetched
+plan: setup  ## estimate the disk space and time of CONFIG=config/recipes/NAME.yaml; downloads nothing
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.forecast $(CONFIG)
 
-# Unit tests share the cores; whole workflows take them all themselves, and one set of results between them.
-test: lint  ## set up, lint, and run the tests
+# Unit tests run in parallel. Workflow tests run one after another: they use all cores, and share one set of results.
+test: lint  ## run the linters and all tests
 	@bash envs/setup.sh browser slurm
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest tests/workflow
 
-bench: setup  ## print how fast the stages are, as ratios against peers; ONLY=train for one of tests/benchmarks
+bench: setup  ## print the speed of the stages relative to other implementations; ONLY=train runs one benchmark
 	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)
 
-setup:  ## make .venv from requirements.lock, install missing system programs; does nothing when done
+setup:  ## create .venv from requirements.lock, and install missing system programs
 	@bash envs/setup.sh
 
-lint: setup  ## check style, types and formatting
+lint: setup  ## check style, types, formatting, and the order of the packages
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	PYTHONPATH=workflow $(BIN)/lint-imports
 	$(BIN)/snakefmt --check Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 
-format: setup  ## mend what can be mended by itself, and write the configuration's schema and reference anew
+format: setup  ## format the code, and write the configuration's schema and reference
 	PYTHONPATH=workflow $(BIN)/python -m speechmill.config.document
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-# The lock holds for every Python from 3.11 and every platform; pins that still fit stay as they are.
-lock: setup  ## remake requirements.lock from requirements.in
+raise-version: setup  ## after a change that can change results: make STAGES="finetune plan" run again for all users
+	PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.versions --raise $(STAGES)
+
+record-code: setup  ## after a change that changes no results: record the code of all stages; nothing runs again
+	PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.versions
+
+# The lock file is valid for every Python from 3.11 on and every platform; existing pins are kept where possible.
+lock: setup  ## write requirements.lock from requirements.in
 	$(BIN)/uv pip compile requirements.in --universal --python-version 3.11 --generate-hashes \
 		--no-header --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
 
-clean:  ## remove the tools' caches; results/, work/ and .venv stay
+clean:  ## delete the caches of the tools; keeps results/, work/ and .venv
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find workflow tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,10 +1,10 @@
-# speechmill: from a speech corpus to a fine-tuned CTC model and a card whose every number can be derived again.
+# speechmill: from a speech corpus to a fine-tuned CTC model, with a model card in which every number can be checked.
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
-# The demo is the default only where no other configuration is given: --configfile alone would merge the two.
+# The demo is the default if no --configfile is given. Otherwise it must not be loaded: Snakemake would merge the two.
 if not workflow.config_settings.configfiles:
 
     configfile: "config/config.yaml"

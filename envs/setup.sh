@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes .venv from requirements.lock and sees that the system programs are there; `make` calls it first.
+# Create .venv from requirements.lock, and install missing system programs. `make` runs this first.
 #
-# needs   Python 3.11, 3.12 or 3.13 (PYTHON=… names one), pip's access to a package index
-# makes   .venv, exactly the lock file's packages, every one checked against its hash; in its bin lmplz and build_binary,
-#         built from the source of KenLM that envs/kenlm.txt pins
-# again   does nothing while .venv is whole and belongs to these files: a fraction of a second
-# browser, slurm as its arguments: for the tests, Chromium as well, and Slurm, of which they start a cluster
+# Needs:     Python 3.11, 3.12 or 3.13 (PYTHON=… selects one), and a package index that pip can reach.
+# Creates:   .venv with exactly the packages of the lock file, each checked against its hash; in its bin, lmplz and
+#            build_binary, built from the source of KenLM that envs/kenlm.txt pins.
+# Repeated:  does nothing, in a fraction of a second, while .venv is complete and matches these files.
+# Arguments: browser, slurm. For the tests: also install Chromium, and Slurm, of which they start a cluster.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ extra=" $* "
 
 venv=.venv
 lock=requirements.lock
-stamp=$venv/speechmill.stamp # written last: a .venv without it was never finished
+stamp=$venv/speechmill.stamp # written last: a .venv without it is incomplete
 kenlm=envs/kenlm.txt
 kenlm_stamp=$venv/kenlm.stamp # a copy of what lmplz and build_binary were built from, written last
 
@@ -25,12 +25,12 @@ fail() { # fail "what is wrong" ["a further line"…]
 }
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
-# ---------------------------------------------------------------- system programs, by what they can do
+# ---------------------------------------------------------------- system programs, checked by running them
 
-missing=()  # what is wanted, in words
-packages=() # the same as Debian packages
+missing=()  # descriptions of the missing programs
+packages=() # the Debian packages that contain them
 
-want() { # want "what, in words" "its Debian packages" check…
+want() { # want "description" "Debian packages" check…
     local what=$1 debian=$2
     shift 2
     "$@" >/dev/null 2>&1 && return
@@ -38,7 +38,7 @@ want() { # want "what, in words" "its Debian packages" check…
     read -ra debian <<<"$debian"
     packages+=("${debian[@]}")
 }
-# The whole output is read before it is searched: under pipefail, `grep -q` would end the writer with SIGPIPE.
+# The output is read completely before it is searched: under pipefail, `grep -q` would end the writer with SIGPIPE.
 sox_reads_mp3() { grep -q '^AUDIO FILE FORMATS:.* mp3' <<<"$(sox --help)"; }
 ffmpeg_has_libraries() { grep -q -e --enable-shared <<<"$(ffmpeg -version)"; } # torchcodec loads libavcodec
 makes_environments() { "$1" -c 'import ensurepip, venv'; }
@@ -51,7 +51,7 @@ has_slurm() { slurmctld -V && slurmd -V && munged --version && type srun sbatch 
 finds_boost() {
     printf '#include <boost/%s.hpp>\n' program_options system/error_code thread test/unit_test | c++ -x c++ -E -
 }
-# Each says what it is for and then ends with an error; a library that has gone is noticed as well.
+# Each prints its usage and exits with an error; this also detects a shared library that was removed.
 has_kenlm() {
     cmp -s "$kenlm" "$kenlm_stamp" && grep -q Kneser <<<"$("$venv/bin/lmplz" --help 2>&1)" &&
         grep -q Usage <<<"$("$venv/bin/build_binary" 2>&1)"
@@ -62,19 +62,19 @@ find_python() {
     local name candidate
     for name in ${PYTHON:+"$PYTHON"} python3.11 python3.12 python3.13 python3; do
         while read -r candidate; do
-            # .venv's own interpreter is first on PATH under make, and goes when .venv is made again.
+            # .venv's own interpreter is first on PATH under make, and is deleted when .venv is created again.
             [[ ${candidate%/*} -ef $venv/bin ]] && continue
-            # A name on PATH proves little: pyenv's shims are there for versions that are not switched on.
+            # A name on PATH is not enough: pyenv has shims for versions that are not active.
             "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
                 </dev/null 2>/dev/null || continue
             python=$candidate
             return
         done < <(type -ap "$name")
         if [ "$name" = "${PYTHON:-}" ]; then
-            fail "PYTHON=$PYTHON is no Python 3.11, 3.12 or 3.13"
+            fail "PYTHON=$PYTHON is not Python 3.11, 3.12 or 3.13"
         fi
     done
-    fail "no Python 3.11 (or 3.12, 3.13) on PATH. Install it, or name one with PYTHON=/path/to/python3.11:" \
+    fail "no Python 3.11, 3.12 or 3.13 on PATH. Install one, or set PYTHON=/path/to/python3.11:" \
         "apt:   sudo apt-get install python3.11 python3.11-venv" \
         "brew:  brew install python@3.11" \
         "conda: conda create -n py311 -c conda-forge python=3.11 && conda activate py311"
@@ -99,39 +99,39 @@ look_for_programs() {
     if [[ $extra = *" slurm "* ]]; then want "Slurm and munge, for the tests" "slurm-wlm munge" has_slurm; fi
 }
 
-fail_for_programs() { # fail_for_programs "why they were not installed"
+fail_for_programs() { # fail_for_programs "reason why they were not installed"
     local wanted
     wanted=$(printf ', %s' "${missing[@]}")
-    fail "missing: ${wanted#, }" "$1. Install by one of:" \
+    fail "missing: ${wanted#, }" "$1. Install them with one of:" \
         "apt:   sudo apt-get install ${packages[*]}" \
         "brew:  brew install sox ffmpeg espeak-ng cmake boost python@3.11" \
         "conda: conda install -c conda-forge sox ffmpeg espeak-ng cmake make cxx-compiler libboost-devel python=3.11" \
-        "a browser, where one is missing: Chromium or Chrome as its makers offer it, its program on PATH" \
-        "Slurm, where it is missing: a Linux, such as a container of Debian; it is for the tests alone"
+        "browser, if missing: Chromium or Chrome from its website, with its program on PATH" \
+        "Slurm, if missing: use Linux, for example a Debian container; only the tests need it"
 }
 
 install_programs() {
     if ! command -v apt-get >/dev/null; then
-        fail_for_programs "There is no apt on this machine"
+        fail_for_programs "This machine has no apt"
     elif ! as_root true 2>/dev/null; then
-        fail_for_programs "Not root, and sudo asks for a password or is not there"
+        fail_for_programs "This user is not root, and sudo is missing or asks for a password"
     fi
     say "installing ${packages[*]} with apt"
-    # The lists of a fresh machine are empty or old. One broken source among them need not stop the rest.
-    as_root apt-get update -qq || say "apt-get update failed; going on with the lists there are"
+    # On a new machine the package lists are empty or old. A single broken source is no reason to stop.
+    as_root apt-get update -qq || say "apt-get update failed; continuing with the existing package lists"
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "${packages[@]}" ||
-        fail_for_programs "apt could not install them"
+        fail_for_programs "apt failed to install them"
     look_for_programs
     if [ ${#missing[@]} -gt 0 ]; then
-        fail_for_programs "apt installed its packages, yet these do not work"
+        fail_for_programs "apt installed its packages, but these programs do not work"
     fi
 }
 
 # ---------------------------------------------------------------- the Python environment
 
-# What .venv must have been made from: this lock file, in this place (its programs hold its path).
-# Asked of .venv's own interpreter, which thereby shows that it runs.
+# What .venv must have been created from: this lock file, in this folder (the programs in .venv contain its path).
+# Computed by .venv's own interpreter, which also shows that it runs.
 fingerprint() {
     "$venv/bin/python" -I -S - "$lock" 2>/dev/null <<'PYTHON'
 import hashlib, os, sys
@@ -149,19 +149,20 @@ new_venv() {
     "$python" -m venv "$venv"
 }
 
-# uv installs the lock about five times as fast as pip. It comes from the lock itself, by hash.
-# Its cache goes with the install, on the same disk (so files are linked, not copied), unless UV_CACHE_DIR is set.
+# uv installs the lock file about five times as fast as pip. It is itself in the lock file, with its hash.
+# Its cache is on the same disk, so that files are linked, not copied, and is deleted afterwards, unless UV_CACHE_DIR
+# is set.
 install_with_uv() {
     local index
     awk '/^[^ #]/ { on = /^uv==/ } on' "$lock" >"$venv/uv.txt"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: \
         -r "$venv/uv.txt" || return
-    # uv does not read pip's configuration; an index of one's own is the part of it that matters most.
+    # uv does not read pip's configuration, of which a custom index is the most important part.
     index=${PIP_INDEX_URL:-$("$venv/bin/python" -m pip config get global.index-url 2>/dev/null || true)}
     if [ -n "$index" ] && [ -z "${UV_DEFAULT_INDEX:-}${UV_INDEX_URL:-}" ]; then
         export UV_DEFAULT_INDEX=$index
     fi
-    # --build-constraints: the two packages without wheels are built with the lock's setuptools, not today's.
+    # --build-constraints: the two packages without wheels are built with the locked setuptools, not the newest one.
     UV_CACHE_DIR=${UV_CACHE_DIR:-$venv/uv-cache} UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-120} \
         "$venv/bin/uv" pip sync --python "$venv/bin/python" --require-hashes --build-constraints "$lock" "$lock" ||
         return
@@ -171,27 +172,27 @@ install_with_pip() {
     "$venv/bin/python" -m pip install --disable-pip-version-check --require-hashes -r "$lock"
 }
 
-# One import of what the jobs import: it shows that the packages work together (torch, torchaudio and transformers
-# are easily mismatched), and leaves bytecode behind, without which each job's start takes three times as long.
+# Import once what the jobs import. This shows that the packages work together (torch, torchaudio and transformers
+# easily mismatch), and writes bytecode, without which every job takes three times as long to start.
 try_imports() {
     say "importing everything once"
     env -u PYTHONDONTWRITEBYTECODE "$venv/bin/python" -c '
 import datasets, jiwer, matplotlib.pyplot, pandas, snakemake.cli, soundfile, soxr, tensorboard, torch, torchaudio
 from transformers import Trainer, Wav2Vec2ForCTC, Wav2Vec2Processor
-' || fail "the packages of $lock do not work together on this machine; the lines above say which"
+' || fail "the packages of $lock do not work together on this machine; the lines above show which"
 }
 
 make_venv() {
-    # Finished once, with this interpreter, in this place: then only what changed in the lock is installed.
+    # If .venv is complete, in this folder and with this interpreter, only changes of the lock file are installed.
     if [ -e "$stamp" ] && [ "$(fingerprint | cut -d' ' -f2-)" = "$(cut -d' ' -f2- "$stamp")" ]; then
-        say "$venv belongs to another $lock; bringing it up to date"
+        say "$venv was created from another $lock; updating it"
     else
-        say "making $venv from $lock with $("$python" --version): about 5 GB, some minutes"
+        say "creating $venv from $lock with $("$python" --version): about 5 GB, a few minutes"
         new_venv
     fi
     rm -f "$stamp"
     if ! install_with_uv; then
-        say "uv did not get through; once more with pip, which takes longer"
+        say "uv failed; trying again with pip, which takes longer"
         new_venv
         install_with_pip
     fi
@@ -200,19 +201,19 @@ make_venv() {
     say "done: $venv"
 }
 
-# ---------------------------------------------------------------- KenLM, which makes language models
+# ---------------------------------------------------------------- KenLM, which estimates language models
 
 build_kenlm() {
     local work=$venv/kenlm
     say "building KenLM's lmplz and build_binary: a minute or two"
     rm -rf "$work"
     mkdir "$work"
-    # pip asks the package for its version, which needs no more than the lock's setuptools.
+    # pip builds metadata to read the version, for which the locked setuptools is enough.
     "$venv/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
         --no-binary :all: --require-hashes -r "$kenlm" -d "$work" ||
-        fail "the source of KenLM that $kenlm pins could not be had from the package index"
+        fail "the package index does not provide the source of KenLM that $kenlm pins"
     tar -xzf "$work"/kenlm-*.tar.gz -C "$work" --strip-components 1
-    # Without the libraries that read compressed text, of which we have none; -O1 takes half the time of -O3.
+    # Without the libraries for compressed text, which is not used here; -O1 builds in half the time of -O3.
     if ! {
         cmake -S "$work" -B "$work/build" -DCMAKE_CXX_FLAGS_RELEASE="-O1 -DNDEBUG" -DENABLE_INTERPOLATE=OFF \
             -DCMAKE_DISABLE_FIND_PACKAGE_ZLIB=ON \
@@ -220,20 +221,20 @@ build_kenlm() {
             cmake --build "$work/build" --target lmplz build_binary -j 2
     } >"$work/log" 2>&1; then
         tail -n 20 "$work/log" >&2
-        fail "KenLM could not be built; $work/log has it all"
+        fail "KenLM could not be built; see $work/log for the complete output"
     fi
     mv "$work"/build/bin/{lmplz,build_binary} "$venv/bin/"
     rm -rf "$work"
     cp "$kenlm" "$kenlm_stamp"
-    has_kenlm || fail "KenLM's programs were built, yet do not run: $venv/bin/lmplz"
+    has_kenlm || fail "KenLM was built, but its programs do not run: $venv/bin/lmplz"
 }
 
-# One set-up at a time in a checkout (where there is flock): `make demo` beside `make test` waits.
+# Only one set-up runs at a time in a checkout, if flock is available: a parallel `make test` waits for `make demo`.
 exec 9<"$lock"
 if command -v flock >/dev/null; then flock 9 || true; fi
 
 if is_current; then
-    look_for_programs # not Python's venv: it is made
+    look_for_programs # without Python's venv module, since .venv exists
     if [ ${#missing[@]} -gt 0 ]; then install_programs; fi
 else
     find_python

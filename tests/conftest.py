@@ -1,13 +1,13 @@
-"""What all tests share; pytest puts this folder on the path, so that `material` and `hub_server` can be imported."""
+"""Setup of all tests; pytest adds this folder to the path, so that tests can import `material` and `hub_server`."""
 
 import os
 
 import hypothesis
 
-# Before any library of Hugging Face is imported: a test that asks the network for something is a broken test.
+# Set before any Hugging Face library is imported: tests must not use the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-# The machine that runs the tests may be slow; that is no fault of what is tested.
+# No deadline, because the machine that runs the tests may be slow.
 hypothesis.settings.register_profile("speechmill", deadline=None, max_examples=100)
 hypothesis.settings.load_profile("speechmill")

@@ -1,7 +1,6 @@
-"""A server on this machine that speaks what huggingface_hub 2.4 and datasets 5.2 ask of the Hub, as traced.
+"""A local server with the endpoints of the Hugging Face Hub that huggingface_hub 2.4 and datasets 5.2 use.
 
-Large files are uploaded as in Git LFS; the Hub's own protocol for them, Xet, is not spoken: clients of it have to set
-HF_HUB_DISABLE_XET.
+Large files are uploaded as in Git LFS. The protocol Xet is not supported, so clients must set HF_HUB_DISABLE_XET.
 """
 
 import base64
@@ -20,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-# Source: what the Hub puts into a new model's repository.
+# Source: the .gitattributes of a new model repository on the Hub.
 LARGE = [
     "*.7z", "*.arrow", "*.bin", "*.bz2", "*.ckpt", "*.ftz", "*.gz", "*.h5", "*.joblib", "*.lfs.*", "*.mlmodel",
     "*.model", "*.msgpack", "*.npy", "*.npz", "*.onnx", "*.ot", "*.parquet", "*.pb", "*.pickle", "*.pkl", "*.pt",
@@ -29,7 +28,7 @@ LARGE = [
 ]  # fmt: skip
 GITATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in LARGE).encode()
 
-# Source: the Hub's documentation, repositories-licenses; those that a speech model may have.
+# Source: repositories-licenses in the documentation of the Hub; the licences that are plausible for a speech model.
 LICENCES = [
     "apache-2.0", "mit", "openrail", "afl-3.0", "artistic-2.0", "bsl-1.0", "bsd", "bsd-2-clause", "bsd-3-clause",
     "cc", "cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0",
@@ -39,50 +38,47 @@ LICENCES = [
 ]  # fmt: skip
 
 SIGNATURE = "5ec2e7"
-"""In the query of an address of storage: whoever has it may write there."""
+"""The signature in the query of a storage address, which grants write access."""
 
 
 @dataclass
 class Repository:
-    """A model or dataset: the files of each commit, and the commit that each branch or tag points at."""
+    """A model or dataset: the files of each commit, and the commit of each branch and tag."""
 
     commits: dict[str, Mapping[str, bytes]]
     branches: dict[str, str]
     gated: bool = False
-    """Whether its files are shown only to those who send a token."""
+    """Whether access to its files requires a token."""
     private: bool = False
-    """Whether it is there only for those who may write to it."""
+    """Whether it is visible only with write access."""
     titles: list[str] = field(default_factory=list)
-    """Of the commits that were made here."""
+    """The titles of the commits that clients created."""
 
     def commit(self, revision: str) -> str | None:
-        """The commit that `revision` means."""
+        """Return the commit that `revision` refers to."""
         return self.branches.get(revision, revision if revision in self.commits else None)
 
 
 @dataclass
 class Hub:
-    """What is served, where, and what was asked for."""
+    """The repositories of a server, its address, its requests and the failures that it imitates."""
 
     repositories: dict[str, Repository]
-    """The models by name; a dataset's name begins with `datasets/`."""
+    """Models by name, and datasets by `datasets/{name}`."""
     writers: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """The tokens that are known, and the names under which each may write."""
+    """The valid tokens, and the namespaces to which each has write access."""
     url: str = ""
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     tokens: set[str | None] = field(default_factory=set)
-    """What was sent to say who asks."""
+    """The Authorization headers of all requests."""
     stored: dict[str, bytes] = field(default_factory=dict)
-    """The large files that were uploaded, by sha256."""
+    """The uploaded large files by sha256."""
     cut: dict[str, int] = field(default_factory=dict)
-    """Files by path, and the offset in each of a byte that never arrives: the connection breaks there.
-
-    A large file that is uploaded goes by its sha256.
-    """
+    """The offset at which the connection breaks, by the path of a file, or by the sha256 of an uploaded large file."""
     failing: bool = False
-    """Whether every answer is that the server has a fault."""
+    """Whether every answer is an internal server error."""
     refused: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """Requests, as they begin in `asked`, that are answered by a status and a message."""
+    """The status and message of the answer by the prefix of a request, as recorded in `requests`."""
 
 
 @contextmanager
@@ -91,40 +87,40 @@ def served(hub: Hub) -> Iterator[Hub]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
-        # An answer's head and body are two writes, between which the client's system would wait.
+        # Head and body are two writes; with Nagle's algorithm the second would wait for an acknowledgement.
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            self._take()
+            self._dispatch()
 
         def do_HEAD(self) -> None:
-            self._take()
+            self._dispatch()
 
         def do_POST(self) -> None:
-            self._take()
+            self._dispatch()
 
         def do_PUT(self) -> None:
-            self._take()
+            self._dispatch()
 
         def log_message(self, *args: object) -> None:
-            """Keep quiet."""
+            """Log nothing."""
 
-        def _take(self) -> None:
-            hub.asked.append(f"{self.command} {self.path}")
+        def _dispatch(self) -> None:
+            hub.requests.append(f"{self.command} {self.path}")
             hub.tokens.add(self.headers.get("Authorization"))
             path = urlsplit(self.path).path
             if self.command == "PUT":
-                self._keep(path.rpartition("/")[2])
+                self._upload(path.rpartition("/")[2])
                 return
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            refusal = next((hub.refused[each] for each in hub.refused if hub.asked[-1].startswith(each)), None)
+            refusal = next((hub.refused[each] for each in hub.refused if hub.requests[-1].startswith(each)), None)
             parts = [unquote(part) for part in path.strip("/").split("/")]
             if hub.failing:
                 self._send(b"", "text/plain", 500)
             elif refusal is not None:
-                self._say({"error": refusal[1]}, refusal[0])
+                self._send_json({"error": refusal[1]}, refusal[0])
             elif parts == ["api", "validate-yaml"]:
-                self._look_at(json.loads(sent)["content"])
+                self._validate_card(json.loads(sent)["content"])
             elif parts == ["api", "repos", "create"]:
                 self._create(json.loads(sent))
             elif ".git/info/lfs/objects/" in path:
@@ -139,11 +135,13 @@ def served(hub: Hub) -> Iterator[Hub]:
             length = 3 if parts[0] == "datasets" else 2
             name, what = "/".join(parts[:length]), parts[length:]
             repository = hub.repositories.get(name)
-            if repository is None or (repository.private and not self._may_write(name)):
+            if repository is None or (repository.private and not self._can_write(name)):
                 self._refuse("RepoNotFound", "Repository not found")
             elif api and what[:1] in (["preupload"], ["commit"], ["branch"]):
-                if self._is_let_in(name, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request"):
-                    self._change(name, repository, what[0], what[1], sent)
+                if self._require_write(
+                    name, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request"
+                ):
+                    self._commit(name, repository, what[0], what[1], sent)
             elif repository.gated and "Authorization" not in self.headers and (not api or what == ["auth-check"]):
                 self._refuse("GatedRepo", f"Access to {name} is restricted", 403)
             elif api:
@@ -188,80 +186,82 @@ def served(hub: Hub) -> Iterator[Hub]:
                 self._refuse("RevisionNotFound" if commit is None else "EntryNotFound", "Entry not found")
                 return
             headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": commit}
-            wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+            requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
             start, stop, status = 0, len(content), 200
-            if wanted:
-                start, stop, status = int(wanted[1]), min(int(wanted[2] or len(content)) + 1, len(content)), 206
+            if requested:
+                start, stop, status = int(requested[1]), min(int(requested[2] or len(content)) + 1, len(content)), 206
                 headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
             cut = hub.cut.get(file, -1)
             arriving = cut - start if start <= cut < stop else None
             self._send(content[start:stop], "application/octet-stream", status, arriving, **headers)
 
-        def _may_write(self, name: str) -> bool:
+        def _can_write(self, name: str) -> bool:
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             return name.split("/")[0] in hub.writers.get(token, ())
 
-        def _is_let_in(self, name: str, otherwise: str) -> bool:
-            """Whether who asks may write to what has this name; if not, the answer is sent."""
+        def _require_write(self, name: str, refusal: str) -> bool:
+            """Return whether the token grants write access to `name`; if not, send the refusal."""
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
             if token not in hub.writers:
-                words = "Invalid credentials in Authorization header" if token else "Invalid username or password."
-                self._say({"error": words}, 401, **{"X-Error-Message": words})
-            elif not self._may_write(name):
-                self._say({"error": otherwise}, 403, **{"X-Error-Message": otherwise})
+                message = "Invalid credentials in Authorization header" if token else "Invalid username or password."
+                self._send_json({"error": message}, 401, **{"X-Error-Message": message})
+            elif not self._can_write(name):
+                self._send_json({"error": refusal}, 403, **{"X-Error-Message": refusal})
             else:
                 return True
             return False
 
-        def _look_at(self, card: str) -> None:
-            errors, warnings = _opinion(card)
+        def _validate_card(self, card: str) -> None:
+            errors, warnings = _card_problems(card)
             if self.headers.get("Accept") == "text/plain":
                 lines = [f"- Error: {each}" for each in errors] + [f"- Warning: {each}" for each in warnings]
                 self._send("\n".join(lines).encode(), "text/plain", 400 if errors else 200)
             else:
-                told = {"errors": errors, "warnings": warnings}
-                self._say(
-                    {kind: [{"message": each} for each in those] for kind, those in told.items()},
+                problems = {"errors": errors, "warnings": warnings}
+                self._send_json(
+                    {kind: [{"message": each} for each in found] for kind, found in problems.items()},
                     400 if errors else 200,
                 )
 
-        def _create(self, wanted: dict[str, Any]) -> None:
-            name = f"{wanted['organization']}/{wanted['name']}"
-            words = f'You don\'t have the rights to create a model under the namespace "{wanted["organization"]}"'
-            if not self._is_let_in(name, words):
+        def _create(self, requested: dict[str, Any]) -> None:
+            name = f"{requested['organization']}/{requested['name']}"
+            message = f'You don\'t have the rights to create a model under the namespace "{requested["organization"]}"'
+            if not self._require_write(name, message):
                 return
             about = {"url": f"{hub.url}/{name}", "name": name}
             if name in hub.repositories:
-                self._say({"error": "You already created this model repo"} | about, 409)
+                self._send_json({"error": "You already created this model repo"} | about, 409)
                 return
             first = hashlib.sha1(name.encode()).hexdigest()
             hub.repositories[name] = Repository(
-                {first: {".gitattributes": GITATTRIBUTES}}, {"main": first}, private=wanted["visibility"] == "private"
+                {first: {".gitattributes": GITATTRIBUTES}},
+                {"main": first},
+                private=requested["visibility"] == "private",
             )
-            self._say(about)
+            self._send_json(about)
 
         def _large(self, name: str, what: str, sent: dict[str, Any]) -> None:
-            if not self._is_let_in(name, "Authorization error."):
+            if not self._require_write(name, "Authorization error."):
                 return
             if what == "verify":
                 if len(hub.stored.get(sent["oid"], b"")) == sent["size"]:
-                    self._say({})
+                    self._send_json({})
                 else:
-                    self._say({"error": "Object size does not match"}, 400)
+                    self._send_json({"error": "Object size does not match"}, 400)
                 return
             answers = []
-            for wanted in sent["objects"]:
-                answer = {"oid": wanted["oid"], "size": wanted["size"]}
-                if wanted["oid"] not in hub.stored:
+            for requested in sent["objects"]:
+                answer = {"oid": requested["oid"], "size": requested["size"]}
+                if requested["oid"] not in hub.stored:
                     answer["actions"] = {
-                        "upload": {"href": f"{hub.url}/storage/{wanted['oid']}?X-Amz-Signature={SIGNATURE}"},
+                        "upload": {"href": f"{hub.url}/storage/{requested['oid']}?X-Amz-Signature={SIGNATURE}"},
                         "verify": {"href": f"{hub.url}/{name}.git/info/lfs/objects/verify"},
                     }
                 answers.append(answer)
-            self._say({"transfer": "basic", "objects": answers}, kind="application/vnd.git-lfs+json")
+            self._send_json({"transfer": "basic", "objects": answers}, kind="application/vnd.git-lfs+json")
 
-        def _keep(self, oid: str) -> None:
-            # Storage asks for the length beforehand, and takes one proof of who asks: the signature.
+        def _upload(self, oid: str) -> None:
+            # The storage requires the length, and the signature as the only authentication.
             length = self.headers.get("Content-Length")
             if length is None or "Authorization" in self.headers or SIGNATURE not in self.path:
                 self._send(b"<Error/>", "application/xml", 411 if length is None else 400)
@@ -276,13 +276,13 @@ def served(hub: Hub) -> Iterator[Hub]:
             else:
                 self._send(b"<Error/>", "application/xml", 400)
 
-        def _change(self, name: str, repository: Repository, what: str, revision: str, sent: bytes) -> None:
+        def _commit(self, name: str, repository: Repository, what: str, revision: str, sent: bytes) -> None:
             if what == "branch":
                 if revision in repository.branches:
-                    self._say({"error": f"Reference already exists: refs/heads/{revision}"}, 409)
+                    self._send_json({"error": f"Reference already exists: refs/heads/{revision}"}, 409)
                 else:
                     repository.branches[revision] = repository.branches["main"]
-                    self._say({})
+                    self._send_json({})
                 return
             head = repository.branches.get(revision)
             if head is None:
@@ -290,21 +290,21 @@ def served(hub: Hub) -> Iterator[Hub]:
                 return
             files = dict(repository.commits[head])
             if what == "preupload":
-                self._say({"files": [_mode(each, files) for each in json.loads(sent)["files"]]})
+                self._send_json({"files": [_mode(each, files) for each in json.loads(sent)["files"]]})
                 return
             header, *operations = map(json.loads, sent.splitlines())
-            fault = _apply(operations, files, hub.stored)
-            if fault is not None:
-                self._say({"error": fault}, 400)
+            problem = _apply(operations, files, hub.stored)
+            if problem is not None:
+                self._send_json({"error": problem}, 400)
                 return
             commit = hashlib.sha1(f"{name} {revision} {head} {len(repository.titles)}".encode()).hexdigest()
             repository.commits[commit] = files
             repository.branches[revision] = commit
             repository.titles.append(header["value"]["summary"])
             url = f"{hub.url}/{name}/commit/{commit}"
-            self._say({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
+            self._send_json({"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})
 
-        def _say(self, answer: object, status: int = 200, kind: str = "application/json", **headers: str) -> None:
+        def _send_json(self, answer: object, status: int = 200, kind: str = "application/json", **headers: str) -> None:
             self._send(json.dumps(answer).encode(), kind, status, **headers)
 
         def _refuse(self, code: str, message: str, status: int = 404) -> None:
@@ -334,7 +334,7 @@ def served(hub: Hub) -> Iterator[Hub]:
 
 
 def _entries(files: Mapping[str, bytes], folder: str, deep: bool) -> list[dict[str, object]]:
-    """The files and folders below `folder`, as the Hub lists them."""
+    """Return the files and folders below `folder` in the format of the Hub."""
     entries: dict[str, dict[str, object]] = {}
     for file, content in files.items():
         oid = hashlib.sha1(content).hexdigest()
@@ -347,13 +347,13 @@ def _entries(files: Mapping[str, bytes], folder: str, deep: bool) -> list[dict[s
     return list(entries.values())
 
 
-def _mode(wanted: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, object]:
-    """How a file is to be uploaded, and what is there of it: for a large one its sha256, else as git names it."""
-    path = str(wanted["path"])
+def _mode(requested: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, object]:
+    """Return how to upload a file, and the sha256 (if large) or git hash of its existing version."""
+    path = str(requested["path"])
     large = (
         any(fnmatch.fnmatch(PurePosixPath(path).name, pattern) for pattern in LARGE)
-        or b"\0" in base64.b64decode(wanted["sample"])
-        or wanted["size"] > 10 << 20
+        or b"\0" in base64.b64decode(requested["sample"])
+        or requested["size"] > 10 << 20
     )
     answer: dict[str, object] = {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
     if path in files:
@@ -364,7 +364,7 @@ def _mode(wanted: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, objec
 
 
 def _apply(operations: list[dict[str, Any]], files: dict[str, bytes], stored: Mapping[str, bytes]) -> str | None:
-    """Change `files` as the operations of a commit say; what is wrong with them."""
+    """Apply the operations of a commit to `files`; return an error message, or None."""
     for operation in operations:
         key, value = operation["key"], operation["value"]
         if key == "file":
@@ -377,14 +377,14 @@ def _apply(operations: list[dict[str, Any]], files: dict[str, bytes], stored: Ma
             del files[value["path"]]
         else:
             return f"Cannot do {key} of {value}"
-    errors, _ = _opinion(files["README.md"].decode()) if "README.md" in files else ([], [])
+    errors, _ = _card_problems(files["README.md"].decode()) if "README.md" in files else ([], [])
     return "; ".join(errors) or None
 
 
-def _opinion(card: str) -> tuple[list[str], list[str]]:
-    """What the Hub finds wrong with a model's card, and what it would like to be otherwise.
+def _card_problems(card: str) -> tuple[list[str], list[str]]:
+    """Return the errors and warnings of the Hub for the card of a model.
 
-    Source: the Hub's documentation, model-cards, and messages that people have had of it.
+    Source: model-cards in the documentation of the Hub, and error messages that users have reported.
     """
     block = re.match(r"---[ ]*\r?\n(.*?)\r?\n---", card, re.DOTALL)
     try:
@@ -397,11 +397,11 @@ def _opinion(card: str) -> tuple[list[str], list[str]]:
         return ["YAML metadata must be an object"], []
     errors = []
 
-    def need(value: object, kind: type | tuple[type, ...], name: str, words: str, required: bool = True) -> bool:
+    def need(value: object, kind: type | tuple[type, ...], name: str, message: str, required: bool = True) -> bool:
         if value is None and required:
             errors.append(f'"{name}" is required')
         elif value is not None and not isinstance(value, kind):
-            errors.append(f'"{name}" must be {words}')
+            errors.append(f'"{name}" must be {message}')
         return isinstance(value, kind)
 
     licences = front.get("license", [])

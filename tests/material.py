@@ -1,4 +1,4 @@
-"""What tests are made of: recordings, stored clips, small models and their settings."""
+"""Test data: recordings, stored clips, archives, small models and their settings."""
 
 import io
 import json
@@ -14,11 +14,12 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from speechmill.core.flac import Int16Samples, encode_flac
-from speechmill.core.tables import SAMPLE_RATE, clip_schema, write_in_row_groups
+from speechmill.core.schemas import SAMPLE_RATE, clip_schema
+from speechmill.core.tables import write_in_row_groups
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Seven convolutions of a stride of 320 samples and a window of 400, as wav2vec2 has them, and little behind them.
+# The seven convolutions of wav2vec2, with a stride of 320 samples and a window of 400, and a small encoder.
 TINY: dict[str, Any] = {
     "model_type": "wav2vec2",
     "conv_dim": [8] * 7,
@@ -41,8 +42,8 @@ TINY: dict[str, Any] = {
 }
 LAYER_NORM = TINY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 GROUP_NORM = TINY | {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
-# All that draws lots is at work: dropout, layers that are left out, masks.
-LIVELY = LAYER_NORM | {
+# All random parts of training are active: dropout, layer drop and SpecAugment.
+STOCHASTIC = LAYER_NORM | {
     "hidden_dropout": 0.1,
     "layerdrop": 0.3,
     "apply_spec_augment": True,
@@ -52,7 +53,7 @@ LIVELY = LAYER_NORM | {
 
 
 def noise(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> NDArray[np.float64]:
-    """Noise with the tilt of speech's spectrum, that swells and fades four times a second, like syllables."""
+    """Return noise with a spectrum like that of speech, whose level rises and falls four times a second."""
     n = round(seconds * rate)
     hertz = np.fft.rfftfreq(n, 1 / rate)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(n)) / (1 + (hertz / 500) ** 2)
@@ -62,21 +63,21 @@ def noise(seconds: float, rate: int = SAMPLE_RATE, seed: int = 0) -> NDArray[np.
 
 
 def audio_file(samples: NDArray[Any], rate: int = SAMPLE_RATE, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
-    """The bytes of a file of `samples`, shape (samples,) or (samples, channels)."""
+    """Return the bytes of an audio file with `samples`, shape (samples,) or (samples, channels)."""
     buffer = io.BytesIO()
     sf.write(buffer, samples, rate, format=kind, subtype=subtype)
     return buffer.getvalue()
 
 
 def recording(seconds: float, seed: int = 0) -> Int16Samples:
-    """`noise` in 16 bits at 16 kHz."""
+    """Return `noise` as 16-bit samples at 16 kHz."""
     return np.asarray(noise(seconds, seed=seed) * 32767, dtype=np.int16)
 
 
 def store(
     folder: Path, recordings: Sequence[Int16Samples], texts: Sequence[str], speakers: Sequence[str | None] = ()
 ) -> tuple[list[dict[str, Any]], list[Path]]:
-    """Put clips into two shards below `folder`; the rows of the table of clips, and the shards."""
+    """Write clips to two shards below `folder`; return the rows of the table of clips, and the paths of the shards."""
     rows: list[dict[str, Any]] = []
     stored: list[list[dict[str, Any]]] = [[], []]
     for i, (samples, text) in enumerate(zip(recordings, texts, strict=True)):
@@ -103,7 +104,7 @@ def store(
 def run_stage(
     stage: str, *arguments: object, workflow: Path = ROOT / "workflow", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a stage's program as a rule does."""
+    """Run the command of a stage, as its rule does."""
     return subprocess.run(
         [sys.executable, "-m", f"speechmill.{stage}", *map(str, arguments)],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(workflow), **(env or {})},
@@ -113,7 +114,7 @@ def run_stage(
     )
 
 
-# A process is charged with what the one that started it had in memory, so a small one stands between.
+# The peak of a process includes the memory of the process that started it, so a small process starts the command.
 _MEASURE = """
 import resource, subprocess, sys
 done = subprocess.run(sys.argv[1:])
@@ -123,9 +124,9 @@ sys.exit(done.returncode)
 
 
 def run_measured(command: Sequence[str], **options: Any) -> tuple["subprocess.CompletedProcess[str]", int]:
-    """Run a command with the `options` of subprocess.run: what it did and wrote, and the most bytes it had in memory.
+    """Run a command with the `options` of subprocess.run; return the completed process and its peak memory in bytes.
 
-    The standard output is that of the command and a last line.
+    One line is appended to the standard output of the command.
     """
     measure = [sys.executable, "-c", _MEASURE, *command]
     done = subprocess.run(measure, stdout=subprocess.PIPE, text=True, **options)
@@ -133,7 +134,7 @@ def run_measured(command: Sequence[str], **options: Any) -> tuple["subprocess.Co
 
 
 def as_json(value: Any) -> str:
-    """`value` as an argument of a stage's program."""
+    """Return `value` as JSON, for an argument of a stage."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -154,13 +155,13 @@ TSV_COLUMNS = [
 
 
 def tsv(rows: Sequence[Mapping[str, str]], columns: Sequence[str] = TSV_COLUMNS) -> bytes:
-    """A table as Common Voice writes it: nothing is quoted."""
+    """Return a table in the format of Common Voice, without quoting."""
     lines = ["\t".join(columns), *("\t".join(row.get(column, "") for column in columns) for row in rows)]
     return ("\n".join(lines) + "\n").encode()
 
 
 def tar(path: Path, members: Sequence[tuple[str, bytes]], mode: str = "w:gz") -> Path:
-    """Write an archive of `members` in this order."""
+    """Write an archive with `members`, (name, content) pairs, in this order."""
     with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
         for name, content in members:
             info = tarfile.TarInfo(name)

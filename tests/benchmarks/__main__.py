@@ -1,4 +1,4 @@
-"""`make bench`: run the benchmarks of this folder, print one table, fail where a promise is not kept."""
+"""`make bench`: run the benchmarks of this folder, print a table, and fail if a figure is below its minimum."""
 
 import argparse
 import importlib
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before any library reads them. A core each, as other threads would share the work out; and nothing is fetched.
+# Set before any library reads them: one thread, so that processor time is comparable, and no downloads.
 os.environ |= {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
@@ -19,17 +19,17 @@ from benchmarks.table import Row, show
 MODULES = {path.stem.removeprefix("bench_"): path.stem for path in sorted(Path(__file__).parent.glob("bench_*.py"))}
 
 
-def rows(chosen: list[str]) -> Iterator[Row]:
-    """The rows of the benchmarks, one benchmark after the other."""
-    for name in chosen:
-        # Imported when its turn comes: each brings much with it.
+def rows(names: list[str]) -> Iterator[Row]:
+    """Yield the rows of the named benchmarks, one benchmark after the other."""
+    for name in names:
+        # Imported only when needed, since each imports large libraries.
         yield from importlib.import_module(f"benchmarks.{MODULES[name]}").rows()
 
 
 def main() -> None:
-    """Print the table; leave with an error where a promise is not kept."""
+    """Print the table; exit with status 1 if a figure is below its minimum."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("only", nargs="?", choices=MODULES, help="one of them")
+    parser.add_argument("only", nargs="?", choices=MODULES, help="run only this benchmark")
     args = parser.parse_args()
     sys.exit(0 if show(rows([args.only] if args.only else list(MODULES))) else 1)
 

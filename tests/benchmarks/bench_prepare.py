@@ -1,7 +1,6 @@
-"""How fast audio is prepared, against peers on the same clips in the same run.
+"""The speed of audio preparation, compared with `datasets` and pysox on the same clips.
 
-Processor time is compared, so that other work on the machine disturbs little; only how shards scale is taken from the
-clock.
+Processor time is compared, which other programs affect little; only the scaling of shards is wall-clock time.
 """
 
 import contextlib
@@ -29,26 +28,27 @@ from numpy.typing import NDArray
 from benchmarks.table import Row
 from material import ROOT, audio_file
 from speechmill.config.shards import ShardSettings
-from speechmill.core.tables import RAW, write_in_row_groups
+from speechmill.core.schemas import RAW
+from speechmill.core.tables import write_in_row_groups
 from speechmill.corpus.audio import decode_to_16k
-from speechmill.corpus.shards import convert, keep_freed_memory
+from speechmill.corpus.shards import convert
 from speechmill.demo.layouts.corpus import LANGUAGES, MEN, WOMEN, Clip, Speaker
 from speechmill.demo.speak import speak
 
-# Short rounds, and many: the fastest is what counts, and a processor that is shared has slow moments.
+# Many short rounds, of which the fastest counts, since a shared processor is slow at times.
 CLIPS, ROUNDS = 15, 30
 KINDS = {
     "48 kHz MP3": (48_000, "MP3", "MPEG_LAYER_III", "mp3"),
     "44.1 kHz FLAC": (44_100, "FLAC", "PCM_16", "flac"),
     "16 kHz FLAC": (16_000, "FLAC", "PCM_16", "flac"),
 }
-SETTINGS = ShardSettings(name="made", version="1", licence="CC0-1.0", resampler="soxr")
+SETTINGS = ShardSettings(name="benchmark", version="1", licence="CC0-1.0", resampler="soxr")
 FASTER_THAN_DATASETS, SMALLER_THAN_DATASETS, FASTER_THAN_SOX, SCALING = 1.2, 3.0, 3.5, 1.8
 
 
 @cache
-def spoken(number: int, rate: int) -> NDArray[np.float32]:
-    """A sentence of about five seconds at `rate`: codecs take their time by what they are given."""
+def synthesise(number: int, rate: int) -> NDArray[np.float32]:
+    """Return a sentence of about 5 s at `rate`; the speed of codecs depends on the signal."""
     words = random.Random(number).choices(LANGUAGES["ru"].words, k=14)
     variant = (WOMEN + MEN)[number % len(WOMEN + MEN)]
     speaker = Speaker(variant, f"ru+{variant.name}", "", 50, 150)
@@ -56,7 +56,7 @@ def spoken(number: int, rate: int) -> NDArray[np.float32]:
 
 
 def processor_seconds(work: Callable[[], object]) -> float:
-    """The processor time of `work`, its child processes included."""
+    """Return the processor time of `work`, including its child processes."""
     before = processor_time()
     with contextlib.redirect_stderr(io.StringIO()):
         work()
@@ -64,13 +64,14 @@ def processor_seconds(work: Callable[[], object]) -> float:
 
 
 def processor_time() -> float:
-    """The seconds that this process and those of its children that have ended have had a processor for."""
-    # Not os.times, which counts in hundredths.
+    """Return the processor time of this process and of its finished child processes."""
+    # os.times has a resolution of only 10 ms.
     spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in spent)
 
 
 def write_raw(files: list[Path], raw: Path) -> Path:
+    """Write files as the raw Parquet file of a split."""
     rows = (
         {"id": f.name, "splits": ["train"], "file": f.name, "encoded": f.read_bytes(), "sentence": "a"} for f in files
     )
@@ -79,7 +80,7 @@ def write_raw(files: list[Path], raw: Path) -> Path:
 
 
 def with_datasets(files: list[Path], folder: Path) -> int:
-    """The bytes of the float32 arrays that cast_column and map store."""
+    """Decode with cast_column and map; return the bytes of the stored float32 arrays."""
     data = datasets.Dataset.from_dict({"audio": [str(f) for f in files]}).cast_column("audio", datasets.Audio(16_000))
     features = datasets.Features({"input_values": datasets.Sequence(datasets.Value("float32"))})
 
@@ -94,6 +95,7 @@ def with_datasets(files: list[Path], folder: Path) -> int:
 
 
 def with_pysox(files: list[Path]) -> None:
+    """Decode with pysox."""
     for file in files:
         transformer = sox.Transformer()
         transformer.rate(16_000)
@@ -102,12 +104,12 @@ def with_pysox(files: list[Path]) -> None:
 
 
 def seconds_to_shard(raw: Path, folder: Path) -> float:
-    """The processor time of making a shard, in the process that this is called in."""
+    """Return the processor time of writing a shard in this process."""
     return processor_seconds(lambda: convert(raw, 0, SETTINGS, folder / "shard.parquet", folder / "rows.parquet"))
 
 
 def seconds_to_samples(files: list[Path]) -> float:
-    """The processor time of decoding and resampling, which is all that the peers do, in the process of the call."""
+    """Return the processor time of decoding and resampling in this process, which is all that the peers do."""
 
     def work() -> None:
         for file in files:
@@ -116,17 +118,17 @@ def seconds_to_samples(files: list[Path]) -> float:
     return processor_seconds(work)
 
 
-def batch_stats(kind: str, folder: Path) -> Iterator[Row]:
-    """How many times faster than datasets, smaller than datasets, faster than pysox."""
+def compare_kind(kind: str, folder: Path) -> Iterator[Row]:
+    """Yield how much faster and smaller than datasets, and how much faster than pysox, a kind of clips is prepared."""
     rate, container, subtype, suffix = KINDS[kind]
     files = [folder / f"{i}.{suffix}" for i in range(CLIPS)]
     for i, file in enumerate(files):
-        file.write_bytes(audio_file(spoken(i, rate), rate, container, subtype))
+        file.write_bytes(audio_file(synthesise(i, rate), rate, container, subtype))
     raw = write_raw(files, folder / "raw.parquet")
-    to_samples, to_shard, theirs, pysox = [], [], [], []
+    to_samples, to_shard, to_arrays, pysox = [], [], [], []
     size = 0
-    # A process of its own, as a job is: what it asks of the C library would help the peers as well.
-    with ProcessPoolExecutor(1, multiprocessing.get_context("fork"), keep_freed_memory) as job:
+    # In a separate process, like a job of the workflow.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as job:
         for _ in range(ROUNDS):
             to_samples.append(job.submit(seconds_to_samples, files).result())
             to_shard.append(job.submit(seconds_to_shard, raw, folder).result())
@@ -135,12 +137,12 @@ def batch_stats(kind: str, folder: Path) -> Iterator[Row]:
                 nonlocal size
                 size = with_datasets(files, folder)
 
-            theirs.append(processor_seconds(peer))
+            to_arrays.append(processor_seconds(peer))
             pysox.append(processor_seconds(lambda: with_pysox(files)))
-    yield Row(f"{kind} to samples: faster than datasets", min(theirs) / min(to_samples), FASTER_THAN_DATASETS)
+    yield Row(f"{kind} to samples: faster than datasets", min(to_arrays) / min(to_samples), FASTER_THAN_DATASETS)
     yield Row(f"{kind} to samples: faster than pysox", min(pysox) / min(to_samples), FASTER_THAN_SOX)
-    # FLAC, digests and what is measured on the samples included, of which the peer does nothing.
-    yield Row(f"{kind} to a shard: time of datasets, which stores floats", min(theirs) / min(to_shard))
+    # Includes FLAC encoding, digests and audio statistics, which the peer does not compute.
+    yield Row(f"{kind} to a shard: time of datasets, which stores floats", min(to_arrays) / min(to_shard))
     yield Row(
         f"{kind} to a shard: smaller than datasets",
         size / (folder / "shard.parquet").stat().st_size,
@@ -149,10 +151,10 @@ def batch_stats(kind: str, folder: Path) -> Iterator[Row]:
 
 
 def scaling(folder: Path) -> float:
-    """How many times faster two shards are done by two cores than by one."""
+    """Return how much faster two cores write two shards than one core."""
     rate, container, subtype, suffix = KINDS["48 kHz MP3"]
     file = folder / f"clip.{suffix}"
-    file.write_bytes(audio_file(spoken(0, rate), rate, container, subtype))
+    file.write_bytes(audio_file(synthesise(0, rate), rate, container, subtype))
     for name in ("one", "other"):
         write_raw([file] * 2000, folder / name / "train" / "shard-00000.parquet")
 
@@ -175,12 +177,12 @@ def scaling(folder: Path) -> float:
 
 
 def rows() -> Iterator[Row]:
-    """Each kind of clips against `datasets` and pysox, and how shards scale."""
+    """Yield the comparison of each kind of clips, and the scaling of shards."""
     torch.set_num_threads(1)
     logging.getLogger("sox").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     for kind in KINDS:
         with tempfile.TemporaryDirectory() as folder:
-            yield from batch_stats(kind, Path(folder))
+            yield from compare_kind(kind, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         yield Row("two shards on two cores: faster than on one", scaling(Path(folder)), SCALING)

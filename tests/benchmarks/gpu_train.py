@@ -1,10 +1,10 @@
-"""XLS-R 1B trained by the stock recipe and by ours, one after the other on one GPU.
+"""Training of XLS-R 1B with the stock recipe and with that of speechmill, one after the other on one GPU.
 
     PYTHONPATH=workflow:tests python tests/benchmarks/gpu_train.py
 
-It needs torch and transformers (5.17 or later) and nothing else of the environment, no corpus and no weights: those are
-random. What audio costs to read is left out; both recipes are handed batches that wait in memory. With `--small` it
-runs a small model, also without a GPU; there the compiled variant is left out, whose compilation would take longest.
+It needs only torch and transformers (5.17 or later), no corpus and no weights, which are random. Reading audio is not
+measured: both recipes get batches in memory. With `--small` it runs a small model, also without a GPU, where the
+compiled variant is skipped because compilation would dominate.
 """
 
 import argparse
@@ -21,19 +21,19 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from benchmarks.table import Row, show
-from speechmill.model.ctc import IGNORED, clip_losses
+from speechmill.model.ctc import IGNORED_LABEL, clip_losses
 from speechmill.model.spec_augment import spec_augment_on_device
 
 RATE = 16_000
-# Clips of Common Voice 8.0 ru last 5.23 s in the mean, and few are above 10 s.
+# Clips of Common Voice 8.0 ru have a mean of 5.23 s, and few are above 10 s.
 MEAN, SPREAD, SHORTEST, LONGEST = 5.23, 0.35, 1.5, 15.0
-LETTERS_A_SECOND = 12
-# The matrix peak of an H100 allows 2,630 audio-seconds a second; half of that is the aim.
-PROMISED_ON_H100, PROMISED_AGAINST_STOCK = 1310.0, 3.0
-# What the search for the largest batch finds leaves no room for what shapes that vary do to memory.
-FILLED = 0.8
+LETTERS_PER_SECOND = 12
+# The peak throughput on an H100 is 2,630 audio-seconds per second; half of that is the target.
+TARGET_ON_H100, TARGET_AGAINST_STOCK = 1310.0, 3.0
+# Less than the largest batch that fits, since varying shapes fragment the memory.
+BATCH_FRACTION = 0.8
 
-# facebook/wav2vec2-xls-r-1b, but for the size of its head.
+# facebook/wav2vec2-xls-r-1b, except for the size of its head.
 XLS_R_1B = {
     "hidden_size": 1280,
     "num_hidden_layers": 48,
@@ -65,16 +65,16 @@ Batch = dict[str, torch.Tensor]
 
 
 class Figures(NamedTuple):
-    """What is measured of a recipe; memory is zero where the device does not count it."""
+    """The measurements of a recipe; memory and batch size are zero on a CPU."""
 
-    audio_seconds_a_second: float
+    audio_seconds_per_second: float
     peak_gib: float
     largest_seconds: float
 
 
 @dataclass(frozen=True)
-class Load:
-    """What is trained on: so much audio, in batches of so much where the largest that fits is not known."""
+class Workload:
+    """The amount of audio, the batch size where the largest is not searched for, and the size of matrix products."""
 
     audio_seconds: float
     batch_seconds: float
@@ -82,31 +82,31 @@ class Load:
 
 
 def clip_lengths(seconds: float) -> list[int]:
-    """The samples of clips of `seconds` together."""
-    drawn = np.random.default_rng(0)
+    """Return the lengths in samples of clips with a total of `seconds`."""
+    rng = np.random.default_rng(0)
     lengths: list[int] = []
     while sum(lengths) < seconds * RATE:
-        length = drawn.lognormal(np.log(MEAN) - SPREAD**2 / 2, SPREAD)
+        length = rng.lognormal(np.log(MEAN) - SPREAD**2 / 2, SPREAD)
         lengths.append(round(RATE * min(max(length, SHORTEST), LONGEST)))
     return lengths
 
 
 def batch_of(lengths: list[int]) -> Batch:
-    """A padded batch of noise with random labels, in memory of the host."""
+    """Return a padded batch of noise with random labels, in host memory."""
     generator = torch.Generator().manual_seed(len(lengths))
     samples = torch.tensor(lengths)
     mask = torch.arange(max(lengths)) < samples[:, None]
-    texts = (samples * LETTERS_A_SECOND / RATE).long()
+    texts = (samples * LETTERS_PER_SECOND / RATE).long()
     labels = torch.randint(3, 40, (len(lengths), int(texts.max())), generator=generator)
-    labels[torch.arange(labels.shape[1]) >= texts[:, None]] = IGNORED
+    labels[torch.arange(labels.shape[1]) >= texts[:, None]] = IGNORED_LABEL
     noise = torch.randn(mask.shape, generator=generator) * mask
     return {"input_values": noise, "attention_mask": mask.int(), "labels": labels, "num_samples": samples}
 
 
-class Stock:
-    """The published recipe: fp16, 8 clips a batch, activations computed twice, and what transformers does by itself.
+class StockRecipe:
+    """The recipe of published models: fp16, 8 clips per batch, gradient checkpointing, defaults of transformers.
 
-    That is SDPA, masks made on the CPU, layers dropped at random.
+    The defaults are SDPA, SpecAugment masks made on the CPU, and layerdrop.
     """
 
     def __init__(self, settings: dict[str, object], device: torch.device) -> None:
@@ -115,40 +115,40 @@ class Stock:
             self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings)).train()
         self._model.freeze_feature_encoder()
         self._model.gradient_checkpointing_enable()
-        self._optimiser = torch.optim.AdamW(self._model.parameters(), lr=1e-6)
-        # A CPU has no use for fp16.
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-6)
+        # A CPU does not train in fp16.
         self._fp16 = device.type == "cuda"
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Drop what a step that failed has left."""
-        self._optimiser.zero_grad()
-        # From a higher scale, gradients would overflow at first, and steps that are left out cost less.
+    def reset(self) -> None:
+        """Discard the state of a failed step."""
+        self._optimizer.zero_grad()
+        # With a higher initial scale, gradients overflow at first, and skipped steps take less time.
         self._scaler = torch.amp.GradScaler(self._device.type, init_scale=256.0, enabled=self._fp16)
 
     def batches(self, lengths: list[int], seconds: float) -> Iterator[list[int]]:
-        """Batches of 8 clips of similar length."""
+        """Yield batches of 8 clips of similar length."""
         order = get_length_grouped_indices(lengths, 8)
         for start in range(0, len(order), 8):
             yield [lengths[i] for i in order[start : start + 8]]
 
     def step(self, batch: Batch) -> None:
-        """One step of the optimiser."""
-        given = {key: tensor.to(self._device) for key, tensor in batch.items() if key != "num_samples"}
+        """Run one optimizer step."""
+        inputs = {key: tensor.to(self._device) for key, tensor in batch.items() if key != "num_samples"}
         with torch.autocast(self._device.type, torch.float16, enabled=self._fp16):
-            loss = self._model(**given).loss
+            loss = self._model(**inputs).loss
         self._scaler.scale(loss).backward()
-        # The Trainer looks whether the loss is a number, and so waits for the device.
+        # The Trainer checks the loss for NaN, which synchronises with the device.
         loss.isnan().item()
-        self._scaler.unscale_(self._optimiser)
+        self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        self._scaler.step(self._optimiser)
+        self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._optimiser.zero_grad()
+        self._optimizer.zero_grad()
 
 
-class Ours:
-    """Our recipe: bf16, batches by padded seconds, all activations kept, masks and the optimiser on the device."""
+class SpeechmillRecipe:
+    """The recipe of speechmill: bf16, batches by padded seconds, no gradient checkpointing, masks on the device."""
 
     def __init__(self, settings: dict[str, object], device: torch.device, compiled: bool) -> None:
         self._device = device
@@ -157,18 +157,18 @@ class Ours:
         self._model.freeze_feature_encoder()
         spec_augment_on_device(self._model)
         if compiled:
-            # As `speechmill.model.step` does it, which needs more than torch and transformers.
+            # Like `speechmill.model.training_setup`, which needs more than torch and transformers.
             torch._dynamo.config.recompile_limit = 32
             for layer in self._model.wav2vec2.encoder.layers:
                 layer.compile(dynamic=True)
-        self._optimiser = torch.optim.AdamW(self._model.parameters(), lr=1e-6, fused=True)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-6, fused=True)
 
-    def forget(self) -> None:
-        """Drop what a step that failed has left."""
-        self._optimiser.zero_grad()
+    def reset(self) -> None:
+        """Discard the state of a failed step."""
+        self._optimizer.zero_grad()
 
     def batches(self, lengths: list[int], seconds: float) -> Iterator[list[int]]:
-        """Batches of clips of similar length, filled up to `seconds` with the padding, in random order."""
+        """Yield batches of clips of similar length of up to `seconds`, padding included, in random order."""
         batches: list[list[int]] = [[]]
         for length in sorted(lengths):
             if length * (len(batches[-1]) + 1) > seconds * RATE:
@@ -178,19 +178,19 @@ class Ours:
             yield batches[i]
 
     def step(self, batch: Batch) -> None:
-        """One step of the optimiser."""
-        given = {key: tensor.to(self._device, non_blocking=True) for key, tensor in batch.items()}
+        """Run one optimizer step."""
+        inputs = {key: tensor.to(self._device, non_blocking=True) for key, tensor in batch.items()}
         with torch.autocast(self._device.type, torch.bfloat16):
-            logits = self._model(given["input_values"], attention_mask=given["attention_mask"]).logits
-        frames = self._model._get_feat_extract_output_lengths(given["num_samples"])
-        clip_losses(logits, frames, given["labels"]).mean().backward()
+            logits = self._model(inputs["input_values"], attention_mask=inputs["attention_mask"]).logits
+        frames = self._model._get_feat_extract_output_lengths(inputs["num_samples"])
+        clip_losses(logits, frames, inputs["labels"]).mean().backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-        self._optimiser.step()
-        self._optimiser.zero_grad()
+        self._optimizer.step()
+        self._optimizer.zero_grad()
 
 
 def largest(fits: Callable[[float], bool], start: float) -> float:
-    """The most seconds that fit, within 5 %, found by doubling and halving from `start`; 0 where little fits."""
+    """Return the most seconds that fit, within 5 %, by doubling and bisection from `start`; 0 if nothing fits."""
     low, high = 0.0, start
     while fits(high):
         low, high = high, 2 * high
@@ -200,12 +200,12 @@ def largest(fits: Callable[[float], bool], start: float) -> float:
     return low
 
 
-def batch_stats(recipe: Stock | Ours, load: Load, device: torch.device) -> Figures:
-    """How fast the recipe is, with batches that leave some of the memory free, and what it needs."""
+def measure(recipe: StockRecipe | SpeechmillRecipe, workload: Workload, device: torch.device) -> Figures:
+    """Return the speed of a recipe with batches that leave some memory free, its peak memory and its largest batch."""
     on_gpu = device.type == "cuda"
 
     def fits(seconds: float) -> bool:
-        # One clip is shorter: a mask that hides nothing would be dropped, and the memory that it takes with it.
+        # One clip is shorter, since an attention mask without padding would be dropped and take no memory.
         others = max(1, round(seconds / MEAN)) - 1
         try:
             recipe.step(batch_of([round(0.9 * MEAN * RATE)] + [round(MEAN * RATE)] * others))
@@ -213,53 +213,53 @@ def batch_stats(recipe: Stock | Ours, load: Load, device: torch.device) -> Figur
             fit = False
         else:
             fit = True
-        # What the step that failed has left is dropped only when its exception is.
-        recipe.forget()
+        # The tensors of a failed step are freed only together with its exception.
+        recipe.reset()
         gc.collect()
         torch.cuda.empty_cache()
         return fit
 
-    most = largest(fits, load.batch_seconds) if on_gpu else 0.0
-    lengths = clip_lengths(load.audio_seconds)
-    batches = [batch_of(batch) for batch in recipe.batches(lengths, FILLED * most or load.batch_seconds)]
+    most = largest(fits, workload.batch_seconds) if on_gpu else 0.0
+    lengths = clip_lengths(workload.audio_seconds)
+    batches = [batch_of(batch) for batch in recipe.batches(lengths, BATCH_FRACTION * most or workload.batch_seconds)]
     if on_gpu:
         batches = [{key: tensor.pin_memory() for key, tensor in batch.items()} for batch in batches]
         torch.cuda.reset_peak_memory_stats()
-    # The first pass is for what is made once: kernels chosen and compiled, memory taken.
+    # The first pass is a warm-up: kernel selection, compilation and memory allocation.
     for _ in range(2):
-        synchronised(device)
+        synchronise(device)
         started = time.monotonic()
         for batch in batches:
             recipe.step(batch)
-        synchronised(device)
-        taken = time.monotonic() - started
+        synchronise(device)
+        elapsed = time.monotonic() - started
     peak = torch.cuda.max_memory_allocated() / 2**30 if on_gpu else 0.0
-    return Figures(sum(lengths) / RATE / taken, peak, most)
+    return Figures(sum(lengths) / RATE / elapsed, peak, most)
 
 
-def synchronised(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
+def synchronise(device: torch.device) -> None:
+    """Wait for all queued work of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def matrix_peak(size: int, device: torch.device) -> float:
-    """Operations a second in bf16 products of random square matrices: the best of twenty."""
+    """Return the FLOP/s of bf16 products of random square matrices, the best of twenty."""
     one, other = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
     fastest = float("inf")
     for _ in range(20):
-        synchronised(device)
+        synchronise(device)
         started = time.monotonic()
         one @ other
-        synchronised(device)
+        synchronise(device)
         fastest = min(fastest, time.monotonic() - started)
     return 2 * size**3 / fastest
 
 
-def operations(config: Wav2Vec2Config, seconds: float) -> float:
-    """Operations that a second of audio needs in a step, in clips of `seconds`, with the convolutions frozen.
+def flop_per_audio_second(config: Wav2Vec2Config, seconds: float) -> float:
+    """Return the FLOP of a step per second of audio, for clips of `seconds` and a frozen feature encoder.
 
-    A backward pass costs twice its forward pass; what is computed again is not counted.
+    A backward pass costs twice its forward pass; recomputation does not count.
     """
     rate, width, convolutions = float(RATE), 1, 0.0
     for dim, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
@@ -273,54 +273,60 @@ def operations(config: Wav2Vec2Config, seconds: float) -> float:
     return convolutions + 3 * rate * (config.num_hidden_layers * layer + positions + ends)
 
 
-def rows(settings: dict[str, object], load: Load, device: torch.device) -> Iterator[Row]:
-    """All that is measured; speed is promised for XLS-R 1B on a GPU alone."""
+def rows(settings: dict[str, object], workload: Workload, device: torch.device) -> Iterator[Row]:
+    """Yield all measurements; targets apply only to XLS-R 1B on a GPU."""
     on_gpu = device.type == "cuda"
     real = settings is XLS_R_1B and on_gpu
-    peak = matrix_peak(load.matrix, device)
+    peak = matrix_peak(workload.matrix, device)
     yield Row("bf16 matrix products", peak / 1e12, unit="TFLOP/s")
-    needed = operations(Wav2Vec2Config(**settings), MEAN)
-    yield Row("a step needs, a second of audio", needed / 1e9, unit="GFLOP")
-    recipes: dict[str, Callable[[], Stock | Ours]] = {
-        "stock": lambda: Stock(settings, device),
-        "ours": lambda: Ours(settings, device, compiled=False),
+    needed = flop_per_audio_second(Wav2Vec2Config(**settings), MEAN)
+    yield Row("a step, per second of audio", needed / 1e9, unit="GFLOP")
+    recipes: dict[str, Callable[[], StockRecipe | SpeechmillRecipe]] = {
+        "stock": lambda: StockRecipe(settings, device),
+        "speechmill": lambda: SpeechmillRecipe(settings, device, compiled=False),
     }
     if on_gpu:
-        recipes["ours, compiled"] = lambda: Ours(settings, device, compiled=True)
+        recipes["speechmill, compiled"] = lambda: SpeechmillRecipe(settings, device, compiled=True)
     speeds: dict[str, float] = {}
     for name, recipe in recipes.items():
         torch.manual_seed(0)
-        figures = batch_stats(recipe(), load, device)
-        # One model at a time has the memory.
+        figures = measure(recipe(), workload, device)
+        # Frees the memory for the next model.
         gc.collect()
         torch.cuda.empty_cache()
-        speeds[name] = figures.audio_seconds_a_second
-        yield Row(f"{name}: audio-seconds a second", speeds[name], unit="s/s")
-        yield Row(f"{name}: share of the matrix peak", 100 * speeds[name] * needed / peak, unit="%")
+        speeds[name] = figures.audio_seconds_per_second
+        yield Row(f"{name}: audio-seconds per second", speeds[name], unit="s/s")
+        yield Row(f"{name}: MFU at the measured matrix peak", 100 * speeds[name] * needed / peak, unit="%")
         if on_gpu:
             yield Row(f"{name}: peak memory", figures.peak_gib, unit="GiB")
             yield Row(f"{name}: largest batch, padding included", figures.largest_seconds, unit="s")
     best = max(speed for name, speed in speeds.items() if name != "stock")
     on_h100 = real and "H100" in torch.cuda.get_device_name()
-    yield Row("ours at its best: audio-seconds a second", best, PROMISED_ON_H100 if on_h100 else None, "s/s")
-    yield Row("ours at its best against stock", best / speeds["stock"], PROMISED_AGAINST_STOCK if real else None)
+    yield Row("speechmill at its best: audio-seconds per second", best, TARGET_ON_H100 if on_h100 else None, "s/s")
+    yield Row(
+        "speechmill at its best: faster than stock", best / speeds["stock"], TARGET_AGAINST_STOCK if real else None
+    )
 
 
 def main() -> None:
-    """Print the table; leave with an error where a promise is not kept."""
+    """Print the table; exit with status 1 if a figure misses its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a small model, on the CPU where there is no GPU")
-    parser.add_argument("--audio-seconds", type=float, help="how much audio a pass has")
+    parser.add_argument("--audio-seconds", type=float, help="the amount of audio per pass")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and not args.small:
-        parser.error("no GPU is seen; --small runs a small model on the CPU")
-    load = Load(args.audio_seconds or 60.0, 20.0, 256) if args.small else Load(args.audio_seconds or 4000.0, 80.0, 8192)
+        parser.error("there is no GPU; use --small to run a small model on the CPU")
+    workload = (
+        Workload(args.audio_seconds or 60.0, 20.0, 256)
+        if args.small
+        else Workload(args.audio_seconds or 4000.0, 80.0, 8192)
+    )
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device.type == 'cuda' else 'the CPU'}")
-    kept = show(rows(SMALL if args.small else XLS_R_1B, load, device))
+    passed = show(rows(SMALL if args.small else XLS_R_1B, workload, device))
     if args.small or device.type == "cpu":
-        print("a small model says nothing of XLS-R 1B on a GPU: that figure is still to be had")
-    sys.exit(0 if kept else 1)
+        print("this does not measure XLS-R 1B on a GPU")
+    sys.exit(0 if passed else 1)
 
 
 if __name__ == "__main__":

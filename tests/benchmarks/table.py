@@ -1,28 +1,28 @@
-"""The table that `make bench` prints: what was measured, and what is promised of it."""
+"""The table that `make bench` prints: measured figures and their required minimum."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A measured figure. Higher is better; below `promised`, where that is given, `make bench` fails."""
+    """A measured figure, of which higher is better; `make bench` fails if it is below `minimum`."""
 
-    what: str
-    measured: float
-    promised: float | None = None
+    name: str
+    value: float
+    minimum: float | None = None
     unit: str = "×"
 
     @property
-    def kept(self) -> bool:
-        """Whether the promise holds; a figure that is not a number keeps none."""
-        return self.promised is None or self.measured >= self.promised
+    def passed(self) -> bool:
+        """Whether the value reaches the minimum; NaN does not."""
+        return self.minimum is None or self.value >= self.minimum
 
 
 def show(rows: Iterable[Row]) -> bool:
-    """Print the rows as they come; whether all promises are kept."""
-    kept = True
+    """Print the rows as they are measured; return whether all of them passed."""
+    passed = True
     for row in rows:
-        promise = "" if row.promised is None else f"  {'at least' if row.kept else 'BELOW'} {row.promised:,.2f}"
-        print(f"{row.what:<72}{row.measured:>10,.2f} {row.unit:<6}{promise}", flush=True)
-        kept &= row.kept
-    return kept
+        minimum = "" if row.minimum is None else f"  {'at least' if row.passed else 'BELOW'} {row.minimum:,.2f}"
+        print(f"{row.name:<72}{row.value:>10,.2f} {row.unit:<6}{minimum}", flush=True)
+        passed &= row.passed
+    return passed

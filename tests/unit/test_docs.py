@@ -1,6 +1,7 @@
-"""What the documents say is there: links, commands, targets, rules, modules and keys."""
+"""Links, commands, make targets, rules, modules and keys in the documentation exist."""
 
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from speechmill.config.root import Config, load
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "config" / "README.md", *DOCS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "config" / "README.md", *DOCS]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# Names of files, and of what other libraries have, are written like keys.
+# Names with dots that are no keys: files, and attributes of libraries.
 NO_KEY = re.compile(
     r"(transformers|datasets|speechmill)\."
     r"|.*\.(cfg|csv|html|json|jsonl|md|parquet|py|safetensors|sh|smk|toml|tsv|txt|yaml|lock)$"
@@ -37,14 +38,14 @@ def inline(page: Path) -> list[str]:
 
 
 def code(page: Path) -> str:
-    """All that stands in a block of code or in backticks, a line each."""
+    """The code of a page, one line each: blocks of commands, and text in backticks."""
     indented = re.findall(r"^ {4}(\S.*)$", prose(page), re.MULTILINE)
     blocks = [body for language, body in FENCED.findall(text(page)) if language == "sh"]
     return "\n".join([*blocks, *indented, *inline(page)])
 
 
 def anchors(page: Path) -> set[str]:
-    """The names that GitHub gives to a page's headings."""
+    """The anchors that GitHub derives from a page's headings."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", text(page)), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -54,7 +55,7 @@ def names(pattern: str, *files: Path) -> set[str]:
 
 
 @pages
-def test_every_relative_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
     links = re.findall(r"\]\(([^)]+)\)", prose(page))
     for link in (each for each in links if "://" not in each):
         file, _, anchor = link.partition("#")
@@ -63,7 +64,7 @@ def test_every_relative_link_leads_to_a_file_and_a_heading_that_are_there(page: 
         assert not anchor or anchor in anchors(target), link
 
 
-def test_the_readme_leads_to_every_document() -> None:
+def test_readme_links_every_page() -> None:
     links = set(re.findall(r"\]\(([^)#]+)[^)]*\)", text(ROOT / "README.md")))
     assert {page.relative_to(ROOT).as_posix() for page in [*DOCS, ROOT / "config" / "README.md"]} <= links
 
@@ -75,16 +76,16 @@ def test_every_recipe_is_listed() -> None:
 
 
 @pages
-def test_every_program_target_rule_and_file_of_a_command_is_there(page: Path) -> None:
+def test_commands_use_existing_targets_and_files(page: Path) -> None:
     rules = names(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)", ROOT / "Snakefile", *ROOT.glob("workflow/rules/*.smk"))
-    targets = names(r"^([a-z]+):", ROOT / "Makefile")
+    targets = names(r"^([a-z-]+):", ROOT / "Makefile")
     commands = code(page)
     for module in re.findall(r"python -m speechmill\.([\w.]+)", commands):
         file = ROOT / "workflow" / "speechmill" / f"{module.replace('.', '/')}.py"
         assert file.is_file(), module
         assert "def main(" in text(file), module
-    assert set(re.findall(r"(?:^|\n)make ([a-z]+)", commands)) <= targets
-    assert set(re.findall(r"(?:^|\n)snakemake ([a-z_]+)\b", commands)) <= rules
+    assert set(re.findall(r"(?:^|\n)make ([a-z-]+)", commands)) <= targets
+    assert set(re.findall(r"(?:^|\n)(?:\.venv/bin/)?snakemake ([a-z_]+)\b", commands)) <= rules
     written = set(inline(page))
     for option, values in re.findall(r"--(configfile|profile)((?: [\w./]+)+)", commands):
         for value in values.split():
@@ -93,7 +94,7 @@ def test_every_program_target_rule_and_file_of_a_command_is_there(page: Path) ->
             assert known or value in written or re.search(r"\b[A-Z]+\b", value), value
 
 
-def test_the_table_of_stages_names_every_rule_file_and_modules_that_are_there() -> None:
+def test_stage_table_names_rule_files_and_modules() -> None:
     table = [line for line in text(ROOT / "README.md").splitlines() if ".smk`" in line]
     named = {name for line in table for name in re.findall(r"`([\w./]+)`", line)}
     rule_files = {path.name for path in (ROOT / "workflow" / "rules").glob("*.smk")} - {"common.smk"}
@@ -102,7 +103,22 @@ def test_the_table_of_stages_names_every_rule_file_and_modules_that_are_there() 
         assert (ROOT / "workflow" / "speechmill" / name).exists(), name
 
 
-def test_every_section_of_the_configuration_has_a_table_with_all_its_keys() -> None:
+def test_contributing_names_existing_files() -> None:
+    folders = (ROOT, ROOT / "workflow" / "speechmill")
+    for path in inline(ROOT / "CONTRIBUTING.md"):
+        # A name in capitals stands for any name, and logs are written by runs.
+        if re.fullmatch(r"[\w.-]+/[\w./-]*", path) and not re.match(r"logs/|.*\b[A-Z]+\b", path):
+            assert any((folder / path).exists() for folder in folders), path
+
+
+def test_contributing_describes_every_package() -> None:
+    layers = tomllib.loads(text(ROOT / "pyproject.toml"))["tool"]["importlinter"]["contracts"][0]["layers"]
+    packages = [package for layer in reversed(layers) for package in layer.split(" | ")]
+    described = re.findall(r"^\| `(\w+)` \|", text(ROOT / "CONTRIBUTING.md"), re.MULTILINE)
+    assert sorted(described) == sorted(packages)
+
+
+def test_reference_has_a_table_of_every_section() -> None:
     parts = re.split(r"^#+ ", text(ROOT / "config" / "README.md"), flags=re.MULTILINE)
     tables = [set(re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)) for part in parts]
     for name, section in SCHEMA["$defs"].items():
@@ -110,7 +126,7 @@ def test_every_section_of_the_configuration_has_a_table_with_all_its_keys() -> N
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: page.name)
-def test_every_key_that_is_named_is_a_key_of_the_configuration(page: Path) -> None:
+def test_named_keys_exist(page: Path) -> None:
     for word in inline(page):
         if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and not NO_KEY.match(word):
             nested: Any = None
@@ -122,7 +138,7 @@ def test_every_key_that_is_named_is_a_key_of_the_configuration(page: Path) -> No
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
-def test_every_configuration_that_is_shown_holds_keys_that_are_known(page: Path) -> None:
+def test_shown_configurations_have_known_keys(page: Path) -> None:
     for language, body in FENCED.findall(text(page)):
         shown = yaml.safe_load(body) if language == "yaml" else None
         if shown and {"datasets", "runs"} <= set(shown):
@@ -134,12 +150,12 @@ def test_every_configuration_that_is_shown_holds_keys_that_are_known(page: Path)
 @pytest.mark.parametrize(
     "unknown", [{"finetune": {"learning_rat": 1}}, {"runs": {"mine": {"evaluation": {"set": []}}}}, {"no_such_key": 1}]
 )
-def test_an_unknown_key_would_be_noticed(unknown: dict[str, Any]) -> None:
+def test_unknown_keys_are_noticed(unknown: dict[str, Any]) -> None:
     assert not is_known(unknown)
 
 
 def is_known(shown: Any) -> bool:
-    """Whether some section of the configuration has all these keys, whatever their values are."""
+    """Whether a section of the configuration has all these keys; their values do not matter."""
     return any(fits(shown, section) for section in (SCHEMA, *SCHEMA["$defs"].values()) if "properties" in section)
 
 
@@ -154,7 +170,7 @@ def fits(shown: Any, node: Any) -> bool:
 def fits_key(key: str, value: Any, node: dict[str, Any]) -> bool:
     if "properties" in node:
         return key in node["properties"] and fits(value, node["properties"][key])
-    # A mapping, whose names are free.
+    # A mapping with arbitrary names.
     inner = [*node.get("patternProperties", {}).values(), node.get("additionalProperties", False)]
     return any(each is True or (isinstance(each, dict) and fits(value, each)) for each in inner)
 
@@ -165,7 +181,7 @@ def items(node: dict[str, Any]) -> Iterator[Any]:
 
 
 def choices(node: Any) -> Iterator[dict[str, Any]]:
-    """The types that a value of the schema may have."""
+    """The alternatives of a node of the schema."""
     if "$ref" in node:
         yield from choices(SCHEMA["$defs"][node["$ref"].rsplit("/", 1)[1]])
     several = node.get("anyOf", []) + node.get("oneOf", [])

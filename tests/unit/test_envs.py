@@ -1,8 +1,10 @@
-"""The conda environments hold what requirements.lock holds, in the same versions."""
+"""The conda environments have the versions of requirements.lock, and the packages that their stages import."""
 
 import ast
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from speechmill.dag.versions import modules_of
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
-# What the environments are made for, whatever runs this test.
+# The platform of the environments, on whatever this test runs.
 TARGET = {"python_version": "3.11", "python_full_version": "3.11.9", "sys_platform": "linux"}
 
 
@@ -38,7 +40,7 @@ def dependencies(environment: Path) -> tuple[list[str], list[Requirement]]:
     return conda, pip
 
 
-def test_there_are_environments() -> None:
+def test_environments_are_known() -> None:
     assert {path.stem for path in ENVIRONMENTS} == {"speak", "data", "train", "card"}
 
 
@@ -55,7 +57,7 @@ def test_python_packages_are_pinned_as_locked(environment: Path) -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
-def test_system_programs_come_from_conda_forge_alone(environment: Path) -> None:
+def test_system_programs_come_from_conda_forge(environment: Path) -> None:
     content = yaml.safe_load(environment.read_text())
     conda, _ = dependencies(environment)
 
@@ -67,32 +69,50 @@ def test_system_programs_come_from_conda_forge_alone(environment: Path) -> None:
 def stages() -> dict[str, str]:
     """The environment that the rule of each stage names."""
     rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    # Within one rule: some have an environment and run no stage.
+    # Within one rule, since some have an environment and run no stage.
     found = re.findall(
-        r'"../../envs/(\w+)\.yaml"(?:(?!\n(?:rule|checkpoint) ).)*?python -m speechmill\.(\w+)', rules, re.DOTALL
+        r'"../../envs/(\w+)\.yaml"(?:(?!\n(?:rule|checkpoint) ).)*?python -m speechmill\.\w+\.(\w+)', rules, re.DOTALL
     )
     return {stage: environment for environment, stage in found}
 
 
-def imported_packages(stage: str) -> set[str]:
-    """The packages, as they are installed, that a stage's module and those it reaches import."""
+@cache
+def imported_names(module: Path) -> set[str]:
+    """The names of the top-level modules that a file imports."""
     names: set[str] = set()
-    for module in modules_of(stage):
-        path = ROOT.joinpath("workflow", *module.split("."))
-        source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                names.add(node.module.split(".")[0])
-    known = packages_distributions()
-    # One that is not installed with every Python has the name that it is imported by.
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@cache
+def installed_packages() -> Mapping[str, list[str]]:
+    """The packages that install each top-level module."""
+    return packages_distributions()
+
+
+def imported_packages(stage: str) -> set[str]:
+    """The installed packages that the module of a stage imports, directly or through other modules."""
+    names = set[str]().union(*map(imported_names, modules_of(stage).values()))
+    known = installed_packages()
+    # A package that is not installed under every Python goes by the name of its module.
     return {
         canonicalize_name(known.get(name, [name])[0]) for name in names - set(sys.stdlib_module_names) - {"speechmill"}
     }
 
 
 @pytest.mark.parametrize("stage", sorted(stages()))
-def test_the_environment_of_a_stage_has_what_its_module_imports(stage: str) -> None:
+def test_environment_has_what_its_stages_import(stage: str) -> None:
     _, packages = dependencies(ROOT / "envs" / f"{stages()[stage]}.yaml")
     assert imported_packages(stage) <= {canonicalize_name(package.name) for package in packages}
+
+
+def test_environments_list_their_stages() -> None:
+    for environment in ENVIRONMENTS:
+        # The comment at the top, up to the line on versions.
+        head = environment.read_text().partition("# Python packages")[0]
+        listed = set(re.findall(r"\w+", head.partition(":")[2]))
+        assert listed == {stage for stage, named in stages().items() if named == environment.stem}, environment.name

@@ -1,47 +1,73 @@
-"""A spoken corpus, and a finished run over it with faults planted; made once for all workflow tests."""
+"""A synthetic corpus and a finished run, created once for all workflow tests and all processes that run them."""
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from warm import warm_python
-from working_copy import PROGRAMS, SPOKEN, WorkingCopy, faulty_config, plant_faults, tiny_config, working_copy
+from filelock import FileLock
+from fork_server import fork_server
+from working_copy import SPOKEN, WorkingCopy, faulty_config, plant_faults, tiny_config, working_copy
+
+Shared = Callable[[str, Callable[[WorkingCopy], None]], WorkingCopy]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the slowest file, so that other processes have work while it runs; keep the order otherwise."""
+    items.sort(key=lambda item: item.path.name != "test_slurm.py")
 
 
 @pytest.fixture(scope="session", autouse=True)
-def python() -> Iterator[None]:
-    """Have snakemake and its jobs run by a `python` whose libraries are imported already."""
-    # Short: the address of a socket holds a hundred letters.
+def _fork_server() -> Iterator[None]:
+    """Run snakemake and its jobs by a `python` that has the large libraries imported already."""
+    # Not below pytest's folder: the address of a socket has at most 107 characters.
     with (
         tempfile.TemporaryDirectory() as folder,
-        warm_python(Path(folder)) as warm,
+        fork_server(Path(folder)) as programs,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("PATH", PROGRAMS, prepend=os.pathsep)
-        patch.setenv("PATH", str(warm), prepend=os.pathsep)
+        patch.setenv("PATH", str(programs), prepend=os.pathsep)
         yield
 
 
 @pytest.fixture(scope="session")
-def spoken_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny corpus that the workflow has spoken."""
-    copy = working_copy(tmp_path_factory.mktemp("spoken"))
-    # With a plain Python, as users have it.
-    copy.snakemake(tiny_config(SPOKEN), SPOKEN, PATH=f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}")
-    return copy.folder / SPOKEN
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Shared:
+    """Return a function that creates a working copy, unless another process of pytest-xdist has created it."""
+    base = tmp_path_factory.getbasetemp()
+    root = base if worker_id == "master" else base.parent
+
+    def create(name: str, fill: Callable[[WorkingCopy], None]) -> WorkingCopy:
+        with FileLock(root / f"{name}.lock"):
+            copy = WorkingCopy(root / name)
+            complete = root / f"{name}.complete"
+            if not complete.exists():
+                fill(working_copy(copy.folder))
+                complete.touch()
+        return copy
+
+    return create
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, spoken_archive: Path) -> WorkingCopy:
-    """A working copy in which the run over a corpus with faults is finished; tests must not change it."""
-    # With a plain Python, as users have it.
-    copy = working_copy(tmp_path_factory.mktemp("finished"))
-    plant_faults(spoken_archive, copy.folder / "corpus.tar.gz")
-    plain = f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"
-    copy.snakemake(faulty_config(), "--report", "report.html", "--report-after-run", PATH=plain)
-    return copy
+def spoken_archive(shared: Shared) -> Path:
+    """The archive of a tiny synthetic corpus."""
+
+    def speak(copy: WorkingCopy) -> None:
+        copy.snakemake(tiny_config(SPOKEN), SPOKEN, plain=True, PATH="/usr/bin:/bin")
+
+    return shared("spoken", speak).folder / SPOKEN
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Shared, spoken_archive: Path) -> WorkingCopy:
+    """A working copy with a finished run over a corpus with planted faults; tests must not change it."""
+
+    def finish(copy: WorkingCopy) -> None:
+        plant_faults(spoken_archive, copy.folder / "corpus.tar.gz")
+        copy.snakemake(faulty_config(), "--report", "report.html", "--report-after-run", plain=True)
+
+    return shared("finished", finish)
 
 
 @pytest.fixture

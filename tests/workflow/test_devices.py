@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 from working_copy import WorkingCopy, tiny_config, working_copy
 
-from speechmill.core.tables import write_json
+from speechmill.core.files import write_json
 
 pytestmark = pytest.mark.slow
 

@@ -91,11 +91,11 @@ def test_dev_is_drawn_by_speaker_and_scored_whole(korean: WorkingCopy) -> None:
 def test_a_set_that_cannot_be_had_has_null_for_its_scores_and_is_named_in_plan_and_card(korean: WorkingCopy) -> None:
     scored = json.loads((evaluated(korean, "long_ko-test") / "metrics.json").read_text())
     assert (scored["wer"], scored["cer"], scored["loss"], scored["clips_scored"]) == (None, None, None, 0)
-    assert "not/here: there is nothing here" in scored["unavailable"]
+    assert "not/here does not exist" in scored["unavailable"]
     assert (
-        "Long recordings test: not/here: there is nothing here" in (korean.folder / RUN / "model/README.md").read_text()
+        "Long recordings test: not/here does not exist" in (korean.folder / RUN / "model/README.md").read_text()
     )
-    assert "long_ko: not/here: there is nothing here" in (korean.folder / RUN / "plan.txt").read_text()
+    assert "long_ko: not/here does not exist" in (korean.folder / RUN / "plan.txt").read_text()
 
 
 def test_the_card_says_where_it_starts_from_and_what_was_drawn(korean: WorkingCopy) -> None:

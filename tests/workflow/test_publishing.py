@@ -18,7 +18,7 @@ TOKEN = "hf_" + "nobodysTokenForTheTestsOnly1234567"
 FILES = {
     "README.md": b"---\nlicense: apache-2.0\n---\n# Tiny\n",
     "config.json": b"{}",
-    "evidence/settings.json": json.dumps({"datasets": {"demo_ru": {"audio_may_be_passed_on": True}}}).encode(),
+    "evidence/settings.json": json.dumps({"datasets": {"demo_ru": {"audio_redistributable": True}}}).encode(),
     "model.safetensors": bytes(1000),
 }
 
@@ -55,9 +55,9 @@ def ask(copy: WorkingCopy, target: str, hub: Hub, *, publish: bool = True, check
 def test_a_dry_run_shows_what_would_go_and_publish_sends_it_each_time_that_it_is_asked(made: WorkingCopy) -> None:
     with served(Hub({}, writers={TOKEN: {"somebody"}})) as hub:
         shown = ask(made, "publish_dry_run", hub)
-        assert f"would go to the branch main of {REPO}" in shown.output
+        assert f"would be uploaded to branch main of {REPO}" in shown.output
         assert all(name in shown.output for name in [*FILES, "manifest.json"])
-        assert hub.asked == []
+        assert hub.requests == []
         first = ask(made, "publish", hub)
         assert f"is published: {hub.url}/{REPO}" in first.output
         second = ask(made, "publish", hub)
@@ -77,7 +77,7 @@ def test_without_a_section_the_target_refuses_and_names_the_key(made: WorkingCop
         run = ask(made, "publish", hub, publish=False, check=False)
     assert run.returncode != 0
     assert "error: no run has a key `publish`" in run.output
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 def test_nothing_is_published_unless_it_is_asked_for(made: WorkingCopy) -> None:

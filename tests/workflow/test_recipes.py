@@ -227,7 +227,7 @@ def test_sets_that_cannot_be_had_are_said_aloud_and_the_rest_goes_on(russian: Wo
 
 
 def test_what_is_not_as_the_recipe_expects_is_said(russian: WorkingCopy) -> None:
-    assert "train has 6 clips, expected were 21,712" in (russian.folder / RU / "plan.txt").read_text()
+    assert "train has 6 clips, but 21,712 were expected" in (russian.folder / RU / "plan.txt").read_text()
 
 
 def test_the_russian_recipe_runs_to_its_card(russian: WorkingCopy, tmp_path: Path) -> None:

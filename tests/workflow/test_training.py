@@ -1,25 +1,21 @@
-"""Training as the workflow runs it: a signal that ends it, and only the best of its checkpoints."""
+"""Training as the workflow runs it: a signal that stops it, and the selection of checkpoints to keep."""
 
-import json
 import os
+import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from working_copy import PROGRAMS, WorkingCopy, faulty_config, working_copy
 
-from speechmill.core.tables import write_json
+from speechmill.core.files import write_json
 
 pytestmark = pytest.mark.slow
 
 RUN = Path("results/runs/demo_ru")
 
-# Without a language model, whose weights are of dev and of the checkpoints that there are.
-GREEDY = {"sets": ["demo_ru-dev", "demo_ru-test"], "worst_clips": 0}
-
-# Signals all that a cluster's time limit does: snakemake, the shell and tee as well.
+# Signals all processes of the job, as a cluster does at its time limit: snakemake, the shell and tee as well.
 SIGNALLED = """
 import os, signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -29,7 +25,7 @@ sys.exit(75)
 """
 
 
-def test_a_signal_to_all_processes_lets_training_save_and_leave_with_its_own_status(tmp_path: Path) -> None:
+def test_signal_lets_training_save_and_exit_with_75(tmp_path: Path) -> None:
     copy = working_copy(tmp_path)
     (copy.folder / "workflow/speechmill/training/finetune.py").write_text(SIGNALLED)
     inputs = [RUN / "clips" / f"{role}.{kind}" for role in ("train", "dev") for kind in ("parquet", "sha256")]
@@ -42,9 +38,9 @@ def test_a_signal_to_all_processes_lets_training_save_and_leave_with_its_own_sta
         (copy.folder / path).touch()
     write_json({"parameters": 1, "memory_bytes": 1}, copy.folder / RUN / "plan.json")
     run = subprocess.run(
-        [sys.executable, "-m", "snakemake", RUN / "training.json", "--allowed-rules", "finetune", "--cores", "1"],
+        [f"{PROGRAMS}/snakemake", RUN / "training.json", "--allowed-rules", "finetune", "--cores", "1"],
         cwd=copy.folder,
-        env=os.environ | {"PATH": f"{PROGRAMS}{os.pathsep}{os.environ['PATH']}"},
+        env=os.environ,
         capture_output=True,
         text=True,
         start_new_session=True,
@@ -54,35 +50,64 @@ def test_a_signal_to_all_processes_lets_training_save_and_leave_with_its_own_sta
     assert "the state is saved" in (copy.folder / "logs/finetune/demo_ru.log").read_text()
 
 
-def test_only_the_best_checkpoints_are_kept_and_scored_and_all_have_a_row_in_the_card(changed: WorkingCopy) -> None:
+@pytest.fixture(scope="module")
+def best(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkingCopy, str]:
+    """A copy of `finished` that has trained again, and the output of snakemake.
+
+    Only the best checkpoint is kept. The same corpus is another dataset, of which a part is scored: its clips are
+    removed from training.
+    """
+    copy = finished.copy(tmp_path_factory.mktemp("best") / "copy")
+    run = copy.snakemake(best_config())
+    assert {"clips_train", "finetune", "log_probs", "evaluate", "card"} <= run.executed
+    return copy, run.output
+
+
+def best_config() -> dict[str, object]:
     config = faulty_config()
-    config["runs"]["demo_ru"] |= {"checkpoints": {"best": 1}, "evaluation": GREEDY}
-    run = changed.snakemake(config)
-    assert {"finetune", "log_probs", "evaluate", "card"} <= run.executed
-    folder = changed.folder / RUN
-    planned = json.loads((folder / "plan.json").read_text())["checkpoints"]
+    part = {"of": "train", "share": 0.3, "by": "sentence"}
+    config["datasets"]["again"] = config["datasets"]["demo_ru"] | {
+        "splits": ["train"],
+        "shards": 1,
+        "drawn": {"part": part},
+    }
+    config["runs"]["demo_ru"] |= {
+        "checkpoints": {"best": 1},
+        # Greedy, so that all checkpoints have one score.
+        "evaluation": {"sets": ["demo_ru-dev", "demo_ru-test", "again-part"], "worst_clips": 0},
+        "leakage": {"test": {"audio": "remove"}},
+    }
+    return config
+
+
+def test_set_that_removes_training_clips_trains_again(best: tuple[WorkingCopy, str]) -> None:
+    _, output = best
+    assert re.search(r"again-part: training clips collide with it, .* by audio; \d+ are removed", output)
+
+
+def test_only_the_best_checkpoint_is_kept_and_scored(best: tuple[WorkingCopy, str]) -> None:
+    copy, _ = best
+    planned = copy.read_json(RUN / "plan.json")["checkpoints"]
     assert len(planned) > 1
-    (kept,) = json.loads((folder / "training.json").read_text())["kept"]
+    (kept,) = copy.read_json(RUN / "training.json")["kept"]
     assert kept in planned
+    folder = copy.folder / RUN
     assert [path.name for path in (folder / "checkpoints").glob("checkpoint-*")] == [f"checkpoint-{kept}"]
     summary = pd.read_parquet(folder / "evaluation" / "summary.parquet")
     assert sorted(zip(summary["step"], summary["set"], strict=True)) == [
+        (kept, "again-part"),
         (kept, "demo_ru-dev"),
         (kept, "demo_ru-test"),
     ]
-    assert json.loads((folder / "selection.json").read_text())["step"] == kept
-    table = (folder / "model/README.md").read_text().split("### Training results")[1].split("###")[0]
+    assert copy.read_json(RUN / "selection.json")["step"] == kept
+    assert copy.planned(best_config()) == {}
+
+
+def test_card_has_a_row_for_every_checkpoint(best: tuple[WorkingCopy, str]) -> None:
+    copy, _ = best
+    planned = copy.read_json(RUN / "plan.json")["checkpoints"]
+    kept = copy.read_json(RUN / "training.json")["kept"]
+    table = (copy.folder / RUN / "model/README.md").read_text().split("### Training results")[1].split("###")[0]
     rows = [[cell.strip() for cell in line.split("|")] for line in table.splitlines() if line.startswith("| ")][1:]
     assert [int(row[3]) for row in rows] == planned
-    assert [int(row[3]) for row in rows if "†" not in row[5]] == [kept]
-    assert "Nothing to be done" in changed.snakemake(config, "--dry-run").output
-
-
-def test_what_changes_no_weights_is_no_reason_to_train_again(changed: WorkingCopy) -> None:
-    config = faulty_config()
-    run = config["runs"]["demo_ru"]
-    run |= {"dev": "demo_ru-test", "gpu_memory_gib": 40, "checkpoints": {"dev_clips": 3}, "evaluation": GREEDY}
-    run["finetune"] |= {"workers": 1, "gradient_checkpointing": False}
-    made = changed.snakemake(config)
-    assert {"plan", "select", "card"} <= made.executed
-    assert not made.executed & {"finetune", "log_probs", "evaluate"}
+    assert [int(row[3]) for row in rows if "†" not in row[5]] == kept

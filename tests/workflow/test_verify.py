@@ -12,7 +12,8 @@ import torch
 from working_copy import WorkingCopy, faulty_config
 
 from speechmill.report import card, evidence, manifest
-from speechmill.report.verify import folder, recomputed
+from speechmill.report.verify_folder import check_folder
+from speechmill.report.verify_scores import check_scores
 
 pytestmark = pytest.mark.slow
 
@@ -30,8 +31,8 @@ def results(finished: WorkingCopy, tmp_path: Path) -> Path:
 
 def differences(results: Path, *, scores: bool = False) -> list[str]:
     model = results / "runs/demo_ru/model"
-    found = folder(model).differs
-    return [*found, *recomputed(model, results / "data", CPU).differs] if scores else found
+    found = check_folder(model).differences
+    return [*found, *check_scores(model, results / "data", CPU).differences] if scores else found
 
 
 def test_every_score_of_a_finished_run_comes_out_again(changed: WorkingCopy) -> None:
@@ -106,9 +107,9 @@ def one_file_more(results: Path) -> None:
     [
         (one_digit, "README.md, line "),
         (one_byte, "model.safetensors is not that of the selected checkpoint"),
-        (one_metric, "demo_ru-test/lm/metrics.json: cer is 0.0123, the model's evidence says"),
-        (one_figure_of_the_evidence, "evidence/summary.parquet says of demo_ru-dev by greedy substitutions"),
-        (one_file_more, "optimizer.pt is in the folder and not in manifest.json"),
+        (one_metric, "demo_ru-test/lm/metrics.json: cer is 0.0123, but the model's evidence contains"),
+        (one_figure_of_the_evidence, "evidence/summary.parquet: substitutions of demo_ru-dev by greedy is"),
+        (one_file_more, "optimizer.pt is in the folder but is not listed in manifest.json"),
     ],
 )
 @pytest.mark.parametrize("covered", [False, True], ids=["as it is", "with a new manifest"])
@@ -133,7 +134,7 @@ def test_a_clip_that_was_taken_out_of_a_shard_is_named(results: Path) -> None:
     assert len(found) == 2
     for line in found:
         assert line.startswith("demo_ru-test")
-        assert f"{shard} does not hold {gone} where its index says" in line
+        assert f"{shard} does not contain {gone} where its index says" in line
 
 
 def test_a_clip_that_was_taken_out_of_shard_and_index_is_named(results: Path) -> None:
@@ -144,7 +145,7 @@ def test_a_clip_that_was_taken_out_of_shard_and_index_is_named(results: Path) ->
         gone = clips["id"][-1].as_py()
         pq.write_table(clips.slice(0, len(clips) - 1), path)
     found = differences(results, scores=True)
-    assert f"demo_ru-test: the clip {gone} was scored and is not among the recordings" in found
+    assert f"demo_ru-test: the clip {gone} was scored but is not among the recordings" in found
 
 
 def test_other_recordings_under_the_same_names_are_named(results: Path) -> None:
@@ -155,7 +156,7 @@ def test_other_recordings_under_the_same_names_are_named(results: Path) -> None:
     pq.write_table(pq.read_table(shard).from_pylist(clips, schema=schema), shard, row_group_size=16)
     found = differences(results, scores=True)
     for clip in clips[:2]:
-        assert f"demo_ru-test: the audio of the clip {clip['id']} is not what was scored" in found
+        assert f"demo_ru-test: the audio of the clip {clip['id']} is not the audio that was scored" in found
 
 
 def test_code_that_is_not_ours_is_not_run(results: Path) -> None:
@@ -164,9 +165,9 @@ def test_code_that_is_not_ours_is_not_run(results: Path) -> None:
     trap = results / "trap"
     shown[0]["code"] = f"open({str(trap)!r}, 'w')"
     path.write_text(json.dumps(shown), encoding="utf-8")
-    found = recomputed(results / "runs/demo_ru/model", results / "data", CPU)
-    assert "not done    the code for greedy decoding is not that of this version of speechmill, and is not run" in (
-        found.said
+    found = check_scores(results / "runs/demo_ru/model", results / "data", CPU)
+    assert "skipped     the code for greedy decoding is not from this version of speechmill, so it is not run" in (
+        found.passed
     )
     assert not trap.exists()
 
@@ -176,7 +177,7 @@ def test_the_card_says_no_figure_that_nothing_accounts_for(results: Path) -> Non
     text = path.read_text(encoding="utf-8")
     assert "More information needed" not in text
     path.write_text(text.replace("## Training procedure", "## Awards\n\nBest of 1,000.\n\n## Training procedure"))
-    assert "README.md: the section 'Awards' has figures that nothing accounts for" in differences(results)
+    assert "README.md: the section 'Awards' has figures without a known source" in differences(results)
 
 
 def test_a_card_of_another_version_of_speechmill_is_held_by_its_front_matter(
@@ -184,12 +185,14 @@ def test_a_card_of_another_version_of_speechmill_is_held_by_its_front_matter(
 ) -> None:
     model = results / "runs/demo_ru/model"
     settings = model / evidence.FOLDER / "settings.json"
-    settings.write_text(settings.read_text().replace(json.loads(settings.read_text())["code"]["card"], "0123"))
+    content = json.loads(settings.read_text(encoding="utf-8"))
+    content["versions"]["card"] = 0
+    settings.write_text(json.dumps(content), encoding="utf-8")
     manifest.write(model)
     assert differences(results) == []
-    assert "is of another version of speechmill" in capsys.readouterr().err
+    assert "was written by another version of speechmill" in capsys.readouterr().err
     path = model / card.CARD
     before, after = path.read_text(encoding="utf-8").split("value: ", 1)
     path.write_text(f"{before}value: 1{after}", encoding="utf-8")
     manifest.write(model)
-    assert differences(results) == ["README.md: its front matter is not what the evidence gives"]
+    assert differences(results) == ["README.md: its front matter does not follow from the evidence"]

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import shutil
@@ -18,43 +19,59 @@ REPOSITORY = Path(__file__).parents[2]
 SOURCES = ["Snakefile", "workflow", "config", "envs", "profiles"]
 
 PROGRAMS = Path(sys.executable).parent.as_posix()
+SPOKEN = "results/speak/demo_ru.tar.gz"
+"""The archive that the workflow synthesises."""
+
+NOTHING_TO_DO = "Nothing to be done"
 
 
-@dataclass
-class Snakemake:
-    """What a run of snakemake said."""
+@dataclass(frozen=True)
+class SnakemakeRun:
+    """The exit status and the output of a run of snakemake."""
 
     returncode: int
     output: str
 
     @property
     def jobs(self) -> dict[str, int]:
-        """The planned or executed jobs, by rule, without the targets; none where there was nothing to do."""
+        """The number of planned or executed jobs of each rule except `all`."""
         table = re.search(r"^job +count\n[- ]+\n(.*?)^total ", self.output, re.MULTILINE | re.DOTALL)
         rows = [line.split() for line in table[1].splitlines()] if table else []
         return {rule: int(count) for rule, count in rows if rule != "all"}
 
     @property
     def executed(self) -> set[str]:
-        """The rules that ran."""
+        """The rules with at least one executed job."""
         return set(re.findall(r"^(?:local)?(?:rule|checkpoint) (\w+):$", self.output, re.MULTILINE))
 
+    @property
+    def scored_sets(self) -> set[str]:
+        """The sets on which a model was run."""
+        return set(re.findall(r"rule log_probs:.*?^ +wildcards: .*?set_name=([\w-]+)", self.output, re.M | re.S))
 
-@dataclass
+
+@dataclass(frozen=True)
 class WorkingCopy:
-    """A copy of the project's sources, in which workflows run."""
+    """A copy of the project's sources in which workflows run."""
 
     folder: Path
 
-    def snakemake(self, config: dict[str, Any] | None, *options: str, check: bool = True, **env: str) -> Snakemake:
-        """Run snakemake with `config` as its configuration file; with None, with whatever `options` say."""
-        given = []
-        if config is not None:
-            file = self.folder / "test.yaml"
-            file.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
-            given = ["--configfile", file.name]
+    def snakemake(
+        self, config: dict[str, Any] | None, *options: str, check: bool = True, plain: bool = False, **env: str
+    ) -> SnakemakeRun:
+        """Run snakemake in the working copy.
+
+        Args:
+            config: The configuration; None for that of `options`, or the default.
+            options: Further arguments.
+            check: Whether an exit status other than 0 is an error.
+            plain: Whether to run .venv/bin/snakemake, and its jobs, without the fork server of the tests.
+            env: Changes of the environment.
+        """
+        chosen = [] if config is None else ["--configfile", self.write_config(config)]
+        program = [f"{PROGRAMS}/snakemake"] if plain else ["python", "-m", "snakemake"]
         run = subprocess.run(
-            ["python", "-m", "snakemake", *given, "--cores", "2", "--nocolor", *options],
+            [*program, *chosen, "--cores", "2", "--nocolor", *options],
             cwd=self.folder,
             env=os.environ | env,
             stdout=subprocess.PIPE,
@@ -63,27 +80,46 @@ class WorkingCopy:
         )
         if check:
             assert run.returncode == 0, run.stdout[-6000:]
-        return Snakemake(run.returncode, run.stdout)
+        return SnakemakeRun(run.returncode, run.stdout)
 
-    def planned(self, config: dict[str, Any], *options: str) -> dict[str, int]:
-        """The jobs of a dry run."""
-        return self.snakemake(config, "--dry-run", *options).jobs
+    def planned(self, config: dict[str, Any] | None, *options: str, **env: str) -> dict[str, int]:
+        """Return the jobs of a dry run, counted by rule."""
+        run = self.snakemake(config, "--dry-run", *options, **env)
+        assert bool(run.jobs) != (NOTHING_TO_DO in run.output)
+        return run.jobs
+
+    def write_config(self, config: dict[str, Any]) -> str:
+        """Write a configuration file and return its name."""
+        text = yaml.safe_dump(config, allow_unicode=True)
+        (self.folder / "test.yaml").write_text(text, encoding="utf-8")
+        return "test.yaml"
+
+    def read_json(self, file: str | Path) -> Any:
+        """Return the content of a JSON file."""
+        return json.loads((self.folder / file).read_text(encoding="utf-8"))
 
     def edit(self, file: str, old: str, new: str) -> None:
-        """Change a source file."""
+        """Replace the first occurrence of a text in a source file."""
         path = self.folder / file
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
+    def raise_version(self, stage: str) -> None:
+        """Raise the version of a stage, as of a later release."""
+        path = self.folder / "workflow/stage_versions.yaml"
+        text, count = re.subn(rf"^{stage}: {{version: 1, since: [\d.]+", f"{stage}: {{version: 2, since: 9.9.9", path.read_text(), flags=re.M)
+        assert count == 1
+        path.write_text(text)
+
     def copy(self, target: Path) -> "WorkingCopy":
-        """Another working copy, results and snakemake's records included, times kept."""
+        """Return another working copy with the same results, Snakemake's records of them, and times of change."""
         shutil.copytree(self.folder, target, symlinks=True)
         return WorkingCopy(target)
 
 
 def working_copy(folder: Path) -> WorkingCopy:
-    """The project's sources, copied as a clone would have them."""
+    """Copy the project's sources, as a clone would contain them."""
     folder.mkdir(parents=True, exist_ok=True)
     ignored = shutil.ignore_patterns("__pycache__", ".*")
     for source in SOURCES:
@@ -96,7 +132,7 @@ def working_copy(folder: Path) -> WorkingCopy:
 
 
 def tiny_config(archive: str) -> dict[str, Any]:
-    """The demo's configuration with a small model, a few steps, and `archive` for its corpus."""
+    """Return the demo's configuration with a small model, few steps, and the corpus in `archive`."""
     config = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text(encoding="utf-8"))
     config["speak"]["demo_ru"]["splits"] = {
         "train": {"voices": 4, "clips": 40},
@@ -104,6 +140,8 @@ def tiny_config(archive: str) -> dict[str, Any]:
         "test": {"voices": 2, "clips": 8},
     }
     config["datasets"]["demo_ru"] |= {"path": archive, "shards": {"train": 2, "dev": 1, "test": 1}}
+    if archive != SPOKEN:
+        del config["speak"]
     run = config["runs"]["demo_ru"]
     run["device"] = "cpu"
     run["model"]["init"] |= {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 32, "conv_dim": [16] * 7}
@@ -113,18 +151,13 @@ def tiny_config(archive: str) -> dict[str, Any]:
     return config
 
 
-SPOKEN = "results/speak/demo_ru.tar.gz"
-
-
 def faulty_config() -> dict[str, Any]:
-    """The configuration of `finished`."""
-    config = tiny_config("corpus.tar.gz")
-    del config["speak"]
-    return config
+    """Return the configuration of the fixture `finished`."""
+    return tiny_config("corpus.tar.gz")
 
 
 def plant_faults(archive: Path, target: Path) -> None:
-    """Copy a Common Voice archive with faults: see the names of the planted clips."""
+    """Copy a Common Voice archive and add faults, which the names of the added clips describe."""
     with tarfile.open(archive) as source, tarfile.open(target, "w:gz") as out:
         for member in source:
             file = source.extractfile(member)
@@ -136,9 +169,9 @@ def plant_faults(archive: Path, target: Path) -> None:
             member.size = len(data)
             out.addfile(member, io.BytesIO(data))
             top = member.name.split("/")[0]
-        noise = tarfile.TarInfo(f"{top}/ru/clips/not_audio.mp3")
-        noise.size = 1000
-        out.addfile(noise, io.BytesIO(b"this is no sound" * 63))
+        not_audio = tarfile.TarInfo(f"{top}/ru/clips/not_audio.mp3")
+        not_audio.size = 1000
+        out.addfile(not_audio, io.BytesIO(b"this is no sound" * 63))
 
 
 def _with_faults(table: bytes, is_train: bool) -> bytes:

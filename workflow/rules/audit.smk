@@ -1,9 +1,9 @@
-# Needs: the indexes of a dataset and what was rejected. Makes: the audit, which says what is in it, as JSON and as a page.
+# Needs: the indexes and rejected clips of a dataset. Makes: the audit of its contents, as JSON and as a page.
 
 
 rule audit:
     input:
-        indexes=lambda wildcards: paths.dataset_indexes(SETTINGS, wildcards.dataset),
+        indexes=each("results/data/{dataset}/{split}/index.parquet", paths.dataset_shards),
         rejected="results/data/{dataset}/rejected.parquet",
         status="results/data/{dataset}/status.json",
     output:
@@ -17,17 +17,18 @@ rule audit:
         ),
     log:
         "logs/audit/{dataset}.log",
-    # What is in a corpus is to be known before a GPU hour is spent on it.
+    # Faults of a corpus should be known before GPU time is spent on it.
     priority: 10
     conda:
         "../../envs/card.yaml"
     resources:
-        # The whole index, in memory as a table of pandas.
+        # The complete index, as a pandas table in memory.
         mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 4000),
         runtime=60,
     params:
-        settings=lambda wildcards: stage_settings.audit(SETTINGS, wildcards.dataset),
-        code=code_digest("audit", "templates/audit.html.j2"),
+        settings=from_config(stage_settings.audit),
+        version=stage_version("audit"),
     shell:
-        "python -m speechmill.corpus.audit --settings {params.settings:q} --indexes {input.indexes} --rejected {input.rejected}"
-        " --status {input.status} --audit {output.audit} --page {output.page} --plot {output.plot} 2>&1 | tee {log}"
+        "python -m speechmill.corpus.audit --settings {params.settings:q} --indexes {input.indexes}"
+        " --rejected {input.rejected} --status {input.status} --audit {output.audit} --page {output.page}"
+        " --plot {output.plot} 2>&1 | tee {log}"

@@ -1,16 +1,15 @@
-# Needs: the tables of scores, the checkpoints, and what each stage has put down of its work.
-# Makes: the model's folder: the best checkpoint, which plain transformers loads, its card and plots.
+# Needs: the tables of scores, the checkpoints, and the records of every stage.
+# Makes: the model's folder: the selected checkpoint, which plain transformers loads, its card and plots.
 #
-# A run that only evaluates has one model, and no folder and no card of its own.
+# A run that only scores a model has no folder and no card of its own.
 
 
-# A checkpoint, after which snakemake looks anew: where the same one is selected again, what it was scored on holds.
+# A checkpoint: where the same step is selected again, what was scored on it stays.
 checkpoint select:
     input:
         steps="results/runs/{run}/evaluation/steps.parquet",
         checkpoints="results/runs/{run}/checkpoints",
-        # Nothing of it is read: see the rule lm.
-        plan=ancient("results/runs/{run}/plan.json"),
+        after=ancient("results/runs/{run}/plan.json"),
     output:
         model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
         selection="results/runs/{run}/selection.json",
@@ -24,8 +23,8 @@ checkpoint select:
         mem_mb=1000,
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.select(SETTINGS, wildcards.run),
-        code=code_digest("select"),
+        settings=from_config(stage_settings.select),
+        version=stage_version("select"),
     shell:
         "python -m speechmill.scoring.select --settings {params.settings:q} --summary {input.steps}"
         " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log}"
@@ -44,8 +43,8 @@ rule select_base:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: stage_settings.select(SETTINGS, wildcards.run),
-        code=code_digest("select"),
+        settings=from_config(stage_settings.select),
+        version=stage_version("select"),
     shell:
         "python -m speechmill.scoring.select --settings {params.settings:q} --selection {output} 2>&1 | tee {log}"
 
@@ -58,7 +57,7 @@ rule robustness:
         report(
             "results/runs/{run}/model/plots/robustness.png",
             category="Runs",
-            labels={"run": "{run}", "what": "WER of changed copies"},
+            labels={"run": "{run}", "what": "WER of perturbed copies"},
             caption="../report/robustness.rst",
         ),
     log:
@@ -69,23 +68,21 @@ rule robustness:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=lambda wildcards: stage_settings.robustness(SETTINGS, wildcards.run),
-        code=code_digest("robustness"),
+        settings=from_config(stage_settings.robustness),
+        version=stage_version("robustness"),
     shell:
         "python -m speechmill.report.robustness --settings {params.settings:q} --summary {input.summary}"
         " --selection {input.selection} --plot {output} 2>&1 | tee {log}"
 
 
-# The code that a card shows, run on a clip as it stands.
+# The code that the card shows, run on a clip.
 rule usage:
     input:
         model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
-        lm=lambda wildcards: paths.model_lm_files(SETTINGS, wildcards.run),
-        clips=lambda wildcards: ancient(paths.selecting_clips(SETTINGS, wildcards.run, "parquet")),
-        digest=lambda wildcards: paths.selecting_clips(SETTINGS, wildcards.run, "sha256"),
-        shards=lambda wildcards: ancient(
-            paths.set_shards(SETTINGS, wildcards.run, str(SETTINGS.runs[wildcards.run].select_set))
-        ),
+        lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/model/lm/{file}" for file in paths.DECODING_FILES]),
+        clips=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.selection_set)),
+        shards=ancient(from_config(paths.selection_shards)),
+        rerun_on=each("results/runs/{run}/clips/{set_name}.sha256", paths.selection_set),
     output:
         "results/runs/{run}/usage.json",
     log:
@@ -93,41 +90,44 @@ rule usage:
     conda:
         "../../envs/train.yaml"
     resources:
-        mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
+        mem_mb=from_config(hardware.decoding_mb),
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.usage(SETTINGS, wildcards.run),
-        decoders=lambda wildcards: paths.usage_decoders(SETTINGS.runs[wildcards.run]),
-        set=lambda wildcards: SETTINGS.runs[wildcards.run].select_set,
-        code=code_digest("usage", "templates/usage_greedy.py.j2", "templates/usage_lm.py.j2"),
+        settings=from_config(stage_settings.usage),
+        decoders=from_config(paths.usage_decoders),
+        set_name=from_config(paths.selection_set_name),
+        version=stage_version("usage"),
     shell:
         "python -m speechmill.report.usage --settings {params.settings:q} --decoders {params.decoders}"
-        " --set {params.set} --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards} --usage {output}"
-        " 2>&1 | tee {log}"
+        " --set {params.set_name} --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards}"
+        " --usage {output} 2>&1 | tee {log}"
 
 
 rule card:
     input:
-        model=lambda wildcards: ancient(expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES)),
-        model_lm=lambda wildcards: ancient(paths.model_lm_files(SETTINGS, wildcards.run)),
         summary="results/runs/{run}/evaluation/summary.parquet",
-        hypotheses=lambda wildcards: ancient(
-            paths.hypotheses(paths.all_metrics(SETTINGS, wildcards.run, scored_steps(wildcards.run)))
-        ),
-        clips=lambda wildcards: ancient(paths.evaluated_clips(SETTINGS, wildcards.run)),
+        hypotheses=ancient(scores("hypotheses.parquet", paths.all_scores)),
+        clips=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.evaluated_sets)),
         selection="results/runs/{run}/selection.json",
         breakdown="results/runs/{run}/evaluation/breakdown.json",
-        lm=lambda wildcards: paths.lm_records(SETTINGS, wildcards.run),
-        robustness=lambda wildcards: paths.robustness_plot(SETTINGS, wildcards.run),
+        lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/lm/{file}.json" for file in ("text", "arpa", "weights")]),
         usage="results/runs/{run}/usage.json",
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
         plan="results/runs/{run}/plan.json",
         leakage="results/runs/{run}/clips/leakage.json",
         train_digest="results/runs/{run}/clips/train.sha256",
-        counts=lambda wildcards: paths.run_counts(SETTINGS, wildcards.run),
-        status=lambda wildcards: paths.run_status(SETTINGS, wildcards.run),
-        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
+        counts=each("results/runs/{run}/clips/{role}.json", paths.roles),
+        status=each("results/data/{dataset}/status.json", paths.datasets),
+        base_source=each("results/models/{model}.json", paths.base),
+        # The card shows this plot, and the manifest lists every file of the model's folder.
+        robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
+        after=ancient(
+            all_of(
+                *[f"results/runs/{{run}}/model/{file}" for file in paths.MODEL_FILES],
+                if_run(paths.uses_lm, *[f"results/runs/{{run}}/model/lm/{file}" for file in paths.DECODING_FILES]),
+            )
+        ),
     output:
         card="results/runs/{run}/model/README.md",
         evidence=directory("results/runs/{run}/model/evidence"),
@@ -165,14 +165,9 @@ rule card:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.card(
-            SETTINGS,
-            wildcards.run,
-            {stage: code_digest(stage) for stage in ("finetune", "log_probs", "evaluate")}
-            | {"card": code_digest("card", "templates/card.md.j2")},
-        ),
-        configuration=lambda wildcards: stage_settings.reproduction(SETTINGS, wildcards.run),
-        code=code_digest("card", "templates/card.md.j2"),
+        settings=from_config(stage_settings.card),
+        configuration=from_config(stage_settings.reproduction),
+        version=stage_version("card"),
     shell:
         "python -m speechmill.report.card --settings {params.settings:q} --configuration {params.configuration:q}"
         " --model $(dirname {output.card}) --page {output.page} --summary {input.summary}"
@@ -182,10 +177,10 @@ rule card:
         " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source} 2>&1 | tee {log}"
 
 
-# Asked for, it looks every time: that a folder was whole yesterday says nothing of today.
+# It has no output, so that it runs every time that it is asked for.
 rule verify:
     input:
-        [f"results/runs/{run}/model/manifest.json" for run, section in SETTINGS.runs.items() if section.trains],
+        expand("results/runs/{run}/model/manifest.json", run=TRAINED_RUNS),
     log:
         "logs/verify.log",
     conda:
@@ -195,6 +190,6 @@ rule verify:
         mem_mb=8000,
         runtime=480,
     params:
-        folders=[f"results/runs/{run}/model" for run, section in SETTINGS.runs.items() if section.trains],
+        folders=expand("results/runs/{run}/model", run=TRAINED_RUNS),
     shell:
         "python -m speechmill.report.verify {params.folders} --data results/data --gpus {resources.gpu} 2>&1 | tee {log}"

@@ -1,4 +1,5 @@
-# Needs: the configuration. Gives: SETTINGS, typed and checked, and what the rules ask of it.
+# Needs: the configuration.
+# Provides: SETTINGS, the typed and validated configuration, and the input functions of all rules.
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,13 +9,12 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = Path(workflow.basedir, "workflow").as_posix()
 sys.path.insert(0, LIBRARY)
 
-from speechmill.core import environment
-from speechmill.dag import hardware
-from speechmill.dag import paths
-from speechmill.dag import stage_settings
-from speechmill.dag.versions import code_digest
-from speechmill.core.command import SpeechmillError
 from speechmill.config.root import load
+from speechmill.core import environment
+from speechmill.core.command import SpeechmillError
+from speechmill.core.versions import file_version, stage_version
+from speechmill.dag import hardware, paths, sources, stage_settings
+from speechmill.dag.inputs import Inputs
 from speechmill.dag.outcome import outcome
 
 environment.set_for_jobs(LIBRARY)
@@ -25,59 +25,97 @@ except SpeechmillError as error:
     raise WorkflowError(str(error)) from None
 
 if workflow.is_main_process and "gpu" in workflow.global_resources:
-    for sentence in hardware.refusals(SETTINGS, workflow.global_resources["gpu"].value):
-        raise WorkflowError(sentence)
+    for message in hardware.gpu_errors(SETTINGS, workflow.global_resources["gpu"].value):
+        raise WorkflowError(message)
 
 
 onstart:
-    for sentence in paths.missing_sources(SETTINGS):
-        raise WorkflowError(sentence)
+    for message in sources.missing_sources(SETTINGS):
+        raise WorkflowError(message)
 
 
 onsuccess:
     for name in SETTINGS.runs:
-        # Absent where another target was asked for.
+        # Absent where another target was requested.
         if all(Path(file).is_file() for file in paths.results(SETTINGS, name)):
             print(outcome(Path("results/runs", name)))
 
 
+# What a rule reads: its paths stand in the rule, and these fill in what the configuration decides.
+#
+#   from_config(function)           a function of dag/, called with the configuration and the wildcards that it names
+#   each(patterns, items)           the patterns, filled in with each of the items that a function of dag/paths.py lists
+#   if_run(condition, *patterns)    the patterns, where a condition of dag/paths.py holds for the run
+#   all_of(*parts)                  several of these, or patterns, under one name
+inputs = Inputs(SETTINGS)
+from_config, each, if_run, all_of = inputs.from_config, inputs.each, inputs.if_run, inputs.all_of
+
+# Reasons to run again. A table stands beside a digest of its content; the table itself is `ancient`, so that one that
+# is written again unchanged is no reason. Two kinds of input are not read by the program of the rule:
+#
+#   rerun_on    the job runs again when one of these changes: the digest of a table that it reads
+#   after       the job waits for these, which are never a reason: mostly a checkpoint rule, after which Snakemake
+#               compares digests again, so that a job whose inputs turn out to be unchanged does not run
+
+
 def corpus(wildcards):
-    """The archive that another rule makes, or that snakemake fetches; all else is for the job to find."""
+    """The archive of a dataset, where another rule makes it or Snakemake fetches it from storage."""
     dataset = SETTINGS.datasets[wildcards.dataset]
     return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
 
 
 def scored_steps(run):
-    """The steps of the checkpoints that are scored, known once the plan is."""
+    """The steps of the checkpoints that are scored, known after planning, or after training if only the best are kept."""
     if not SETTINGS.runs[run].trains:
         return [0]
-    # Which checkpoints are the best is known after training. The plan is asked first all the same: while it has to run
-    # again, snakemake does not look whether training has to.
+    # The plan comes first in both cases: while it has to run again, Snakemake does not know whether training has to.
     plan = checkpoints.plan.get(run=run).output.plan
-    only_best = SETTINGS.runs[run].checkpoints.best
+    only_best = paths.keeps_best(SETTINGS.runs[run])
     record = [checkpoints.finetune.get(run=run).output.record] if only_best else []
-    with on_this_disk(plan, *record):
+    with fetched(plan, *record):
         return paths.steps(plan, *record)
 
 
 @contextmanager
-def on_this_disk(*files):
-    """Have files that snakemake keeps in storage lie here as well, until they are read."""
-    fetched = [file for file in files if file.is_storage and not Path(file).exists()]
+def fetched(*files):
+    """Have local copies, for the block, of files that Snakemake keeps in storage."""
+    copies = [file for file in files if file.is_storage and not Path(file).exists()]
     try:
-        for file in fetched:
+        for file in copies:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             file.storage_object.retrieve_object()
         yield
     finally:
-        for file in fetched:
+        for file in copies:
             Path(file).unlink(missing_ok=True)
 
 
-# Alternatives of what the cache must not hand on; a pattern that nothing fits where there is none.
-UNCACHED = "|".join(paths.uncached(SETTINGS)) or "(?!)"
-# The runs that make a model, and those that only score one.
-TRAINED = "|".join(name for name, run in SETTINGS.runs.items() if run.trains) or "(?!)"
+def scores(file, folders):
+    """An input function: `file` in each of the folders of scores that a function of dag/paths.py lists for the steps."""
+
+    def of_steps(wildcards):
+        steps = scored_steps(wildcards.run)
+        return [f"{folder}/{file}" for folder in folders(SETTINGS, wildcards.run, steps)]
+
+    return of_steps
+
+
+def set_hypotheses(wildcards):
+    """The hypotheses of a set at every step."""
+    folders = paths.set_scores(SETTINGS, wildcards.run, wildcards.set_name, scored_steps(wildcards.run))
+    return [f"{folder}/hypotheses.parquet" for folder in folders]
+
+
+def folder_of(name):
+    """A parameter function: the folder of the model or tokenizer that the input `name` stands for."""
+    return lambda wildcards, input: paths.folder_of(SETTINGS, wildcards.run, input[name])
+
+
+# Datasets that the cache between workflows must not share, runs that train a model, and runs that only score one, as
+# alternatives of a regular expression; one that matches nothing where there are none.
+UNCACHED = "|".join(sources.uncached(SETTINGS)) or "(?!)"
+TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
+TRAINED = "|".join(TRAINED_RUNS) or "(?!)"
 SCORED = "|".join(name for name, run in SETTINGS.runs.items() if not run.trains) or "(?!)"
 
 
@@ -86,9 +124,9 @@ wildcard_constraints:
     split=r"[a-z0-9_]+",
     run=r"[a-z0-9_]+",
     role=r"dev|[a-z0-9_]+-[a-z0-9_]+",
-    set=r"[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?",
+    set_name=r"[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?",
     effect=r"[a-z0-9_]+",
     model=r"[^/]+(?<!\.json)",
     decoder=r"[a-z]+",
     number=r"\d{5}",
-    step=r"\d+|best|selected",
+    step=r"\d+|tuning|selected",

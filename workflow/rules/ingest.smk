@@ -1,4 +1,4 @@
-# Needs: a corpus where its dataset's `path` says, or the network to fetch it; the network, for a base on the Hub.
+# Needs: a corpus at its dataset's `path`, or the network to download it; the network, for a base on the Hub.
 # Makes: raw shards of encoded clips; a folder with the base model.
 
 
@@ -15,24 +15,26 @@ rule ingest_dataset:
     resources:
         mem_mb=1000,
         runtime=120,
-        # A resource, not a parameter: where the corpus lies on this host is no reason to read it again, or to miss
-        # the cache.
-        place=lambda wildcards: stage_settings.place(SETTINGS, wildcards.dataset),
+        # A resource, not a parameter: that a corpus lies elsewhere on this machine is no reason to read it again, or
+        # to miss the cache.
+        location=from_config(stage_settings.location),
     params:
-        settings=lambda wildcards: stage_settings.ingest(SETTINGS, wildcards.dataset),
-        fingerprint=lambda wildcards: paths.source_fingerprint(wildcards.dataset, SETTINGS.datasets[wildcards.dataset]),
-        # With the versions of its libraries: who shares the cache may have others, and they other samples.
-        code=code_digest("ingest_dataset", "../envs/data.yaml"),
+        settings=from_config(stage_settings.ingest_dataset),
+        fingerprint=from_config(sources.dataset_fingerprint),
+        version=stage_version("ingest_dataset"),
+        # Who shares the cache may have other versions of the libraries, and they other samples.
+        libraries=file_version("envs/data.yaml"),
     shell:
         # datasets would load torch, for nothing and half a gigabyte.
         "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.corpus.ingest_dataset --settings {params.settings:q}"
-        " --location {resources.place:q} --staged {input} --fingerprint {params.fingerprint:q} --raw {output} 2>&1 | tee {log}"
+        " --location {resources.location:q} --staged {input} --fingerprint {params.fingerprint:q} --raw {output}"
+        " 2>&1 | tee {log}"
 
 
 ruleorder: ingest_uncached > ingest_dataset
 
 
-# What could not be had today, or may be another thing tomorrow, is not to be handed on.
+# A source that was unavailable, or that may change later, must not be shared.
 use rule ingest_dataset as ingest_uncached with:
     wildcard_constraints:
         dataset=UNCACHED,
@@ -41,8 +43,8 @@ use rule ingest_dataset as ingest_uncached with:
 
 rule ingest_model:
     input:
-        model=lambda wildcards: ancient(paths.base_run_files(SETTINGS, wildcards.model)),
-        selection=lambda wildcards: paths.base_run_selection(SETTINGS, wildcards.model),
+        model=ancient(each([f"results/runs/{{run}}/model/{file}" for file in paths.MODEL_FILES], paths.base_run)),
+        selection=each("results/runs/{run}/selection.json", paths.base_run),
     output:
         folder=directory("results/models/{model}"),
         source="results/models/{model}.json",
@@ -54,9 +56,10 @@ rule ingest_model:
         mem_mb=1000,
         runtime=120,
     params:
-        settings=lambda wildcards: stage_settings.ingest_model(SETTINGS, wildcards.model),
-        fingerprint=lambda wildcards: paths.base_fingerprint(SETTINGS, wildcards.model),
-        code=code_digest("ingest_model"),
+        settings=from_config(stage_settings.ingest_model),
+        fingerprint=from_config(sources.base_fingerprint),
+        version=stage_version("ingest_model"),
     shell:
-        "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q} --folder {output.folder}"
-        " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"
+        "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q}"
+        " --folder {output.folder} --source {output.source} --model {input.model} --selection {input.selection}"
+        " 2>&1 | tee {log}"

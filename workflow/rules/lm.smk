@@ -1,16 +1,18 @@
-# Needs: the training clips, or text that the user names; the clips of dev and of every scored set, whose sentences are
-# left out; the vocabulary of the model; the greedy scores of all checkpoints on dev.
-# Makes: the n-gram language model of a run, and its weights in beam search, tuned on dev at the checkpoint that is best
-# greedily there.
+# Needs: the training clips, or the text files of the configuration; the clips of dev and of every scored set, whose
+# sentences are removed; the vocabulary of the model; the greedy scores of all checkpoints on dev.
+# Makes: the n-gram language model of a run, and its weights in beam search, tuned on dev at the checkpoint with the best
+# greedy score there.
 
 
 rule lm_text:
     input:
-        clips=lambda wildcards: ancient(paths.lm_clips(SETTINGS, wildcards.run, "parquet")),
-        digest=lambda wildcards: paths.lm_clips(SETTINGS, wildcards.run, "sha256"),
-        files=lambda wildcards: SETTINGS.runs[wildcards.run].evaluation.language_model.files,
-        held_out=lambda wildcards: ancient(paths.scored_clips(SETTINGS, wildcards.run)),
-        held_out_digests=lambda wildcards: paths.scored_clips(SETTINGS, wildcards.run, "sha256"),
+        clips=ancient(if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.parquet")),
+        files=from_config(paths.lm_text_files),
+        held_out=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets)),
+        rerun_on=all_of(
+            if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.sha256"),
+            each("results/runs/{run}/clips/{set_name}.sha256", paths.scored_sets),
+        ),
     output:
         text="results/runs/{run}/lm/text.txt",
         digest="results/runs/{run}/lm/text.sha256",
@@ -23,23 +25,24 @@ rule lm_text:
         mem_mb=4000,
         runtime=120,
     params:
-        settings=lambda wildcards: stage_settings.lm_text(SETTINGS, wildcards.run),
-        source=lambda wildcards, input: "--files" if input.files else "--clips",
-        code=code_digest("lm_text"),
+        settings=from_config(stage_settings.lm_text),
+        version=stage_version("lm_text"),
     shell:
-        "python -m speechmill.lm.lm_text --settings {params.settings:q} {params.source} {input.clips} {input.files:q}"
-        " --held-out {input.held_out} --text {output.text} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
+        "python -m speechmill.lm.lm_text --settings {params.settings:q} --clips {input.clips} --files {input.files:q}"
+        " --held-out {input.held_out} --text {output.text} --digest {output.digest} --counts {output.counts}"
+        " 2>&1 | tee {log}"
 
 
 rule lm:
     input:
         text=ancient("results/runs/{run}/lm/text.txt"),
-        digest="results/runs/{run}/lm/text.sha256",
-        # Nothing of it is read. It is a checkpoint, after which snakemake looks anew at the digest: where another set to be
-        # scored takes no sentence out of the text, all that was decoded holds.
-        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
-        vocab=lambda wildcards: paths.processor_files(wildcards.run, SETTINGS.runs[wildcards.run]),
-        base_source=lambda wildcards: paths.scored_source(SETTINGS.runs[wildcards.run]),
+        tokenizer=from_config(paths.tokenizer_files),
+        rerun_on=all_of(
+            "results/runs/{run}/lm/text.sha256",
+            each("results/models/{model}.json", paths.scored_base),
+        ),
+        # Where a new set to be scored removes no sentence from the text, the language model stays.
+        after=ancient(if_run(paths.trains, "results/runs/{run}/plan.json")),
     output:
         files=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),
     log:
@@ -50,20 +53,20 @@ rule lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=lambda wildcards: stage_settings.lm(SETTINGS, wildcards.run),
-        processor=lambda wildcards, input: paths.folder_of(SETTINGS.runs[wildcards.run], input.vocab),
-        code=code_digest("lm"),
+        settings=from_config(stage_settings.lm),
+        tokenizer=folder_of("tokenizer"),
+        version=stage_version("lm"),
     shell:
         "python -m speechmill.lm.lm --settings {params.settings:q} --text {input.text}"
-        " --vocab {params.processor}/vocab.json --tokenizer {params.processor}/tokenizer_config.json"
+        " --vocab {params.tokenizer}/vocab.json --tokenizer {params.tokenizer}/tokenizer_config.json"
         " --memory-mb $(({resources.mem_mb} / 2)) --folder $(dirname {output.files[0]}) 2>&1 | tee {log}"
 
 
 rule select_tuning_checkpoint:
     input:
-        lambda wildcards: paths.dev_metrics(SETTINGS, wildcards.run, scored_steps(wildcards.run)),
+        scores("metrics.json", paths.dev_scores),
     output:
-        "results/runs/{run}/lm/best.json",
+        "results/runs/{run}/lm/tuning_checkpoint.json",
     log:
         "logs/select_tuning_checkpoint/{run}.log",
     conda:
@@ -72,20 +75,20 @@ rule select_tuning_checkpoint:
         mem_mb=1000,
         runtime=10,
     params:
-        code=code_digest("select_tuning_checkpoint"),
+        version=stage_version("select_tuning_checkpoint"),
     shell:
-        "python -m speechmill.lm.select_tuning_checkpoint --metrics {input} --best {output} 2>&1 | tee {log}"
+        "python -m speechmill.lm.select_tuning_checkpoint --metrics {input} --tuning-checkpoint {output}"
+        " 2>&1 | tee {log}"
 
 
 rule lm_weights:
     input:
-        best="results/runs/{run}/lm/best.json",
-        frames=lambda wildcards: paths.dev_ctc_outputs(SETTINGS, wildcards.run),
-        clips=lambda wildcards: ancient(paths.dev_clips(SETTINGS, wildcards.run, "parquet")),
-        digest=lambda wildcards: paths.dev_clips(SETTINGS, wildcards.run, "sha256"),
-        # As with the rule lm.
-        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
+        tuning_checkpoint="results/runs/{run}/lm/tuning_checkpoint.json",
+        ctc_outputs=from_config(paths.tuning_ctc_outputs),
+        clips=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.dev_set)),
         lm=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),
+        rerun_on=each("results/runs/{run}/clips/{set_name}.sha256", paths.dev_set),
+        after=ancient(if_run(paths.trains, "results/runs/{run}/plan.json")),
     output:
         weights="results/runs/{run}/lm/weights.json",
         surface=report(
@@ -100,23 +103,22 @@ rule lm_weights:
         "../../envs/train.yaml"
     threads: 4
     resources:
-        mem_mb=lambda wildcards, input: hardware.evaluate_mb(SETTINGS.runs[wildcards.run], input.lm),
+        mem_mb=from_config(hardware.decoding_mb),
         runtime=240,
     params:
-        settings=lambda wildcards: stage_settings.lm_weights(SETTINGS, wildcards.run),
-        code=code_digest("lm_weights"),
+        settings=from_config(stage_settings.lm_weights),
+        version=stage_version("lm_weights"),
     shell:
-        "python -m speechmill.lm.lm_weights --settings {params.settings:q} --best {input.best} --clips {input.clips}"
-        " --ctc-outputs {input.frames} --lm $(dirname {input.best}) --threads {threads} --weights {output.weights}"
-        " --surface {output.surface} 2>&1 | tee {log}"
+        "python -m speechmill.lm.lm_weights --settings {params.settings:q} --tuning-checkpoint {input.tuning_checkpoint}"
+        " --clips {input.clips} --ctc-outputs {input.ctc_outputs} --lm $(dirname {input.lm[0]}) --threads {threads}"
+        " --weights {output.weights} --surface {output.surface} 2>&1 | tee {log}"
 
 
-# Into the model's folder, with what one needs to decode with it.
+# The files that beam search needs, copied into the model's folder.
 rule model_lm:
     input:
         files=expand("results/runs/{{run}}/lm/{file}", file=paths.DECODING_FILES),
-        # As with the rule lm.
-        plan=ancient("results/runs/{run}/plan.json"),
+        after=ancient("results/runs/{run}/plan.json"),
     output:
         files=expand("results/runs/{{run}}/model/lm/{file}", file=paths.DECODING_FILES),
     log:

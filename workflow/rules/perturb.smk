@@ -1,19 +1,17 @@
 # Needs: the clips of an evaluation set, their shards, and SoX.
-# Makes: a copy of the set that an effect has changed: its clips, and a shard with them, which is gone when it is scored.
+# Makes: a copy of the set, perturbed by an effect: its clips, and a temporary shard with their audio.
 
 
 rule perturb:
     input:
         clips=ancient("results/runs/{run}/clips/{dataset}-{split}.parquet"),
-        digest="results/runs/{run}/clips/{dataset}-{split}.sha256",
         counts="results/runs/{run}/clips/{dataset}-{split}.json",
-        shards=lambda wildcards: ancient(
-            paths.set_shards(SETTINGS, wildcards.run, "{dataset}-{split}".format(**wildcards))
+        shards=ancient(from_config(paths.original_shards)),
+        rerun_on="results/runs/{run}/clips/{dataset}-{split}.sha256",
+        # Copies are made when there is a checkpoint to be scored on them.
+        after=ancient(
+            all_of(if_run(paths.trains, "results/runs/{run}/plan.json"), "results/runs/{run}/selection.json")
         ),
-        # Nothing of these is read. Copies are made when there is a checkpoint to be scored on them, which is after snakemake
-        # has looked anew at what has changed: see the rule lm.
-        plan=lambda wildcards: ancient(paths.run_plan(wildcards.run, SETTINGS.runs[wildcards.run])),
-        selection=ancient("results/runs/{run}/selection.json"),
     output:
         shard=temp("results/runs/{run}/perturbed/{effect}/{dataset}/{split}/shard-00000.parquet"),
         clips="results/runs/{run}/clips/{dataset}-{split}-{effect}.parquet",
@@ -27,8 +25,8 @@ rule perturb:
         mem_mb=2000,
         runtime=240,
     params:
-        effect=lambda wildcards: stage_settings.perturb(SETTINGS, wildcards.run, wildcards.effect),
-        code=code_digest("perturb"),
+        effect=from_config(stage_settings.perturb),
+        version=stage_version("perturb"),
     shell:
         "python -m speechmill.inference.perturb --effect {params.effect:q} --clips {input.clips} --counts {input.counts}"
         " --shards {input.shards} --perturbed {output.shard} --perturbed-clips {output.clips}"

@@ -1,12 +1,12 @@
 # Needs: the manifest of each run that has a section `publish`; for `publish`, the network and a token of the Hub.
-# Makes: nothing here, so that it acts whenever it is asked to, and no other target ever asks it.
+# Makes: nothing here, so that it acts whenever it is asked to, and no other target ever requests it.
 
-PUBLISHED = {name: run.publish for name, run in SETTINGS.runs.items() if run.publish}
+UPLOADS = {name: run.publish for name, run in SETTINGS.runs.items() if run.publish}
 
 
 rule publish:
     input:
-        expand("results/runs/{run}/model/manifest.json", run=PUBLISHED),
+        expand("results/runs/{run}/model/manifest.json", run=UPLOADS),
     log:
         "logs/publish.log",
     conda:
@@ -15,8 +15,8 @@ rule publish:
         mem_mb=2000,
         runtime=600,
     params:
-        folders=expand("results/runs/{run}/model", run=PUBLISHED),
-        settings=[section.model_dump_json() for section in PUBLISHED.values()],
+        folders=expand("results/runs/{run}/model", run=UPLOADS),
+        settings=[section.model_dump_json() for section in UPLOADS.values()],
         options="",
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.report.publish {params.options} {params.folders}"

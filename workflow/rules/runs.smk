@@ -1,4 +1,4 @@
-# Needs: of each run its scores and its selected step; of those that train, what training was; of the others, the model.
+# Needs: of every run its scores and selected step; of those that train, the record of training; of the others, the model.
 # Makes: a page with all runs of the configuration side by side.
 
 
@@ -6,14 +6,10 @@ rule runs_table:
     input:
         summaries=expand("results/runs/{run}/evaluation/summary.parquet", run=list(SETTINGS.runs)),
         selections=expand("results/runs/{run}/selection.json", run=list(SETTINGS.runs)),
-        trainings=expand(
-            "results/runs/{run}/training.json", run=[name for name, run in SETTINGS.runs.items() if run.trains]
-        ),
-        counts=expand(
-            "results/runs/{run}/clips/train.json", run=[name for name, run in SETTINGS.runs.items() if run.trains]
-        ),
-        models=ancient([folder for run in SETTINGS.runs.values() for folder in paths.scored_base(run)]),
-        model_sources=[file for run in SETTINGS.runs.values() for file in paths.scored_source(run)],
+        trainings=expand("results/runs/{run}/training.json", run=TRAINED_RUNS),
+        counts=expand("results/runs/{run}/clips/train.json", run=TRAINED_RUNS),
+        models=ancient([f"results/models/{name}" for name in paths.scored_bases(SETTINGS)]),
+        rerun_on=[f"results/models/{name}.json" for name in paths.scored_bases(SETTINGS)],
     output:
         report(
             "results/runs.html",
@@ -30,7 +26,7 @@ rule runs_table:
         runtime=10,
     params:
         settings=stage_settings.runs_table(SETTINGS),
-        code=code_digest("runs_table", "templates/runs.html.j2"),
+        version=stage_version("runs_table"),
     shell:
         "python -m speechmill.report.runs_table --settings {params.settings:q} --summaries {input.summaries}"
         " --selections {input.selections} --trainings {input.trainings} --counts {input.counts}"

@@ -1,4 +1,4 @@
-# Needs: espeak-ng. Makes: a small corpus, packed as its published model is.
+# Needs: espeak-ng. Makes: a small corpus, packed like the published corpus whose layout it has.
 
 
 rule speak:
@@ -14,8 +14,8 @@ rule speak:
         mem_mb=1000,
         runtime=20,
     params:
-        settings=lambda wildcards: SETTINGS.speak[wildcards.corpus].model_dump_json(),
-        code=code_digest("speak"),
+        settings=from_config(stage_settings.speak),
+        version=stage_version("speak"),
     shell:
         "python -m speechmill.demo.speak --settings {params.settings:q} --threads {threads} --archive {output}"
         " 2>&1 | tee {log}"

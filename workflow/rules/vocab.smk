@@ -3,8 +3,8 @@
 
 rule clips:
     input:
-        indexes=lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, wildcards.role),
-        status=lambda wildcards: paths.role_status(SETTINGS, wildcards.run, wildcards.role),
+        indexes=each("results/data/{dataset}/{split}/index.parquet", paths.role_splits),
+        status=each("results/data/{dataset}/status.json", paths.role_splits),
     output:
         clips="results/runs/{run}/clips/{role}.parquet",
         digest="results/runs/{run}/clips/{role}.sha256",
@@ -17,18 +17,19 @@ rule clips:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.clips(SETTINGS, wildcards.run, wildcards.role),
-        code=code_digest("clips"),
+        settings=from_config(stage_settings.clips),
+        version=stage_version("clips"),
     shell:
-        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
-        " --clips {output.clips} --digest {output.digest} --counts {output.counts} 2>&1 | tee {log}"
+        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes}"
+        " --status {input.status} --clips {output.clips} --digest {output.digest} --counts {output.counts}"
+        " 2>&1 | tee {log}"
 
 
 rule clips_train:
     input:
-        indexes=lambda wildcards: paths.role_indexes(SETTINGS, wildcards.run, "train"),
-        status=lambda wildcards: paths.role_status(SETTINGS, wildcards.run, "train"),
-        scored=lambda wildcards: paths.scored_clips(SETTINGS, wildcards.run),
+        indexes=each("results/data/{dataset}/{split}/index.parquet", paths.train_splits),
+        status=each("results/data/{dataset}/status.json", paths.train_splits),
+        scored=each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets),
     output:
         clips="results/runs/{run}/clips/train.parquet",
         digest="results/runs/{run}/clips/train.sha256",
@@ -40,26 +41,24 @@ rule clips_train:
     conda:
         "../../envs/data.yaml"
     resources:
-        # Every clip that is used, as Python's own.
+        # Every clip that is used, as Python objects.
         mem_mb=lambda wildcards, input, attempt: attempt * hardware.tables_mb(input, 2000),
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.clips(SETTINGS, wildcards.run, "train"),
-        code=code_digest("clips"),
+        settings=from_config(stage_settings.clips_train),
+        version=stage_version("clips"),
     shell:
-        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes} --status {input.status}"
-        " --scored {input.scored}"
-        " --clips {output.clips} --digest {output.digest} --counts {output.counts} --excluded {output.excluded}"
-        " --leakage {output.leakage} 2>&1 | tee {log}"
+        "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes}"
+        " --status {input.status} --scored {input.scored} --clips {output.clips} --digest {output.digest}"
+        " --counts {output.counts} --excluded {output.excluded} --leakage {output.leakage} 2>&1 | tee {log}"
 
 
-# A table stands behind its digest: one that is written again unchanged makes nothing run again.
 rule vocab:
     input:
         clips=ancient("results/runs/{run}/clips/train.parquet"),
-        digest="results/runs/{run}/clips/train.sha256",
-        base=lambda wildcards: ancient(paths.base_folder(SETTINGS.runs[wildcards.run])),
-        base_source=lambda wildcards: paths.base_source(SETTINGS.runs[wildcards.run]),
+        rerun_on="results/runs/{run}/clips/train.sha256",
+        base=ancient(each("results/models/{model}", paths.base)),
+        base_source=each("results/models/{model}.json", paths.base),
     output:
         vocab="results/runs/{run}/vocab/vocab.json",
         tokenizer="results/runs/{run}/vocab/tokenizer_config.json",
@@ -73,8 +72,8 @@ rule vocab:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=lambda wildcards: stage_settings.vocab(SETTINGS, wildcards.run),
-        code=code_digest("vocab"),
+        settings=from_config(stage_settings.vocab),
+        version=stage_version("vocab"),
     shell:
         "python -m speechmill.text.vocab --settings {params.settings:q} --clips {input.clips} --base {input.base}"
         " --folder $(dirname {output.vocab}) --characters {output.characters} 2>&1 | tee {log}"

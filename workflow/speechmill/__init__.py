@@ -1,1 +1,1 @@
-"""speechmill: from a speech corpus to a fine-tuned CTC model whose every number can be derived again."""
+"""speechmill: from speech corpora to fine-tuned CTC models whose every figure is reproducible."""

@@ -36,12 +36,12 @@ RAW: dict[str, Any] = {
 ABSENT = object()
 
 
-def changed(place: str, value: Any) -> dict[str, Any]:
-    """RAW with `value` at `place`, or without what stands there."""
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """Return RAW with `value` at the key `path`, or without that key if `value` is ABSENT."""
     raw = copy.deepcopy(RAW)
-    *path, last = place.split(".")
+    *parents, last = path.split(".")
     node: Any = raw
-    for part in path:
+    for part in parents:
         node = node.setdefault(part, {})
     if value is ABSENT:
         del node[last]
@@ -50,18 +50,19 @@ def changed(place: str, value: Any) -> dict[str, Any]:
     return raw
 
 
-def faults(place: str, value: Any) -> str:
+def error(path: str, value: Any) -> str:
+    """Return the error message for RAW with `value` at the key `path`."""
     with pytest.raises(SpeechmillError) as caught:
-        load(changed(place, value))
+        load(changed(path, value))
     return str(caught.value)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
-def test_each_configuration_that_is_shipped_is_right(file: Path) -> None:
+def test_shipped_configurations_are_valid(file: Path) -> None:
     assert load(yaml.safe_load(file.read_text())).runs
 
 
-def test_defaults_are_filled_in_and_nothing_can_be_changed_afterwards() -> None:
+def test_defaults_are_set_and_config_is_immutable() -> None:
     config = load(RAW)
     run = config.runs["demo"]
     assert (run.device, run.text.case, run.select_set, run.finetune.precision) == ("gpu", "lower", "cv-dev", "bf16")
@@ -69,14 +70,14 @@ def test_defaults_are_filled_in_and_nothing_can_be_changed_afterwards() -> None:
         run.device = "cpu"  # type: ignore[misc]
 
 
-def test_what_is_loaded_is_loaded_again_from_its_own_dump() -> None:
+def test_dumped_config_loads_again() -> None:
     config = load(RAW)
     assert load(config.model_dump(mode="json")) == config
     assert isinstance(config, Config)
 
 
 @pytest.mark.parametrize(
-    ("place", "key", "nearest"),
+    ("path", "key", "nearest"),
     [
         ("run", "run", "runs"),
         ("datasets.cv.langage", "langage", "language"),
@@ -97,37 +98,81 @@ def test_what_is_loaded_is_loaded_again_from_its_own_dump() -> None:
         ("runs.demo.card.titel", "titel", "title"),
     ],
 )
-def test_an_unknown_key_is_named_with_its_place_and_the_nearest_known_one(place: str, key: str, nearest: str) -> None:
-    said = faults(place, 1)
-    assert f"  {place}: unknown key `{key}`; did you mean `{nearest}`? known are " in said
+def test_unknown_key_suggests_the_nearest_key(path: str, key: str, nearest: str) -> None:
+    message = error(path, 1)
+    assert f"  {path}: unknown key `{key}`; did you mean `{nearest}`? known keys are " in message
 
 
-def test_an_unknown_key_that_is_like_no_other_is_named_with_all_that_are_known() -> None:
-    said = faults("runs.demo.card.zzz", 1)
-    assert "runs.demo.card.zzz: unknown key `zzz`; known are description, licence, tags, title, uses" in said
+def test_unknown_key_lists_the_known_keys() -> None:
+    message = error("runs.demo.card.zzz", 1)
+    assert "runs.demo.card.zzz: unknown key `zzz`; known keys are description, licence, tags, title, uses" in message
 
 
-def test_an_unknown_key_in_a_list_has_its_place_in_it() -> None:
-    said = faults("runs.demo.text.replace", [{"find": "a", "replacement": "b"}, {"find": "a", "with": "b", "replacement": "c"}])
-    assert "runs.demo.text.replace.1.with: unknown key `with`; known are find, put, regex" in said
+def test_unknown_key_in_a_list_has_its_index() -> None:
+    rules = [{"find": "a", "replacement": "b"}, {"find": "a", "with": "b", "replacement": "c"}]
+    message = error("runs.demo.text.replace", rules)
+    assert "runs.demo.text.replace.1.with: unknown key `with`; known keys are find, regex, replacement" in message
 
 
-def test_an_unknown_key_of_a_column_is_named_with_those_that_are_known() -> None:
-    said = faults("datasets.digits.columns.sentence", {"field": "digit", "value": {}})
-    assert "unknown key `value`; did you mean `values`? known are field, values" in said
+def test_unknown_key_of_a_column_lists_the_known_keys() -> None:
+    message = error("datasets.digits.columns.sentence", {"field": "digit", "value": {}})
+    assert "unknown key `value`; did you mean `values`? known keys are field, values" in message
 
 
 @pytest.mark.parametrize(
-    "place",
+    ("old", "new"),
+    [
+        ("runs.demo.text.look_alikes", "map_confusables"),
+        ("runs.demo.text.replace.0.put", "replacement"),
+        ("runs.demo.augment.room.seconds", "rt60_seconds"),
+        ("runs.demo.checkpoints.probe_clips", "dev_clips"),
+        ("runs.demo.published", "reference_card"),
+        ("datasets.digits.split.otherwise", "default"),
+        ("datasets.hub.published_splits", "source_splits"),
+    ],
+)
+def test_renamed_key_is_reported_with_its_new_name(old: str, new: str) -> None:
+    raw = copy.deepcopy(RAW)
+    raw["datasets"]["hub"] = {"source": "hub", "path": "folder", "language": "ru", "name": "Hub", "licence": "MIT",
+                              "splits": ["train"], "shards": 1}  # fmt: skip
+    raw["runs"]["demo"] |= {"text": {"replace": [{"find": "a", "replacement": "b"}]},
+                            "augment": {"room": {"probability": 1}}, "checkpoints": {}}  # fmt: skip
+    *parents, key = old.split(".")
+    section: Any = raw
+    for part in parents:
+        section = section[int(part) if part.isdigit() else part]
+    load(raw)
+    section[key] = section.pop(new, 1)
+    with pytest.raises(SpeechmillError) as caught:
+        load(raw)
+    assert f"  {old}: unknown key `{key}`; it is called `{new}` now" in str(caught.value).splitlines()
+
+
+def test_key_renamed_in_another_section_is_just_unknown() -> None:
+    assert "runs.demo.clips.seconds: unknown key `seconds`; did you mean" in error("runs.demo.clips.seconds", 1)
+
+
+def test_digits_can_be_spelled_in_the_languages_of_num2words() -> None:
+    for language in ("keep", "ru", "ko", "en", "de", "kz"):
+        assert load(changed("runs.demo.text.digits", language)).runs["demo"].text.digits == language
+    message = error("runs.demo.text.digits", "kk")
+    assert (
+        "runs.demo.text.digits: numbers cannot be spelled out in this language; use `keep` or one of ar, az" in message
+    )
+    assert "(found 'kk')" in message
+
+
+@pytest.mark.parametrize(
+    "path",
     ["runs", "datasets.cv.licence", "datasets.digits.shards", "runs.demo.model", "runs.demo.plan.epochs",
      "runs.demo.evaluation.sets",
      "runs.demo.finetune.learning_rate", "runs.demo.card.uses"],
 )  # fmt: skip
-def test_a_key_that_is_needed_is_named(place: str) -> None:
-    assert f"  {place}: this key is needed and absent" in faults(place, ABSENT)
+def test_missing_key_is_named(path: str) -> None:
+    assert f"  {path}: this key is required" in error(path, ABSENT)
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     raw = changed("runs.demo.devise", "gpu")
     raw["datasets"]["cv"]["resampler"] = "ffmpeg"
     with pytest.raises(SpeechmillError) as caught:
@@ -137,55 +182,58 @@ def test_all_faults_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "missing"),
+    ("path", "value", "missing"),
     [
         ("runs.demo.train", ["cv-train", "cv-trian"], "cv-trian"),
         ("runs.demo.evaluation.sets", ["cv-dev", "cv-tset"], "cv-tset"),
     ],
 )
-def test_a_set_that_no_dataset_has_is_named_with_the_nearest(place: str, value: Any, missing: str) -> None:
-    said = faults(place, value)
-    assert f"{place} names {missing}, which no dataset has; did you mean `cv-" in said
-    assert "known are cv-train, cv-dev, cv-test, digits-train, digits-test" in said
+def test_unknown_set_suggests_the_nearest_set(path: str, value: Any, missing: str) -> None:
+    message = error(path, value)
+    assert f"{path}: no dataset has the set {missing}; did you mean `cv-" in message
+    assert "known sets are cv-train, cv-dev, cv-test, digits-train, digits-test" in message
 
 
-def test_a_dev_set_that_no_dataset_has_is_named() -> None:
+def test_unknown_dev_set_is_named() -> None:
     raw = changed("runs.demo.dev", "cv-valid")
     raw["runs"]["demo"]["evaluation"]["sets"] = ["cv-valid"]
-    with pytest.raises(SpeechmillError, match=r"runs\.demo\.dev names cv-valid, which no dataset has"):
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.dev: no dataset has the set cv-valid"):
         load(raw)
 
 
-@pytest.mark.parametrize("place", ["runs.demo.dev", "runs.demo.select.set"])
-def test_the_set_that_selects_must_be_evaluated(place: str) -> None:
-    said = faults(place, "cv-test")
-    assert "runs.demo: `evaluation.sets` lacks cv-test, by which the checkpoint is selected" in said
+@pytest.mark.parametrize("path", ["runs.demo.dev", "runs.demo.select.set"])
+def test_selection_set_must_be_evaluated(path: str) -> None:
+    message = error(path, "cv-test")
+    assert "runs.demo: `evaluation.sets` lacks cv-test, which the checkpoint is selected on" in message
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
+    ("model", "expected"),
     [
-        ({}, "give one of `base`, `run` and `init`"),
-        ({"base": "./folder", "init": {"model_type": "wav2vec2"}}, "give one of `base`, `run` and `init`"),
-        ({"base": "facebook/wav2vec2-base"}, "pin `revision` for the Hub id facebook/wav2vec2-base"),
+        ({}, "give exactly one of `base`, `run` and `init`"),
+        ({"base": "./folder", "init": {"model_type": "wav2vec2"}}, "give exactly one of `base`, `run` and `init`"),
+        ({"base": "facebook/wav2vec2-base"}, "add a `revision` for the Hub id facebook/wav2vec2-base"),
         ({"init": {"hidden_size": 8}}, "`init` needs a `model_type`"),
-        ({"init": {"model_type": "wav2vec2"}, "config": {"layerdrop": 0.1}}, "`config` changes a base"),
+        (
+            {"init": {"model_type": "wav2vec2"}, "config": {"layerdrop": 0.1}},
+            "`config` overrides settings of a base model",
+        ),
         (
             {"init": {"model_type": "wav2vec2"}, "revision": "main"},
-            "`revision` and `expected_bytes` belong to a `base`",
+            "`revision` and `expected_bytes` need a `base`",
         ),
     ],
 )
-def test_a_model_that_starts_from_nothing_or_from_too_much_is_refused(model: dict[str, Any], said: str) -> None:
-    assert f"runs.demo.model: {said}" in faults("runs.demo.model", model)
+def test_contradictory_model_section_is_refused(model: dict[str, Any], expected: str) -> None:
+    assert f"runs.demo.model: {expected}" in error("runs.demo.model", model)
 
 
 @pytest.mark.parametrize("base", ["/models/base", "./base", "../base", "~/base"])
-def test_a_folder_needs_no_revision(base: str) -> None:
+def test_base_folder_needs_no_revision(base: str) -> None:
     assert ModelConfig(base=base).base_is_folder
 
 
-def test_each_base_and_each_revision_of_it_has_a_folder_of_its_own() -> None:
+def test_every_base_and_revision_has_its_own_folder() -> None:
     names = {
         ModelConfig(base=base, revision=revision).base_name
         for base, revision in [("a/b", "v1"), ("a/b", "v2"), ("a_b/c", "v1"), ("./a/b", None), ("/a/b", None)]
@@ -194,32 +242,36 @@ def test_each_base_and_each_revision_of_it_has_a_folder_of_its_own() -> None:
     assert all("/" not in name for name in names)
 
 
-def test_the_source_decides_which_keys_a_dataset_has() -> None:
+def test_source_decides_which_keys_a_dataset_has() -> None:
     config = load(RAW)
     assert isinstance(config.datasets["cv"], CommonVoice)
     assert isinstance(config.datasets["digits"], Folder)
-    assert "datasets.cv.pattern: unknown key `pattern`" in faults("datasets.cv.pattern", "{a}.wav")
+    assert "datasets.cv.pattern: unknown key `pattern`" in error("datasets.cv.pattern", "{a}.wav")
 
 
 @pytest.mark.parametrize("source", ["commonvoice", ABSENT])
-def test_a_source_that_is_not_there_is_said_with_those_that_are(source: object) -> None:
-    said = faults("datasets.cv.source", source)
-    assert "datasets.cv: " in said
-    assert "source" in said
-    assert source is ABSENT or ("'common_voice', 'zeroth', 'hub', 'folder'" in said and "commonvoice" in said)
+def test_unknown_source_lists_the_known_sources(source: object) -> None:
+    message = error("datasets.cv.source", source)
+    assert "datasets.cv: " in message
+    assert "source" in message
+    assert source is ABSENT or ("'common_voice', 'zeroth', 'hub', 'folder'" in message and "commonvoice" in message)
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "said"),
+    ("path", "value", "expected"),
     [
-        ("datasets.cv.shards", {"train": 1}, "`shards` must be one number, or name each of `splits`"),
-        ("datasets.cv.shards", 0, "a split has at least one shard"),
-        ("datasets.cv.splits", ["train", "dev", "test", "dev"], "a split is listed twice"),
+        (
+            "datasets.cv.shards",
+            {"train": 1},
+            "`shards` must be one number, or a mapping with exactly the",
+        ),
+        ("datasets.cv.shards", 0, "`shards` must be at least 1"),
+        ("datasets.cv.splits", ["train", "dev", "test", "dev"], "`splits` lists a split twice"),
         ("datasets.digits.manifest", "all.csv", "give either `manifest` or `pattern`"),
         ("datasets.digits.pattern", ABSENT, "give either `manifest` or `pattern`"),
         ("runs.demo.plan.batch", {}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "clips": 4}, "give either `seconds` or `clips`"),
-        ("runs.demo.plan.batch", {"seconds": 4, "by_length": True}, "`by_length` belongs to `clips`"),
+        ("runs.demo.plan.batch", {"seconds": 4, "by_length": True}, "`by_length` needs `clips`"),
         ("runs.demo.plan.epochs", 0, "greater than 0 (found 0)"),
         ("runs.demo.plan.pool_clips", 0, "greater than 0 (found 0)"),
         ("runs.demo.gpus", 0, "greater than 0 (found 0)"),
@@ -233,13 +285,13 @@ def test_a_source_that_is_not_there_is_said_with_those_that_are(source: object) 
         ("runs.demo.device", "tpu", "'gpu', 'cpu' or 'auto' (found 'tpu')"),
     ],
 )
-def test_a_value_that_cannot_be_is_told_with_its_place(place: str, value: Any, said: str) -> None:
-    message = faults(place, value)
-    assert said in message
-    assert place.rsplit(".", 1)[0] in message
+def test_invalid_value_is_reported_with_its_key(path: str, value: Any, expected: str) -> None:
+    message = error(path, value)
+    assert expected in message
+    assert path.rsplit(".", 1)[0] in message
 
 
-def test_shards_are_one_number_or_one_for_each_split() -> None:
+def test_shards_are_one_number_or_one_per_split() -> None:
     datasets = load(RAW).datasets
     assert [datasets["cv"].shard_count(split) for split in ("train", "dev", "test")] == [2, 2, 2]
     assert [datasets["digits"].shard_count(split) for split in ("train", "test")] == [2, 1]
@@ -255,25 +307,25 @@ def test_shards_are_one_number_or_one_for_each_split() -> None:
         "https://a.org/x?token=5",
     ],
 )
-def test_an_address_that_is_none_or_holds_a_secret_is_refused(url: str) -> None:
-    with pytest.raises(ValidationError, match=r"an address (begins with|must hold no)"):
+def test_invalid_url_or_url_with_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match=r"a URL must (start with|not contain)"):
         Download(urls=[url])
 
 
-def test_an_address_may_have_a_query() -> None:
+def test_url_may_have_a_query() -> None:
     assert Download(urls=["https://a.org/x.tar.gz?download=1"]).urls
 
 
-def test_a_run_cannot_train_or_choose_on_an_optional_dataset() -> None:
-    said = faults("datasets.cv.optional", True)
-    assert "runs.demo.train names cv-train, which is optional: a run cannot go on without" in said
+def test_optional_dataset_cannot_be_trained_on() -> None:
+    message = error("datasets.cv.optional", True)
+    assert "runs.demo.train: cv-train belongs to an optional dataset" in message
 
 
-def test_a_run_that_starts_from_itself_or_from_none_is_refused() -> None:
-    assert "runs.demo.model.run is demos, which is no run; did you mean `demo`?" in faults(
+def test_circular_or_unknown_base_run_is_refused() -> None:
+    assert "runs.demo.model.run: there is no run demos; did you mean `demo`?" in error(
         "runs.demo.model", {"run": "demos"}
     )
-    assert "runs.demo.model.run: demo starts from demo, in a circle" in faults("runs.demo.model", {"run": "demo"})
+    assert "runs.demo.model.run: circular, demo starts from demo" in error("runs.demo.model", {"run": "demo"})
 
 
 @pytest.mark.parametrize(
@@ -287,23 +339,21 @@ def test_a_run_that_starts_from_itself_or_from_none_is_refused() -> None:
         ({"source": "zeroth", "path": "x.tar.gz", "download": {"urls": ["https://a.org/x"], "sha256": "5" * 64}}, True),
     ],
 )
-def test_what_is_fetched_without_a_digest_or_a_commit_may_be_another_thing_later(
-    dataset: dict[str, Any], pinned: bool
-) -> None:
-    about = {"language": "ko", "name": "Made", "licence": "CC0-1.0", "splits": ["train"], "shards": 1}
-    assert TypeAdapter(Dataset).validate_python(about | dataset).is_pinned is pinned
+def test_download_is_pinned_by_digest_or_commit(dataset: dict[str, Any], pinned: bool) -> None:
+    section = {"language": "ko", "name": "Corpus", "licence": "CC0-1.0", "splits": ["train"], "shards": 1}
+    assert TypeAdapter(Dataset).validate_python(section | dataset).is_pinned is pinned
 
 
-def test_a_set_is_its_name_or_a_section_with_it() -> None:
+def test_set_is_a_name_or_a_section() -> None:
     sets = ["cv-dev", {"set": "cv-test", "protocols": ["plain", "robust_speech_event"], "chunk_seconds": 6}]
     evaluation = load(changed("runs.demo.evaluation.sets", sets)).runs["demo"].evaluation
     assert evaluation.set_names == ["cv-dev", "cv-test"]
     assert [each.protocols for each in evaluation.sets] == [["plain"], ["plain", "robust_speech_event"]]
     assert [each.stride for each in evaluation.sets] == [0, 1]
-    assert evaluation.settings_of("cv-test-noisy") == evaluation.settings_of("cv-test") == evaluation.sets[1]
+    assert evaluation.set_config("cv-test-noisy") == evaluation.set_config("cv-test") == evaluation.sets[1]
 
 
-def test_the_language_model_has_its_defaults_where_a_decoder_needs_one() -> None:
+def test_language_model_defaults_for_the_lm_decoder() -> None:
     greedy, lm = (
         load(changed("runs.demo.evaluation.decoders", d)).runs["demo"] for d in (["greedy"], ["lm", "greedy"])
     )
@@ -312,73 +362,79 @@ def test_the_language_model_has_its_defaults_where_a_decoder_needs_one() -> None
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "expected"),
     [
         ("sets", ["cv-dev", "digits-test", "cv-dev"], "`sets` lists a set twice"),
-        ("sets", ["cv-dev", {"set": "cv-test", "stride_seconds": 1}], "`stride_seconds` belongs to `chunk_seconds`"),
+        ("sets", ["cv-dev", {"set": "cv-test", "stride_seconds": 1}], "`stride_seconds` needs `chunk_seconds`"),
         (
             "sets",
             ["cv-dev", {"set": "cv-test", "chunk_seconds": 4, "stride_seconds": 2}],
-            "twice `stride_seconds` must",
+            "`stride_seconds` must be less than half",
         ),
-        ("sets", ["cv-dev", {"set": "cv-test", "protocols": ["plain", "plain"]}], "a protocol is listed twice"),
-        ("sets", [{"set": "cv-dev", "checkpoints": "selected"}], "it needs `checkpoints: all`"),
-        ("sets", ["cv-dev", {"set": "cv-tset"}], "runs.demo.evaluation.sets names cv-tset, which no dataset has"),
+        ("sets", ["cv-dev", {"set": "cv-test", "protocols": ["plain", "plain"]}], "`protocols` lists a protocol twice"),
+        ("sets", [{"set": "cv-dev", "checkpoints": "selected"}], "set `checkpoints: all` for it"),
+        ("sets", ["cv-dev", {"set": "cv-tset"}], "runs.demo.evaluation.sets: no dataset has the set cv-tset"),
         ("decoders", ["greedy", "greedy"], "`decoders` lists a decoder twice"),
-        ("decoders", ["lm"], "`evaluation.decoders` lacks greedy, by which the checkpoint is selected"),
-        ("lm", {"order": 3}, "`lm` belongs to the decoder `lm`"),
-        ("robustness", {"sets": ["cv-test"]}, "`robustness.sets` has cv-test, which `sets` lacks"),
+        ("decoders", ["lm"], "`evaluation.decoders` lacks greedy, the decoder to select by"),
+        ("lm", {"order": 3}, "the section `lm` needs the decoder `lm`"),
+        ("robustness", {"sets": ["cv-test"]}, "`robustness.sets` has cv-test, which is not in `sets`"),
     ],
 )
-def test_an_evaluation_that_contradicts_itself_is_refused(key: str, value: Any, said: str) -> None:
-    assert said in faults(f"runs.demo.evaluation.{key}", value)
+def test_contradictory_evaluation_is_refused(key: str, value: Any, expected: str) -> None:
+    assert expected in error(f"runs.demo.evaluation.{key}", value)
 
 
-SCORED: dict[str, Any] = {
-    "training": "none", "language": "ru", "model": {"base": "./theirs"}, "evaluation": {"sets": ["cv-test"]},
+WITHOUT_TRAINING: dict[str, Any] = {
+    "training": "none", "language": "ru", "model": {"base": "./existing"}, "evaluation": {"sets": ["cv-test"]},
 }  # fmt: skip
 
 
-def test_a_run_that_only_evaluates_needs_a_model_and_sets() -> None:
-    config = load(changed("runs.theirs", SCORED))
-    assert not config.runs["theirs"].trains
+def test_run_without_training_needs_model_and_sets() -> None:
+    config = load(changed("runs.existing", WITHOUT_TRAINING))
+    assert not config.runs["existing"].trains
     assert load(config.model_dump(mode="json")) == config
     tuned = {
         "dev": "cv-dev",
         "evaluation": {"sets": ["cv-test"], "decoders": ["lm"], "lm": {"text": "files", "files": ["t"]}},
     }
-    assert load(changed("runs.theirs", SCORED | tuned)).runs["theirs"].dev == "cv-dev"
-    assert load(changed("runs.theirs", SCORED | {"model": {"run": "demo"}})).runs["theirs"].model.run == "demo"
+    assert load(changed("runs.existing", WITHOUT_TRAINING | tuned)).runs["existing"].dev == "cv-dev"
+    assert (
+        load(changed("runs.existing", WITHOUT_TRAINING | {"model": {"run": "demo"}})).runs["existing"].model.run
+        == "demo"
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
-        ({"train": ["cv-train"], "finetune": {"learning_rate": 1}}, "`train` and `finetune` are for training: leave"),
-        ({"card": RAW["runs"]["demo"]["card"]}, "`card` is for training: leave that out"),
-        ({"leakage": "remove"}, "`leakage` is for training"),
-        ({"model": {"init": {"model_type": "wav2vec2"}}}, "a model is scored as it is: give `model.base`"),
         (
-            {"model": {"base": "./theirs", "config": {"layerdrop": 0.1}}},
-            "a model is scored as it is: give `model.base`",
+            {"train": ["cv-train"], "finetune": {"learning_rate": 1}},
+            "`train` and `finetune` are only for training",
         ),
-        ({"evaluation": {"sets": [{"set": "cv-test", "checkpoints": "selected"}]}}, "leave `checkpoints` out"),
+        ({"card": RAW["runs"]["demo"]["card"]}, "`card` is only for training: remove"),
+        ({"leakage": "remove"}, "`leakage` is only for training"),
+        ({"model": {"init": {"model_type": "wav2vec2"}}}, "the model is scored unchanged: give `model.base`"),
+        (
+            {"model": {"base": "./existing", "config": {"layerdrop": 0.1}}},
+            "the model is scored unchanged: give `model.base`",
+        ),
+        ({"evaluation": {"sets": [{"set": "cv-test", "checkpoints": "selected"}]}}, "remove `checkpoints`"),
         ({"evaluation": {"sets": ["cv-test"], "decoders": ["lm"]}}, "the decoder `lm` needs `dev`"),
         ({"dev": "cv-dev", "evaluation": {"sets": ["cv-test"], "decoders": ["lm"]}}, "with `text: files`"),
     ],
 )
-def test_a_run_that_only_evaluates_says_nothing_of_training(change: dict[str, Any], said: str) -> None:
-    assert said in faults("runs.theirs", SCORED | change)
+def test_run_without_training_refuses_training_keys(change: dict[str, Any], expected: str) -> None:
+    assert expected in error("runs.existing", WITHOUT_TRAINING | change)
 
 
 @pytest.mark.parametrize("key", ["train", "dev", "plan", "finetune", "card"])
-def test_what_training_needs_is_named(key: str) -> None:
-    said = faults(f"runs.demo.{key}", ABSENT)
-    assert f"runs.demo: `{key}` is needed and absent; with `training: none` a model is only scored" in said
+def test_missing_key_for_training_is_named(key: str) -> None:
+    message = error(f"runs.demo.{key}", ABSENT)
+    assert f"runs.demo: `{key}` is required for training; to only score a model, set `training: none`" in message
 
 
-def test_a_run_cannot_start_from_one_that_makes_no_model() -> None:
-    raw = changed("runs.theirs", SCORED)
-    raw["runs"]["demo"]["model"] = {"run": "theirs"}
-    with pytest.raises(SpeechmillError, match=r"runs\.demo\.model\.run is theirs, which makes no model"):
+def test_base_run_must_train_a_model() -> None:
+    raw = changed("runs.existing", WITHOUT_TRAINING)
+    raw["runs"]["demo"]["model"] = {"run": "existing"}
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.model\.run: the run existing trains no model"):
         load(raw)

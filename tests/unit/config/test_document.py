@@ -1,20 +1,20 @@
-"""The schema and the reference of the configuration follow its types."""
+"""Tests that the generated schema and reference of the configuration are up to date."""
 
 from speechmill.config.document import REFERENCE, SCHEMA, schema, with_reference
 
-HOW = "run `make format`"
+HINT = "run `make format`"
 
 
-def test_the_exported_schema_is_that_of_the_types() -> None:
-    assert SCHEMA.read_text(encoding="utf-8") == schema(), HOW
+def test_schema_is_up_to_date() -> None:
+    assert SCHEMA.read_text(encoding="utf-8") == schema(), HINT
 
 
-def test_every_key_is_explained_in_the_readme() -> None:
+def test_reference_is_up_to_date() -> None:
     page = REFERENCE.read_text(encoding="utf-8")
-    assert page == with_reference(page), HOW
+    assert page == with_reference(page), HINT
 
 
-def test_no_key_is_without_a_description() -> None:
+def test_every_key_has_a_description() -> None:
     page = REFERENCE.read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `")]
     assert len(rows) > 60

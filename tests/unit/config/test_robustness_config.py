@@ -8,14 +8,14 @@ from speechmill.config.robustness import DEFAULT_EFFECTS, Effect, RobustnessConf
 SETS = ["corpus-test"]
 
 
-def faults(effects: dict[str, Any]) -> str:
-    """What is wrong with a section, the place of each fault before its message."""
+def errors(effects: dict[str, Any]) -> str:
+    """Return the errors of a section with these effects, one per line, each with its key."""
     with pytest.raises(ValidationError) as caught:
         RobustnessConfig.model_validate({"sets": SETS, "effects": effects})
     return "\n".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in caught.value.errors())
 
 
-def test_a_section_that_names_only_sets_has_the_default_effects() -> None:
+def test_default_effects() -> None:
     assert list(RobustnessConfig(sets=SETS).effects) == [
         *("telephone", "noise_20db", "noise_10db", "noise_0db", "reverberation", "tempo_slow", "tempo_fast"),
         *("quiet", "clipped", "gsm", "mp3_16k"),
@@ -23,12 +23,12 @@ def test_a_section_that_names_only_sets_has_the_default_effects() -> None:
 
 
 @pytest.mark.parametrize("name", DEFAULT_EFFECTS)
-def test_an_effect_goes_through_json_unchanged(name: str) -> None:
+def test_effect_survives_json(name: str) -> None:
     effect = DEFAULT_EFFECTS[name]
     assert Effect.model_validate_json(effect.model_dump_json(exclude_none=True)) == effect
 
 
-def test_effects_of_sox_are_written_as_its_manual_has_them() -> None:
+def test_sox_effects_are_written_as_in_its_manual() -> None:
     steps: list[list[str | int | float]] = [
         ["highpass", 300],
         ["tempo", "-s", 0.85],
@@ -37,53 +37,53 @@ def test_effects_of_sox_are_written_as_its_manual_has_them() -> None:
         ["sinc", "300-3400"],
         ["equalizer", 1000, "1q", "+3"],
     ]
-    given = RobustnessConfig.model_validate({"sets": SETS, "effects": {"mine": {"sox": steps}}})
-    assert given.effects["mine"].sox == steps
+    given = RobustnessConfig.model_validate({"sets": SETS, "effects": {"custom": {"sox": steps}}})
+    assert given.effects["custom"].sox == steps
 
 
 @pytest.mark.parametrize(
-    ("effect", "sentence"),
+    ("effect", "message"),
     [
-        ({}, "effects.mine: Value error, give exactly one of `sox`, `noise_snr_db` and `codec`"),
+        ({}, "effects.custom: Value error, give exactly one of `sox`, `noise_snr_db` and `codec`"),
         (
             {"noise_snr_db": 3, "codec": "gsm"},
-            "effects.mine: Value error, give exactly one of `sox`, `noise_snr_db` and `codec`,"
+            "effects.custom: Value error, give exactly one of `sox`, `noise_snr_db` and `codec`,"
             " not noise_snr_db and codec",
         ),
-        ({"noise_snr": 3}, "effects.mine.noise_snr: Extra inputs are not permitted"),
-        ({"noise_snr_db": 300}, "effects.mine.noise_snr_db: Input should be less than or equal to 60"),
-        ({"codec": "mp3"}, "effects.mine: Value error, `mp3` has many bit rates: give `kbps`"),
+        ({"noise_snr": 3}, "effects.custom.noise_snr: Extra inputs are not permitted"),
+        ({"noise_snr_db": 300}, "effects.custom.noise_snr_db: Input should be less than or equal to 60"),
+        ({"codec": "mp3"}, "effects.custom: Value error, `codec: mp3` needs a bit rate, `kbps`"),
         (
             {"codec": "gsm", "kbps": 16},
-            "effects.mine: Value error, `kbps` is the bit rate of `codec: mp3`: leave it out",
+            "effects.custom: Value error, `kbps` is only for `codec: mp3`; remove it",
         ),
-        ({"sox": []}, "effects.mine.sox: List should have at least 1 item"),
-        ({"sox": [[]]}, "effects.mine.sox.0: List should have at least 1 item"),
-        ({"sox": [["reverbb"]]}, "effects.mine.sox: Value error, `reverbb` is no effect that can be used here"),
+        ({"sox": []}, "effects.custom.sox: List should have at least 1 item"),
+        ({"sox": [[]]}, "effects.custom.sox.0: List should have at least 1 item"),
+        ({"sox": [["reverbb"]]}, "effects.custom.sox: Value error, `reverbb` is not an available effect"),
     ],
 )
-def test_a_wrong_effect_is_refused_and_named(effect: dict[str, Any], sentence: str) -> None:
-    assert sentence in faults({"mine": effect})
+def test_invalid_effect_is_refused_and_named(effect: dict[str, Any], message: str) -> None:
+    assert message in errors({"custom": effect})
 
 
 @pytest.mark.parametrize(
     "step", [["spectrogram"], ["ladspa", "plugin"], ["synth"], ["noiseprof", "/tmp/x"], ["trim", 1], ["remix", 1, 2]]
 )
-def test_no_effect_reads_or_writes_files_or_drops_speech(step: list[Any]) -> None:
-    assert f"`{step[0]}` is no effect that can be used here" in faults({"mine": {"sox": [step]}})
+def test_effects_with_files_or_lost_speech_are_refused(step: list[Any]) -> None:
+    assert f"`{step[0]}` is not an available effect" in errors({"custom": {"sox": [step]}})
 
 
 @pytest.mark.parametrize("argument", ["reverse", ":", "/etc/passwd", "", "1 2", "3\nreverse"])
-def test_no_argument_is_another_effect_or_a_file(argument: str) -> None:
-    assert f"`{argument}` is no argument of gain" in faults({"mine": {"sox": [["gain", argument]]}})
+def test_argument_cannot_be_an_effect_or_a_file(argument: str) -> None:
+    assert f"`{argument}` is not an argument of gain" in errors({"custom": {"sox": [["gain", argument]]}})
 
 
 @pytest.mark.parametrize("name", ["Telephone", "noise-10", "a/b", ""])
-def test_a_name_can_stand_in_a_path(name: str) -> None:
-    assert "String should match pattern" in faults({name: {"codec": "gsm"}})
+def test_effect_name_is_safe_in_a_path(name: str) -> None:
+    assert "String should match pattern" in errors({name: {"codec": "gsm"}})
 
 
-def test_an_empty_list_of_effects_or_sets_is_refused() -> None:
-    assert "effects: Dictionary should have at least 1 item" in faults({})
+def test_empty_effects_or_sets_are_refused() -> None:
+    assert "effects: Dictionary should have at least 1 item" in errors({})
     with pytest.raises(ValidationError, match="sets"):
         RobustnessConfig(sets=[])

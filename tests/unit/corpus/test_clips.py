@@ -8,18 +8,11 @@ import pytest
 from material import as_json
 from speechmill.config.clips import ClipConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import (
-    CLIPS,
-    INDEX,
-    SAMPLE_RATE,
-    clips_digest,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import CLIPS, INDEX, SAMPLE_RATE
+from speechmill.core.tables import clips_digest, read_table, write_table
 from speechmill.corpus import clips
-from speechmill.corpus.clips import ClipsSettings, choose, kept, why_excluded
+from speechmill.corpus.clips import ClipsSettings, count_kept, exclusion_reason, select_clips
 
 
 def row(
@@ -71,10 +64,10 @@ def ids(rows: list[dict[str, Any]]) -> list[str]:
     return [each["id"] for each in rows]
 
 
-def test_used_and_excluded_are_all_that_is_kept(indexes: list[Path]) -> None:
-    choice = choose(indexes[:1], settings("corpus-train"))
-    assert ids(choice.used) == ["a1"]
-    assert {each["id"]: (each["reason"], each["detail"]) for each in choice.excluded} == {
+def test_used_and_excluded_are_all_kept_clips(indexes: list[Path]) -> None:
+    selection = select_clips(indexes[:1], settings("corpus-train"))
+    assert ids(selection.used) == ["a1"]
+    assert {each["id"]: (each["reason"], each["detail"]) for each in selection.excluded} == {
         "a2": ("empty", "the sentence is empty after normalisation"),
         "b1": ("short", "0.050 s, clips.min_seconds is 0.1"),
         "b2": ("long", "21.000 s, clips.max_seconds is 20.0"),
@@ -82,51 +75,51 @@ def test_used_and_excluded_are_all_that_is_kept(indexes: list[Path]) -> None:
     }
 
 
-def test_an_evaluation_set_excludes_nothing(indexes: list[Path]) -> None:
-    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
-    assert ids(choice.used) == ids(STORED["train"])
-    assert choice.excluded == []
+def test_evaluation_set_excludes_nothing(indexes: list[Path]) -> None:
+    selection = select_clips(indexes[:1], settings("corpus-train", filtered=False))
+    assert ids(selection.used) == ids(STORED["train"])
+    assert selection.excluded == []
 
 
-def test_a_test_clip_that_is_empty_is_still_used(indexes: list[Path]) -> None:
-    choice = choose(indexes[:1], settings("corpus-train", filtered=False))
-    assert [each["text"] for each in choice.used if each["id"] == "a2"] == [""]
+def test_test_clip_with_empty_text_is_used(indexes: list[Path]) -> None:
+    selection = select_clips(indexes[:1], settings("corpus-train", filtered=False))
+    assert [each["text"] for each in selection.used if each["id"] == "a2"] == [""]
 
 
-def test_a_split_takes_its_clips_from_wherever_they_are_stored(indexes: list[Path]) -> None:
-    choice = choose(indexes, settings("corpus-validated", filtered=False))
-    assert [(each["id"], each["split"]) for each in choice.used] == [("d1", "dev"), ("e1", "validated")]
+def test_split_takes_clips_stored_in_other_splits(indexes: list[Path]) -> None:
+    selection = select_clips(indexes, settings("corpus-validated", filtered=False))
+    assert [(each["id"], each["split"]) for each in selection.used] == [("d1", "dev"), ("e1", "validated")]
 
 
-def test_a_clip_of_two_sets_is_taken_once(indexes: list[Path]) -> None:
-    choice = choose(indexes, settings("corpus-dev", "corpus-validated", filtered=False))
-    assert ids(choice.used) == ["d1", "d2", "e1"]
+def test_clip_of_two_sets_is_selected_once(indexes: list[Path]) -> None:
+    selection = select_clips(indexes, settings("corpus-dev", "corpus-validated", filtered=False))
+    assert ids(selection.used) == ["d1", "d2", "e1"]
 
 
-def test_an_excluded_clip_of_two_sets_is_excluded_once(indexes: list[Path]) -> None:
-    choice = choose(indexes, settings("corpus-train", "corpus-train"))
-    assert len(choice.excluded) == 4
+def test_excluded_clip_of_two_sets_is_excluded_once(indexes: list[Path]) -> None:
+    selection = select_clips(indexes, settings("corpus-train", "corpus-train"))
+    assert len(selection.excluded) == 4
 
 
 def test_clips_of_different_datasets_may_share_an_id(tmp_path: Path) -> None:
     paths = [tmp_path / name / "train" / "index.parquet" for name in ("one", "other")]
     for path in paths:
         write_table([row("a1")], INDEX, path)
-    choice = choose(paths, settings("one-train", "other-train"))
-    assert [(each["dataset"], each["id"]) for each in choice.used] == [("one", "a1"), ("other", "a1")]
+    selection = select_clips(paths, settings("one-train", "other-train"))
+    assert [(each["dataset"], each["id"]) for each in selection.used] == [("one", "a1"), ("other", "a1")]
 
 
-def test_text_is_normalised_and_the_sentence_stays(indexes: list[Path]) -> None:
-    used = choose(indexes[:1], settings("corpus-train")).used
+def test_text_is_normalised_and_sentence_unchanged(indexes: list[Path]) -> None:
+    used = select_clips(indexes[:1], settings("corpus-train")).used
     assert [(each["text"], each["sentence"]) for each in used] == [("раз", "Раз.")]
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(0.999, "short"), (1.0, None), (3.0, None), (3.001, "long")])
-def test_limits_belong_to_what_is_used(seconds: float, reason: str | None) -> None:
+def test_duration_limits_are_inclusive(seconds: float, reason: str | None) -> None:
     training = settings("corpus-train").training
     assert training is not None
     limits = training.model_copy(update={"clips": ClipConfig(min_seconds=1.0, max_seconds=3.0)})
-    why = why_excluded({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
+    why = exclusion_reason({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
     assert (why and why[0]) == reason
 
 
@@ -134,18 +127,18 @@ def run(
     indexes: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,
-    given: ClipsSettings,
+    stage_settings: ClipsSettings,
     kept: int,
     scored: Sequence[Path] = (),
     available: bool = True,
 ) -> None:
-    memberships = [{"splits": [name.split("-")[1] for name in given.sets], "kept": kept}]
+    memberships = [{"splits": [name.split("-")[1] for name in stage_settings.sets], "kept": kept}]
     status = {
         "dataset": "corpus", "available": available, "why": None if available else "the Hub says no",
-        "sets": {name.split("-")[1]: kept + 1 for name in given.sets}, "memberships": memberships,
+        "sets": {name.split("-")[1]: kept + 1 for name in stage_settings.sets}, "memberships": memberships,
     }  # fmt: skip
     write_json(status, folder / "status.json")
-    arguments = ["--settings", as_json(given.model_dump()), "--indexes", *indexes,
+    arguments = ["--settings", as_json(stage_settings.model_dump()), "--indexes", *indexes,
                  "--status", folder / "status.json", "--scored", *scored,
                  "--clips", folder / "clips.parquet", "--digest", folder / "clips.sha256",
                  "--counts", folder / "clips.json", "--excluded", folder / "excluded.parquet",
@@ -154,7 +147,7 @@ def run(
     clips.main()
 
 
-def test_the_program_writes_clips_counts_and_what_is_left_out(
+def test_program_writes_clips_counts_and_exclusions(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=5)
@@ -169,10 +162,8 @@ def test_the_program_writes_clips_counts_and_what_is_left_out(
     assert counts["characters_dropped"] == {".": 3, "!": 3}
 
 
-def test_used_and_excluded_must_be_what_the_dataset_says_it_keeps(
-    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(SpeechmillError, match="1 clips used and 4 excluded are not the 6 that were kept"):
+def test_lost_clips_are_an_error(indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpeechmillError, match="1 used and 4 excluded clips do not add up to the 6 kept clips"):
         run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=6)
     assert not (tmp_path / "clips.parquet").exists()
 
@@ -184,27 +175,29 @@ def test_kept_clips_of_several_sets_are_counted_once() -> None:
         {"splits": ["dev", "validated"], "kept": 100},
     ]
     status = {"dataset": "corpus", "memberships": memberships}
-    assert kept(["corpus-train", "corpus-validated"], [status]) == 111
-    assert kept(["corpus-train"], [status]) == 11
-    assert kept(["other-train"], [status]) == 0
+    assert count_kept(["corpus-train", "corpus-validated"], [status]) == 111
+    assert count_kept(["corpus-train"], [status]) == 11
+    assert count_kept(["other-train"], [status]) == 0
 
 
-def test_a_drawn_split_takes_its_clips_out_of_the_published_one(tmp_path: Path) -> None:
+def test_drawn_split_takes_clips_from_its_source(tmp_path: Path) -> None:
     rows = [row(f"{speaker}{i}") for speaker in "abcdefghij" for i in range(3)]
     index = tmp_path / "corpus" / "train" / "index.parquet"
     write_table(rows, INDEX, index)
     drawn = {"corpus": {"dev": {"of": "train", "share": 0.3}}}
     train, dev = (
-        choose([index], ClipsSettings.model_validate(settings(name, filtered=False).model_dump() | {"drawn": drawn})).used
+        select_clips(
+            [index], ClipsSettings.model_validate(settings(name, filtered=False).model_dump() | {"drawn": drawn})
+        ).used
         for name in ("corpus-train", "corpus-dev")
     )
     assert 0 < len(dev) < len(rows)
     assert sorted(ids(train) + ids(dev)) == sorted(ids(rows))
     assert not {each["speaker_id"] for each in train} & {each["speaker_id"] for each in dev}
-    assert {each["split"] for each in dev} == {"train"}  # where its clips are stored
+    assert {each["split"] for each in dev} == {"train"}  # where the clips are stored
 
 
-def test_a_clip_that_collides_with_a_scored_set_is_left_out_and_counted(
+def test_colliding_clip_is_excluded_and_counted(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored = tmp_path / "corpus-test.parquet"
@@ -212,32 +205,30 @@ def test_a_clip_that_collides_with_a_scored_set_is_left_out_and_counted(
     run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
     assert read_json(tmp_path / "leakage.json")["corpus-test"]["removed"] == 0
     write_table([row("d9") | {"dataset": "corpus", "text": "другое", "sha256": "x"}], CLIPS, scored)
-    with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-dev: 2 were excluded \(\{'leakage': 2\}"):
+    with pytest.raises(SpeechmillError, match=r"corpus-dev: no clips are left, 2 were excluded \(\{'leakage': 2\}"):
         run(indexes[1:2], monkeypatch, tmp_path, settings("corpus-dev"), 2, [scored])
 
 
-def test_jamo_are_what_the_model_learns_and_ctc_counts(tmp_path: Path) -> None:
+def test_jamo_count_as_ctc_units(tmp_path: Path) -> None:
     index = tmp_path / "corpus" / "train" / "index.parquet"
     write_table([row("a1", "한글"), row("a2", "한글", seconds=0.12)], INDEX, index)
-    choice = choose([index], settings("corpus-train", keep="가-힣", units="jamo"))
-    assert [each["text"] for each in choice.used] == ["\u1112\u1161\u11ab\u1100\u1173\u11af"]
-    assert [each["reason"] for each in choice.excluded] == ["infeasible"]
+    selection = select_clips([index], settings("corpus-train", keep="가-힣", units="jamo"))
+    assert [each["text"] for each in selection.used] == ["\u1112\u1161\u11ab\u1100\u1173\u11af"]
+    assert [each["reason"] for each in selection.excluded] == ["infeasible"]
 
 
-def test_a_set_that_could_not_be_had_has_no_clips_and_stops_nothing(
+def test_unavailable_set_has_no_clips_and_no_error(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_table([], INDEX, indexes[0])
     run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0, available=False)
     assert read_table(tmp_path / "clips.parquet").num_rows == 0
     assert read_json(tmp_path / "clips.json")["unavailable"] == "the Hub says no"
-    with pytest.raises(SpeechmillError, match="no clip is left in corpus-train"):
+    with pytest.raises(SpeechmillError, match="corpus-train: no clips are left"):
         run(indexes[:1], monkeypatch, tmp_path, settings("corpus-train", filtered=False), 0)
 
 
-def test_the_digest_stays_when_only_the_audio_moved_to_another_shard(
-    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digest_does_not_depend_on_shards(indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(indexes, monkeypatch, tmp_path, settings("corpus-dev"), kept=2)
     before = (tmp_path / "clips.sha256").read_text()
     write_table([each | {"shard": 7} for each in STORED["dev"]], INDEX, indexes[1])
@@ -245,9 +236,9 @@ def test_the_digest_stays_when_only_the_audio_moved_to_another_shard(
     assert (tmp_path / "clips.sha256").read_text() == before
 
 
-def test_nothing_left_to_train_on_is_an_error_with_the_reasons(
+def test_empty_training_set_is_an_error_with_reasons(
     indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SpeechmillError, match=r"no clip is left in corpus-train: 5 were excluded \(\{'empty': 5\}"):
+    with pytest.raises(SpeechmillError, match=r"corpus-train: no clips are left, 5 were excluded \(\{'empty': 5\}"):
         run(indexes, monkeypatch, tmp_path, settings("corpus-train", keep="a-z"), kept=5)
     assert not (tmp_path / "clips.parquet").exists()

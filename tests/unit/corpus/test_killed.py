@@ -1,4 +1,4 @@
-"""Stages that are killed, or whose disk is full, and are started again."""
+"""Stages that are restarted after a kill or a full disk."""
 
 import random
 import resource
@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from speechmill.config.shards import ShardSettings
 
 pytestmark = pytest.mark.slow
 
-CLIPS = 8000
+CLIPS = 1500
 MP3S = [audio_file(noise(0.2, seed=seed), kind="MP3", subtype="MPEG_LAYER_III") for seed in range(8)]
 
 
@@ -33,16 +34,17 @@ def ingesting(archive: Path, folder: Path) -> list[str]:
     source = {"source": "common_voice", "path": "", "language": "ru"}
     settings = IngestSettings.model_validate({"source": source, "splits": ["train"], "shards": {"train": 2}})
     return [
-        "ingest_dataset", "--settings", settings.model_dump_json(), "--location", as_json({"path": str(archive)}),
-        "--fingerprint", "as it was", "--raw", str(folder / "raw"),
+        "corpus.ingest_dataset", "--settings", settings.model_dump_json(),
+        "--location", as_json({"path": str(archive)}), "--fingerprint", "unchanged", "--raw", str(folder / "raw"),
     ]  # fmt: skip
 
 
 def converting(raw: Path, folder: Path) -> list[str]:
-    settings = ShardSettings(name="made", version="1", licence="CC0-1.0", resampler="soxr")
+    settings = ShardSettings(name="corpus", version="1", licence="CC0-1.0", resampler="soxr")
     return [
-        "shards", "--settings", settings.model_dump_json(), "--raw", str(raw), "--split", "train", "--number", "00000",
-        "--shard", str(folder / "shard-00000.parquet"), "--rows", str(folder / "rows-00000.parquet"),
+        "corpus.shards", "--settings", settings.model_dump_json(), "--raw", str(raw), "--split", "train",
+        "--number", "00000", "--shard", str(folder / "shard-00000.parquet"),
+        "--rows", str(folder / "rows-00000.parquet"),
     ]  # fmt: skip
 
 
@@ -50,68 +52,79 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill_at_random(command: Sequence[str], times: int, seed: int) -> int:
-    """Start a stage so often and kill it in its midst; how often that was before its end."""
-    moments, killed = random.Random(seed), 0
-    for _ in range(times):
-        stage = subprocess.Popen(
-            [sys.executable, "-m", f"speechmill.{command[0]}", *command[1:]],
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")},
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            stage.wait(timeout=moments.uniform(0.3, 2.5))
-        except subprocess.TimeoutExpired:
-            stage.kill()
-            killed += stage.wait() == -signal.SIGKILL
+def start(command: Sequence[str], **options: Any) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", f"speechmill.{command[0]}", *command[1:]],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")},
+        text=True,
+        **options,
+    )
+
+
+def kill_while_writing(command: Sequence[str], folder: Path, window: float, seed: int) -> int:
+    """Kill a stage three times at random moments, up to `window` s after it starts to write to `folder`.
+
+    Returns:
+        How often it was killed before its end.
+    """
+    delays, killed = random.Random(seed), 0
+    for _ in range(3):
+        stage = start(command, stderr=subprocess.DEVNULL)
+        delay = 0.01
+        while True:
+            try:
+                stage.wait(delay)
+                break
+            except subprocess.TimeoutExpired:
+                if delay != 0.01:
+                    stage.kill()
+                    killed += stage.wait() == -signal.SIGKILL
+                    break
+                if any(path.name.endswith(".part") for path in folder.glob("*")):
+                    delay = delays.uniform(0.02, window)
     return killed
 
 
 @pytest.fixture(scope="module")
 def raw(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The raw shards of an undisturbed ingest."""
+    """The raw shards of an ingest without a kill."""
     folder = tmp_path_factory.mktemp("undisturbed")
     assert run_stage(*ingesting(archive, folder)).returncode == 0
     return folder / "raw"
 
 
-def test_an_ingest_that_is_killed_and_started_again_gives_the_same_bytes(
-    archive: Path, raw: Path, tmp_path: Path
-) -> None:
-    assert kill_at_random(ingesting(archive, tmp_path), times=6, seed=1) > 0
+def test_a_killed_ingest_gives_the_same_bytes(archive: Path, raw: Path, tmp_path: Path) -> None:
+    assert kill_while_writing(ingesting(archive, tmp_path), tmp_path, 0.1, seed=1) > 0
     assert run_stage(*ingesting(archive, tmp_path)).returncode == 0
     assert contents(tmp_path / "raw") == contents(raw)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
-def test_a_shard_that_is_killed_and_started_again_has_the_same_bytes(raw: Path, tmp_path: Path) -> None:
+def test_a_killed_shard_has_the_same_bytes(raw: Path, tmp_path: Path) -> None:
     assert run_stage(*converting(raw, tmp_path / "undisturbed")).returncode == 0
-    assert kill_at_random(converting(raw, tmp_path / "killed"), times=6, seed=2) > 0
+    assert kill_while_writing(converting(raw, tmp_path / "killed"), tmp_path / "killed", 0.8, seed=2) > 0
     assert run_stage(*converting(raw, tmp_path / "killed")).returncode == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "undisturbed")
 
 
-def limited(command: Sequence[str], most: int) -> subprocess.CompletedProcess[str]:
-    """Run a stage that may write no file larger than `most` bytes, which a full disk looks like to it."""
-    return subprocess.run(
-        [sys.executable, "-m", f"speechmill.{command[0]}", *command[1:]],
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)),
-        capture_output=True,
-        text=True,
-        check=False,
+def stderr_with_limit(command: Sequence[str], limit: int) -> str:
+    """Run a stage that may not write files larger than `limit` bytes, as on a full disk, and return its messages."""
+    stage = start(
+        command,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
+    _, stderr = stage.communicate()
+    assert stage.returncode == 1
+    return stderr
 
 
-def test_a_disk_that_fills_up_under_an_ingest_leaves_nothing_and_a_sentence(archive: Path, tmp_path: Path) -> None:
-    done = limited(ingesting(archive, tmp_path), 2_000_000)
-    assert done.returncode == 1
-    assert "no room" in done.stderr
+@pytest.mark.parametrize("limit", [100_000, 1_000_000], ids=["spool", "shard"])
+def test_an_ingest_on_a_full_disk_leaves_nothing(archive: Path, tmp_path: Path, limit: int) -> None:
+    assert "error: the disk is full" in stderr_with_limit(ingesting(archive, tmp_path), limit)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_fills_up_under_a_shard_leaves_nothing_and_a_sentence(raw: Path, tmp_path: Path) -> None:
-    done = limited(converting(raw, tmp_path), 500_000)
-    assert done.returncode == 1
-    assert "error: the disk has no room left" in done.stderr
+def test_a_shard_on_a_full_disk_leaves_nothing(raw: Path, tmp_path: Path) -> None:
+    assert "error: the disk is full" in stderr_with_limit(converting(raw, tmp_path), 500_000)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,8 @@ from speechmill.config.shards import ShardSettings
 from speechmill.core import tables
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import decode_flac
-from speechmill.core.tables import RAW, read_table, write_table
+from speechmill.core.schemas import RAW
+from speechmill.core.tables import read_table, write_table
 from speechmill.corpus import shards
 from speechmill.corpus.audio import decode_to_16k
 from speechmill.corpus.shards import convert
@@ -19,60 +20,60 @@ from speechmill.corpus.shards import convert
 SETTINGS = ShardSettings(name="Common Voice", version="8.0", licence="CC0-1.0", resampler="soxr")
 
 
-def published(name: str, encoded: bytes | None, **more: Any) -> dict[str, Any]:
+def listed(name: str, encoded: bytes | None, **more: Any) -> dict[str, Any]:
     about = {"id": name, "splits": ["train"], "file": f"{name}.wav", "encoded": encoded, "sentence": f"say {name}"}
     return about | {"speaker_id": "s1", "gender": None, "age": None, "accent": None} | more
 
 
 READABLE = {f"clip {i:02d}": audio_file(noise(0.2, 48_000, seed=i), 48_000) for i in range(20)}
-PUBLISHED = [
-    published("lost", None),
-    *(published(name, encoded) for name, encoded in list(READABLE.items())[:10]),
-    published("a web page", b"<!doctype html>"),
-    published("empty", b""),
-    published("in two splits", audio_file(recording(0.3)), splits=["train", "validated"]),
-    published("cut short", audio_file(recording(0.3))[:-1000]),
-    published("loud", audio_file(np.tile(np.array([32767, -32768], dtype=np.int16), 1600))),
-    published("half silent", audio_file(np.concatenate([np.zeros(3200), np.full(3200, 0.1)]))),
-    published("no header", bytes(range(256)) * 10, file="call.ul"),
-    *(published(name, encoded) for name, encoded in list(READABLE.items())[10:]),
+LISTED = [
+    listed("lost", None),
+    *(listed(name, encoded) for name, encoded in list(READABLE.items())[:10]),
+    listed("a web page", b"<!doctype html>"),
+    listed("empty", b""),
+    listed("in two splits", audio_file(recording(0.3)), splits=["train", "validated"]),
+    listed("truncated", audio_file(recording(0.3))[:-1000]),
+    listed("loud", audio_file(np.tile(np.array([32767, -32768], dtype=np.int16), 1600))),
+    listed("half silent", audio_file(np.concatenate([np.zeros(3200), np.full(3200, 0.1)]))),
+    listed("no header", bytes(range(256)) * 10, file="call.ul"),
+    *(listed(name, encoded) for name, encoded in list(READABLE.items())[10:]),
 ]
 
 
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `raw`, `shard` and `rows`, made of PUBLISHED as the shard with the number 3."""
+    """A folder with the files `raw`, `shard` and `rows` of shard number 3, converted from LISTED."""
     folder = tmp_path_factory.mktemp("shards")
-    write_table(PUBLISHED, RAW, folder / "raw.parquet")
+    write_table(LISTED, RAW, folder / "raw.parquet")
     convert(folder / "raw.parquet", 3, SETTINGS, folder / "shard.parquet", folder / "rows.parquet")
     return folder
 
 
-def test_every_published_clip_is_kept_or_rejected(converted: Path) -> None:
+def test_every_listed_clip_is_kept_or_rejected(converted: Path) -> None:
     kept = read_table(converted / "shard.parquet")["id"].to_pylist()
     rows = read_table(converted / "rows.parquet").to_pylist()
-    assert [row["id"] for row in rows] == [clip["id"] for clip in PUBLISHED]
+    assert [row["id"] for row in rows] == [clip["id"] for clip in LISTED]
     assert [row["id"] for row in rows if row["reason"] is None] == kept
     assert len(kept) == 24
 
 
-def test_rejected_clips_have_a_reason_that_names_the_file(converted: Path) -> None:
+def test_reasons_of_rejected_clips_name_the_file(converted: Path) -> None:
     rows = read_table(converted / "rows.parquet").to_pylist()
     assert {row["id"]: (row["reason"], row["detail"]) for row in rows if row["reason"]} == {
-        "lost": ("missing", "lost.wav: the corpus lists this file and does not have it"),
+        "lost": ("missing", "lost.wav: the corpus lists this file but does not contain it"),
         "a web page": (
             "unreadable",
             "a web page.wav: libsndfile: Format not recognised; sox: can't determine type of file;"
             " ffmpeg: Invalid data found when processing input",
         ),
         "empty": ("empty", "empty.wav: the file is empty"),
-        "cut short": ("truncated", "cut short.wav: the file is cut short by 1000 bytes"),
+        "truncated": ("truncated", "truncated.wav: the file is truncated by 1000 bytes"),
     }
 
 
-def test_rows_say_what_was_measured(converted: Path) -> None:
+def test_rows_contain_the_measurements(converted: Path) -> None:
     rows = {row["id"]: row for row in read_table(converted / "rows.parquet").to_pylist()}
-    for clip in PUBLISHED:
+    for clip in LISTED:
         row, encoded = rows[clip["id"]], clip["encoded"]
         assert row["encoded_bytes"] == (None if encoded is None else len(encoded))
         if row["reason"] is not None:
@@ -81,22 +82,22 @@ def test_rows_say_what_was_measured(converted: Path) -> None:
     assert (rows["half silent"]["silence"], rows["half silent"]["clipping"]) == (0.5, 0.0)
 
 
-def test_the_name_of_a_file_helps_to_read_it(converted: Path) -> None:
-    # 8 kHz, a byte a sample.
+def test_file_name_helps_to_detect_the_format(converted: Path) -> None:
+    # 8 kHz, one byte per sample.
     clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
     assert clips["no header"]["num_samples"] == 2 * 2560
 
 
-def test_however_many_rows_wait_in_memory_the_table_is_the_same(
+def test_number_of_buffered_rows_does_not_matter(
     converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_ACCOUNTS", 7)
+    monkeypatch.setattr(shards, "_BUFFERED_ROWS", 7)
     convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
     assert read_table(tmp_path / "rows.parquet").equals(read_table(converted / "rows.parquet"))
 
 
-def assert_placed(folder: Path) -> None:
-    """Each row says where its clip stands in the shard of `folder`."""
+def assert_located(folder: Path) -> None:
+    """Check that each row has the location of its clip in the shard of `folder`."""
     shard = pq.ParquetFile(folder / "shard.parquet")
     for row in read_table(folder / "rows.parquet").to_pylist():
         if row["reason"] is None:
@@ -106,17 +107,15 @@ def assert_placed(folder: Path) -> None:
             assert (row["row_group"], row["row"], row["num_samples"]) == (None, None, None)
 
 
-def test_rows_say_where_each_clip_is_stored(converted: Path) -> None:
-    assert_placed(converted)
+def test_rows_locate_each_clip(converted: Path) -> None:
+    assert_located(converted)
 
 
-def test_long_clips_have_row_groups_of_their_own(
-    converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tables, "_GROUP_BYTES", 10_000)
+def test_long_clips_have_separate_row_groups(converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_MAX_GROUP_BYTES", 10_000)
     convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
     assert 2 < pq.read_metadata(tmp_path / "shard.parquet").num_row_groups < 24
-    assert_placed(tmp_path)
+    assert_located(tmp_path)
 
 
 def test_row_groups_are_small(converted: Path) -> None:
@@ -124,7 +123,7 @@ def test_row_groups_are_small(converted: Path) -> None:
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [16, 8]
 
 
-def test_a_stored_clip_is_16_khz_flac_with_both_digests(converted: Path) -> None:
+def test_stored_clip_is_16_khz_flac_with_digests(converted: Path) -> None:
     clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
     for name, encoded in READABLE.items():
         clip, samples = clips[name], decode_to_16k(encoded, "soxr")
@@ -135,19 +134,19 @@ def test_a_stored_clip_is_16_khz_flac_with_both_digests(converted: Path) -> None
         assert (clip["sentence"], clip["speaker_id"]) == (f"say {name}", "s1")
 
 
-def test_rows_keep_all_splits_that_have_a_clip(converted: Path) -> None:
+def test_rows_contain_all_splits_of_a_clip(converted: Path) -> None:
     splits = {row["id"]: row["splits"] for row in read_table(converted / "rows.parquet").to_pylist()}
     assert splits["in two splits"] == ["train", "validated"]
     assert splits["lost"] == ["train"]
 
 
-def test_the_same_raw_shard_gives_the_same_bytes(converted: Path, tmp_path: Path) -> None:
+def test_same_raw_shard_gives_the_same_bytes(converted: Path, tmp_path: Path) -> None:
     convert(converted / "raw.parquet", 3, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
     for name in ("shard.parquet", "rows.parquet"):
         assert (tmp_path / name).read_bytes() == (converted / name).read_bytes()
 
 
-def test_a_shard_says_what_it_was_made_of(converted: Path, tmp_path: Path) -> None:
+def test_shard_metadata_describes_its_source(converted: Path, tmp_path: Path) -> None:
     metadata = pq.read_schema(converted / "shard.parquet").metadata
     assert {key: metadata[key.encode()].decode() for key in ("name", "version", "licence")} == {
         "name": "Common Voice",
@@ -159,13 +158,13 @@ def test_a_shard_says_what_it_was_made_of(converted: Path, tmp_path: Path) -> No
     assert pq.read_schema(tmp_path / "shard.parquet").metadata[b"configuration"] != metadata[b"configuration"]
 
 
-def test_an_empty_raw_shard_makes_an_empty_shard(tmp_path: Path) -> None:
+def test_empty_raw_shard_gives_an_empty_shard(tmp_path: Path) -> None:
     write_table([], RAW, tmp_path / "raw.parquet")
     convert(tmp_path / "raw.parquet", 0, SETTINGS, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
     assert read_table(tmp_path / "shard.parquet").num_rows == read_table(tmp_path / "rows.parquet").num_rows == 0
 
 
-def test_a_raw_shard_that_is_cut_short_is_named(converted: Path, tmp_path: Path) -> None:
+def test_truncated_raw_shard_is_named(converted: Path, tmp_path: Path) -> None:
     raw = tmp_path / "raw.parquet"
     raw.write_bytes((converted / "raw.parquet").read_bytes()[:-100])
     with pytest.raises(SpeechmillError, match=f"{raw} cannot be read"):

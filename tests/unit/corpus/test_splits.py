@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from speechmill.config.datasets import DrawnSplit
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.splits import letters, splits_of
+from speechmill.corpus.splits import sentence_key, splits_of
 
 
 def clip(
@@ -22,24 +22,24 @@ def drawn(**changes: Any) -> dict[str, DrawnSplit]:
 SPEAKERS = [f"speaker {i}" for i in range(2000)]
 
 
-def chosen(rules: dict[str, DrawnSplit]) -> set[str]:
+def drawn_speakers(rules: dict[str, DrawnSplit]) -> set[str]:
     return {speaker for speaker in SPEAKERS if splits_of(clip(speaker), rules) == ("dev",)}
 
 
-def test_about_the_share_of_the_speakers_is_drawn() -> None:
-    # Four standard deviations of a binomial of 2,000 draws at 0.2 are 72.
-    assert abs(len(chosen(drawn())) - 400) < 72
+def test_drawn_speakers_are_about_the_share() -> None:
+    # 72 is four standard deviations of a binomial distribution with n = 2,000 and p = 0.2.
+    assert abs(len(drawn_speakers(drawn())) - 400) < 72
 
 
-def test_another_seed_draws_others() -> None:
-    assert chosen(drawn()) != chosen(drawn(seed=1))
+def test_another_seed_draws_other_speakers() -> None:
+    assert drawn_speakers(drawn()) != drawn_speakers(drawn(seed=1))
 
 
-def test_a_larger_share_keeps_whom_a_smaller_one_drew() -> None:
-    assert chosen(drawn()) < chosen(drawn(share=0.4))
+def test_larger_share_includes_the_smaller_draw() -> None:
+    assert drawn_speakers(drawn()) < drawn_speakers(drawn(share=0.4))
 
 
-def test_a_drawn_clip_belongs_to_no_published_split_any_more() -> None:
+def test_drawn_clip_leaves_its_published_splits() -> None:
     assert {splits_of(clip(speaker), drawn()) for speaker in SPEAKERS} == {("dev",), ("train", "validated")}
 
 
@@ -48,18 +48,18 @@ def test_only_clips_of_the_named_split_are_drawn() -> None:
 
 
 @given(st.text(min_size=1), st.text(), st.text())
-def test_what_a_speaker_says_does_not_move_them(speaker: str, one: str, other: str) -> None:
+def test_draw_by_speaker_ignores_the_sentence(speaker: str, one: str, other: str) -> None:
     assert splits_of(clip(speaker, one), drawn()) == splits_of(clip(speaker, other), drawn())
 
 
-def test_by_sentence_all_who_say_it_stay_together_whatever_its_punctuation() -> None:
+def test_draw_by_sentence_ignores_punctuation() -> None:
     rules = drawn(by="sentence", share=0.5)
     sentences = [f"Фраза {i}" for i in range(50)]
     both = {(splits_of(clip("a", s), rules), splits_of(clip(None, s.upper() + "!"), rules)) for s in sentences}
     assert both == {(("dev",), ("dev",)), (("train", "validated"), ("train", "validated"))}
 
 
-def test_a_clip_without_a_speaker_cannot_be_drawn_by_speaker() -> None:
+def test_clip_without_speaker_needs_draw_by_sentence() -> None:
     with pytest.raises(SpeechmillError, match=r"drawn\.dev: the clip a has no speaker.*set drawn\.dev\.by to sentence"):
         splits_of(clip(None), drawn())
 
@@ -68,5 +68,5 @@ def test_a_clip_without_a_speaker_cannot_be_drawn_by_speaker() -> None:
     ("sentence", "same"),
     [("Кто-то, ёжик!", "ктотоёжик"), ("«7 раз»", "7раз"), ("...", ""), ("и\u0306", "й"), ("कि", "कि")],
 )
-def test_sentences_are_compared_by_their_letters_and_digits(sentence: str, same: str) -> None:
-    assert letters(sentence) == same
+def test_sentences_are_compared_by_letters_and_digits(sentence: str, same: str) -> None:
+    assert sentence_key(sentence) == same

@@ -1,3 +1,4 @@
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -5,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from material import run_stage
 from speechmill.config.datasets import Expected
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import ROWS, read_json, read_table, write_json, write_table
-from speechmill.corpus.status import StatusSettings, account, differences
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import ROWS
+from speechmill.core.tables import read_table, write_table
+from speechmill.corpus import status
+from speechmill.corpus.status import StatusSettings, count_clips, format_differences
 
 
 def row(name: str, *splits: str, reason: str | None = None) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def row(name: str, *splits: str, reason: str | None = None) -> dict[str, Any]:
     }
 
 
-# validated repeats train and dev; each clip is stored under the first of train, dev, validated.
+# The clips of train and dev are also in validated; each clip is stored under the first of train, dev, validated.
 STORED = {
     "train": [
         [row("a", "train", "validated"), row("b", "train", reason="missing")],
@@ -42,8 +45,8 @@ def settings(*splits: str, **changes: Any) -> StatusSettings:
     return StatusSettings.model_validate(given | changes)
 
 
-def source(published: dict[str, int], **changes: Any) -> dict[str, Any]:
-    return {"available": True, "why": None, "listed": published, "about": {"bytes": 7}} | changes
+def source(listed: dict[str, int], **changes: Any) -> dict[str, Any]:
+    return {"available": True, "why": None, "published": listed, "about": {"bytes": 7}} | changes
 
 
 SOURCE = source({"train": 3, "dev": 2, "validated": 6})
@@ -57,9 +60,9 @@ def tables(folder: Path, stored: dict[str, list[list[dict[str, Any]]]] = STORED)
             yield split, path
 
 
-def test_a_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
-    _, status = account(settings(), SOURCE, tables(tmp_path))
-    assert status == {
+def test_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
+    _, counts = count_clips(settings(), SOURCE, tables(tmp_path))
+    assert counts == {
         "dataset": "corpus",
         "available": True,
         "why": None,
@@ -83,13 +86,13 @@ def test_a_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
     }
 
 
-def test_kept_and_rejected_are_what_was_published(tmp_path: Path) -> None:
-    _, status = account(settings(), SOURCE, tables(tmp_path))
-    assert Counter(status["kept"]) + Counter(status["rejected"]) == Counter(status["listed"])
+def test_kept_and_rejected_add_up_to_listed(tmp_path: Path) -> None:
+    _, counts = count_clips(settings(), SOURCE, tables(tmp_path))
+    assert Counter(counts["kept"]) + Counter(counts["rejected"]) == Counter(counts["listed"])
 
 
-def test_rejected_clips_stand_once_each_under_the_split_that_would_store_them(tmp_path: Path) -> None:
-    rejected, _ = account(settings(), SOURCE, tables(tmp_path))
+def test_rejected_clips_are_listed_once(tmp_path: Path) -> None:
+    rejected, _ = count_clips(settings(), SOURCE, tables(tmp_path))
     assert rejected == [
         {"id": "b", "split": "train", "reason": "missing", "detail": "b is missing"},
         {"id": "c", "split": "train", "reason": "unreadable", "detail": "c is unreadable"},
@@ -97,17 +100,17 @@ def test_rejected_clips_stand_once_each_under_the_split_that_would_store_them(tm
     ]
 
 
-def test_a_split_without_clips_counts_none(tmp_path: Path) -> None:
-    _, status = account(
+def test_split_without_clips_counts_none(tmp_path: Path) -> None:
+    _, counts = count_clips(
         settings("train", "other"),
         source({"train": 1, "other": 0}),
         tables(tmp_path, {"train": [[row("a", "train")]], "other": [[]]}),
     )
-    assert status["listed"] == {"train": 1, "other": 0}
+    assert counts["listed"] == {"train": 1, "other": 0}
 
 
 @pytest.mark.parametrize("where", ["the same shard", "another shard", "another split"])
-def test_two_clips_with_one_id_are_an_error(tmp_path: Path, where: str) -> None:
+def test_duplicate_id_is_an_error(tmp_path: Path, where: str) -> None:
     one, again = [row("a", "train")], [row("a", "train")]
     stored = {
         "the same shard": {"train": [one + again]},
@@ -115,67 +118,68 @@ def test_two_clips_with_one_id_are_an_error(tmp_path: Path, where: str) -> None:
         "another split": {"train": [one], "dev": [again]},
     }[where]
     with pytest.raises(SpeechmillError, match="the dataset corpus has two clips with the id a"):
-        account(settings(), SOURCE, tables(tmp_path, stored))
+        count_clips(settings(), SOURCE, tables(tmp_path, stored))
 
 
-def test_a_clip_that_got_lost_on_the_way_stops_the_run(tmp_path: Path) -> None:
-    published = SOURCE | {"listed": {"train": 4, "dev": 2, "validated": 6}}
-    with pytest.raises(SpeechmillError, match="publishes 4 clips in train, but 1 are kept and 2 rejected"):
-        account(settings(), published, tables(tmp_path))
+def test_lost_clip_is_an_error(tmp_path: Path) -> None:
+    expected = SOURCE | {"published": {"train": 4, "dev": 2, "validated": 6}}
+    with pytest.raises(SpeechmillError, match="lists 4 clips in train, but 1 are kept and 2 rejected"):
+        count_clips(settings(), expected, tables(tmp_path))
 
 
-def test_a_drawn_split_counts_what_was_published_and_takes_it_from_the_others(tmp_path: Path) -> None:
+def test_drawn_split_takes_clips_from_its_source(tmp_path: Path) -> None:
     rows = [row(f"{i}", "train", reason=None if i % 3 else "missing") for i in range(60)]
     drawn = {"dev": {"of": "train", "share": 0.5}}
-    _, status = account(settings("train", drawn=drawn), source({"train": 60}), tables(tmp_path, {"train": [rows]}))
-    assert status["listed"] == {"train": 60}
-    assert status["sets"]["train"] + status["sets"]["dev"] == 60
-    assert 10 < status["sets"]["dev"] < 50
-    assert sum(each["kept"] for each in status["memberships"]) == status["kept"]["train"] == 40
+    _, counts = count_clips(settings("train", drawn=drawn), source({"train": 60}), tables(tmp_path, {"train": [rows]}))
+    assert counts["listed"] == {"train": 60}
+    assert counts["sets"]["train"] + counts["sets"]["dev"] == 60
+    assert 10 < counts["sets"]["dev"] < 50
+    assert sum(each["kept"] for each in counts["memberships"]) == counts["kept"]["train"] == 40
 
 
-def test_a_draw_that_draws_nothing_is_an_error(tmp_path: Path) -> None:
+def test_empty_drawn_split_is_an_error(tmp_path: Path) -> None:
     drawn = {"dev": {"of": "train", "share": 1e-9}}
-    with pytest.raises(SpeechmillError, match=r"datasets\.corpus\.drawn\.dev draws no clip at all; raise its `share`"):
-        account(
+    with pytest.raises(SpeechmillError, match=r"datasets\.corpus\.drawn\.dev draws no clips; raise its `share`"):
+        count_clips(
             settings("train", drawn=drawn),
             source({"train": 1}),
             tables(tmp_path, {"train": [[row("a", "train")]]}),
         )
 
 
-def test_what_differs_from_what_was_expected_is_said() -> None:
+def test_differences_from_expected_numbers_are_listed() -> None:
     expected = {"train": Expected(clips=21712, hours=31.5, bytes=1000), "dev": Expected(clips=9415)}
     found = {
         "train": {"clips": 21712, "hours": 31.9, "bytes": 1100},
         "dev": {"clips": 9414, "hours": 0.5, "bytes": 5},
     }
-    assert differences(expected, found) == ["dev has 9,414 clips, expected were 9,415"]
+    assert format_differences(expected, found) == ["dev has 9,414 clips, but 9,415 were expected"]
     found["train"] |= {"hours": 25.0, "bytes": 2000}
-    assert differences(expected, found)[:2] == [
-        "train has 25.00 hours, expected were 31.5",
-        "train has 2,000 bytes, expected were 1,000",
+    assert format_differences(expected, found)[:2] == [
+        "train has 25.00 hours, but 31.5 were expected",
+        "train has 2,000 bytes, but 1,000 were expected",
     ]
 
 
-def test_a_dataset_that_could_not_be_had_says_why_and_expects_nothing(tmp_path: Path) -> None:
-    nothing = source({"train": 0}, available=False, why="the Hub says no")
+def test_unavailable_dataset_has_no_differences(tmp_path: Path) -> None:
+    unavailable = source({"train": 0}, available=False, why="the Hub says no")
     expected = {"train": {"clips": 7}}
-    _, status = account(
+    _, counts = count_clips(
         settings("train", expected=expected, drawn={"dev": {"of": "train", "share": 0.1}}),
-        nothing,
+        unavailable,
         tables(tmp_path, {"train": [[]]}),
     )
-    assert (status["available"], status["why"], status["differences"]) == (False, "the Hub says no", [])
+    assert (counts["available"], counts["why"], counts["differences"]) == (False, "the Hub says no", [])
 
 
-def test_the_program_writes_both_tables(tmp_path: Path) -> None:
+def test_program_writes_rejected_clips_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [path for _, path in tables(tmp_path / "corpus")]
     write_json(SOURCE, tmp_path / "raw" / "source.json")
-    done = run_stage(
-        "corpus.status", "--settings", settings().model_dump_json(), "--raw", tmp_path / "raw", "--rows", *paths,
+    arguments = [
+        "--settings", settings().model_dump_json(), "--raw", tmp_path / "raw", "--rows", *paths,
         "--rejected", tmp_path / "rejected.parquet", "--status", tmp_path / "status.json",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    ]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["status", *map(str, arguments)])
+    status.main()
     assert read_table(tmp_path / "rejected.parquet")["id"].to_pylist() == ["b", "c", "g"]
     assert read_json(tmp_path / "status.json")["listed"]["validated"] == 6

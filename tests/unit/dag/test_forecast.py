@@ -8,7 +8,7 @@ RECIPES = ROOT / "config" / "recipes"
 
 
 @pytest.mark.parametrize(
-    ("recipe", "said"),
+    ("recipe", "parts"),
     [
         (
             "ru_common_voice_8",
@@ -26,27 +26,27 @@ RECIPES = ROOT / "config" / "recipes"
         ),
     ],
 )
-def test_a_recipe_says_what_it_takes_before_anything_is_fetched(recipe: str, said: list[str], tmp_path: Path) -> None:
+def test_recipe_is_estimated_without_fetching(recipe: str, parts: list[str], tmp_path: Path) -> None:
     done = run_stage("dag.forecast", RECIPES / f"{recipe}.yaml")
     assert done.returncode == 0, done.stderr
-    for part in said:
+    for part in parts:
         assert part in done.stdout
 
 
-def test_a_recipe_that_expects_nothing_says_so() -> None:
+def test_recipe_without_expected_sizes() -> None:
     done = run_stage("dag.forecast", RECIPES / "fsdd.yaml")
-    assert "nothing is said, so nothing is counted here" in done.stdout
+    assert "not specified, so not counted here" in done.stdout
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a: [", "cannot be read as YAML"),
-        ("- a", "holds no configuration"),
+        ("- a", "is not a configuration"),
         ("datasets: {}", "runs: this key is needed"),
     ],
 )
-def test_a_file_that_is_no_configuration_is_an_error(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_configuration_is_an_error(text: str, message: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text(text)
     done = run_stage("dag.forecast", file)
@@ -54,7 +54,7 @@ def test_a_file_that_is_no_configuration_is_an_error(text: str, message: str, tm
     assert message in done.stderr
 
 
-def test_gpus_share_the_steps_and_only_the_best_checkpoints_take_room(tmp_path: Path) -> None:
+def test_gpus_share_steps_and_best_checkpoints_save_disk(tmp_path: Path) -> None:
     text = (RECIPES / "ru_common_voice_8.yaml").read_text(encoding="utf-8")
     file = tmp_path / "changed.yaml"
     file.write_text(
@@ -64,6 +64,6 @@ def test_gpus_share_the_steps_and_only_the_best_checkpoints_take_room(tmp_path: 
     )
     done = run_stage("dag.forecast", file)
     assert done.returncode == 0, done.stderr
-    # Half of 14,184 steps. Three checkpoints of 3.85 GB and one more while training goes on.
+    # Half of 14,184 steps. Three checkpoints of 3.85 GB and one more during training.
     for part in ("7,092 steps, 15 checkpoints, of which 3 are kept", "15.4 GB of checkpoints", "of the peak of 2 H100"):
         assert part in done.stdout

@@ -1,143 +1,182 @@
+"""Stage versions: what a fingerprint covers, and that none was forgotten."""
+
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from material import ROOT
+from speechmill.core.command import SpeechmillError
+from speechmill.core.versions import ADOPTED_RELEASE, stage_version
+from speechmill.dag.versions import LIBRARY, changed, fingerprint, modules_of, read, record, release, significant_code
 
-STAGES = ["made", "shards", "log_probs", "evaluate", "ingest_dataset"]
-Digests = dict[str, str]
-
-# A stage to edit, beside those that there are.
-MADE = '''"""made: a stage."""
-
-from speechmill.core.tables import SAMPLE_RATE
-
-ROW_GROUP = 16
+STAGES = {
+    path.stem
+    for path in LIBRARY.glob("*/*.py")
+    if "run_command(main)" in path.read_text(encoding="utf-8") and path.parent.name != "dag"
+} - {"verify", "publish", "document"}
 
 
-def convert(number: int) -> str:
-    """Convert."""
-    kept = 0
-    kept += number * SAMPLE_RATE
-    return "missing" if kept else "found"
+def test_no_stage_version_was_forgotten() -> None:
+    stages = changed(read())
+    assert not stages, (
+        f"the code of {', '.join(stages)} has changed. If results may differ, run"
+        f' `make raise-version STAGES="…"` with the stages whose results may differ, and say so in CHANGELOG.md;'
+        " if they are the same, run `make record-code`"
+    )
+
+
+def test_every_stage_has_a_version() -> None:
+    # The decoders of `evaluate` have a version of their own, which greedy scores do not depend on.
+    assert set(read()) == STAGES | {"decoders"}
+    assert {stage_version(stage) for stage in read()} >= {1}
+
+
+def test_adopted_release_keeps_stages_raised_since_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {"plan": {"version": 3, "since": "0.10.0"}, "clips": {"version": 2, "since": "0.2.0"}}
+    monkeypatch.setattr("speechmill.core.versions._versions", lambda: entries)
+    assert [stage_version(stage) for stage in entries] == [3, 2]
+    monkeypatch.setenv(ADOPTED_RELEASE, "0.9.0")
+    assert [stage_version(stage) for stage in entries] == [2, 2]
+
+
+def test_rules_name_the_version_of_their_stage() -> None:
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    for stage in STAGES - {"evaluate"}:
+        assert f'stage_version("{stage}")' in rules, stage
+
+
+SOURCE = '''"""A module."""
+
+import os  # for a reason
+
+
+class Box:
+    """A box."""
+
+    side: int = 3
+    """In metres."""
+
+    def area(self, name: str = "#1") -> str:
+        """Return the area."""
+        # A remark.
+        text = f"{name} # {self.side ** 2:>{self.side}} {'é'}"
+
+        return text   # done
 '''
 
-
-def copied(folder: Path) -> Path:
-    """A copy of the library, with the stage `made` and a file for a stage to read."""
-    shutil.copytree(
-        ROOT / "workflow" / "speechmill", folder / "speechmill", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    (folder / "speechmill" / "made.py").write_text(MADE)
-    (folder / "templates").mkdir()
-    (folder / "templates" / "page.txt").write_text("a page")
-    return folder
+# Written by hand: what tokenize and ast of any version of Python must leave.
+SIGNIFICANT = """import os
+class Box:
+    side: int = 3
+    def area(self, name: str = "#1") -> str:
+        text = f"{name} # {self.side ** 2:>{self.side}} {'é'}"
+        return text"""
 
 
-def digests(workflow: Path) -> Digests:
-    """The digest of each of STAGES, as a new process sees the copy; `page` is that of a stage with a file."""
-    program = (
-        "from speechmill.dag.versions import code_digest\n"
-        f"for stage in {STAGES}: print(stage, code_digest(stage))\n"
-        "print('page', code_digest('shards', 'templates/page.txt'))\n"
-        "print('alone', code_digest('made', without=['tables']))"
-    )
-    lines = subprocess.check_output(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(workflow)}, text=True
-    ).splitlines()
-    return dict(line.split() for line in lines)
+def test_comments_docstrings_and_blank_lines_do_not_count() -> None:
+    assert significant_code(SOURCE) == SIGNIFICANT
 
 
-@pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory) -> Digests:
-    """The digests before anything is edited."""
-    return digests(copied(tmp_path_factory.mktemp("unedited")))
+def test_docstring_on_the_line_of_its_class_does_not_count() -> None:
+    assert significant_code('class é: "A class."; x = 1\n') == "class é: ; x = 1"
+
+
+def test_fingerprint_is_the_same_under_another_python() -> None:
+    others = [name for name in ("python3.12", "python3.13", "python3.14") if shutil.which(name)]
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "workflow")!r})
+# Imported for fingerprints alone, which need the standard library.
+import types
+for name in ("speechmill.core.command", "speechmill.core.files", "speechmill.core.versions", "yaml"):
+    sys.modules[name] = types.SimpleNamespace()
+    vars(sys.modules[name]).update(SpeechmillError=Exception, run_command=None, write_text=None, VERSIONS=None)
+from speechmill.dag.versions import fingerprint
+print(fingerprint("finetune"))
+"""
+    for name in others:
+        done = subprocess.run([name, "-c", program], capture_output=True, text=True, check=False)
+        if "is not installed" not in done.stderr and "command not found" not in done.stderr:
+            assert done.stdout.strip() == fingerprint("finetune"), done.stderr
 
 
 @pytest.fixture
-def workflow(tmp_path: Path) -> Path:
-    """A copy that may be edited."""
-    return copied(tmp_path)
+def library(tmp_path: Path) -> Path:
+    """A copy of the library, with its version file beside it, all fingerprints recorded."""
+    shutil.copytree(LIBRARY, tmp_path / "speechmill", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "workflow" / "templates", tmp_path / "templates")
+    shutil.copy(ROOT / "workflow" / "stage_versions.yaml", tmp_path)
+    record(path=tmp_path / "stage_versions.yaml", library=tmp_path / "speechmill")
+    return tmp_path / "speechmill"
 
 
-def changed(before: Digests, after: Digests) -> set[str]:
-    return {stage for stage in STAGES if before[stage] != after[stage]}
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def edit(workflow: Path, before: str, after: str) -> None:
-    assert MADE.count(before) == 1
-    (workflow / "speechmill" / "made.py").write_text(MADE.replace(before, after))
+def stages_after(library: Path) -> set[str]:
+    return set(changed(read(library.parent / "stage_versions.yaml"), library))
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("module", "some", "others"),
     [
-        ("ROW_GROUP = 16", "ROW_GROUP = 16  # a remark"),
-        ("made: a stage.", "made: the title."),
-        ('    """Convert."""\n', ""),
-        ("def convert(", "\n\n\ndef convert("),
-        ("kept = 0", "kept = (0)"),
-    ],
-    ids=["comment", "docstring", "no docstring", "blank lines", "brackets"],
-)
-def test_what_does_nothing_changes_nothing(workflow: Path, earlier: Digests, before: str, after: str) -> None:
-    edit(workflow, before, after)
-    assert digests(workflow) == earlier
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [("16", "32"), ('"missing"', '"lost"'), ("kept +=", "kept -="), ("number: int", "number: int = 0")],
-    ids=["number", "string", "statement", "signature"],
-)
-def test_an_edit_changes_the_stage_that_runs_it_and_no_other(
-    workflow: Path, earlier: Digests, before: str, after: str
-) -> None:
-    edit(workflow, before, after)
-    assert changed(earlier, digests(workflow)) == {"made"}
-
-
-@pytest.mark.parametrize(
-    ("module", "stages"),
-    [
-        ("audio.py", {"shards"}),
-        ("flac.py", {"shards", "log_probs"}),  # log_probs reads it through clip_reader
-        ("tables.py", set(STAGES)),
-        ("scoring.py", {"evaluate"}),
-        ("sources/folder.py", {"ingest_dataset"}),
-        ("sources/__init__.py", {"ingest_dataset"}),
-        ("config/base.py", {"shards", "log_probs", "evaluate", "ingest_dataset"}),
-        ("__init__.py", set(STAGES)),
-        ("card.py", set()),
+        ("corpus/shards.py", {"shards"}, {"finetune", "clips"}),
+        ("corpus/sources/folder.py", {"ingest_dataset"}, {"shards", "finetune"}),
+        ("model/batching.py", {"plan", "finetune", "log_probs"}, {"shards", "card"}),
+        ("model/ctc.py", {"finetune", "log_probs"}, {"shards", "clips"}),
+        ("inference/decoders.py", {"decoders", "evaluate", "lm_weights"}, {"finetune", "log_probs"}),
+        ("core/tables.py", {"shards", "finetune", "card"}, set()),
+        ("config/base.py", {"finetune", "plan"}, {"index"}),
     ],
 )
-def test_an_edit_of_a_module_changes_the_stages_that_import_it(
-    workflow: Path, earlier: Digests, module: str, stages: set[str]
-) -> None:
-    with (workflow / "speechmill" / module).open("a") as file:
-        file.write("\nADDED = 1\n")
-    assert changed(earlier, digests(workflow)) == stages
+def test_edit_changes_the_stages_that_import_it(library: Path, module: str, some: set[str], others: set[str]) -> None:
+    with (library / module).open("a", encoding="utf-8") as file:
+        file.write("\nANOTHER = 1\n")
+    stages = stages_after(library)
+    assert some <= stages
+    assert not others & stages
 
 
-def test_a_file_that_a_stage_reads_counts_with_every_byte(workflow: Path, earlier: Digests) -> None:
-    (workflow / "templates" / "page.txt").write_text("a page.")
-    later = digests(workflow)
-    assert later["page"] != earlier["page"]
-    assert changed(earlier, later) == set()
+def test_comment_changes_no_stage(library: Path) -> None:
+    edit(library / "model" / "ctc.py", "import torch\n", "import torch  # a remark\n\n# Another.\n")
+    assert stages_after(library) == set()
 
 
-def test_every_stage_has_a_digest_of_its_own_wherever_the_library_lies(workflow: Path, earlier: Digests) -> None:
-    assert len(set(earlier.values())) == len(earlier)
-    assert digests(workflow) == earlier
+def test_template_counts_byte_by_byte(library: Path) -> None:
+    with (library.parent / "templates" / "card.md.j2").open("a") as file:
+        file.write("\n")
+    assert stages_after(library) == {"card"}
 
 
-@pytest.mark.parametrize(("module", "counts"), [("tables.py", False), ("command.py", False), ("made.py", True)])
-def test_a_module_that_is_left_out_does_not_count_nor_what_it_alone_imports(
-    workflow: Path, earlier: Digests, module: str, counts: bool
-) -> None:
-    with (workflow / "speechmill" / module).open("a") as file:
-        file.write("\nADDED = 1\n")
-    assert (digests(workflow)["alone"] != earlier["alone"]) == counts
+def test_raising_versions_names_the_stages_to_run_again(library: Path) -> None:
+    path = library.parent / "stage_versions.yaml"
+    before = read(path)
+    edit(library / "corpus" / "shards.py", "import", "ANOTHER = 1\nimport")
+    record(["shards"], path, library)
+    after = read(path)
+    assert {stage for stage in after if after[stage]["version"] != before[stage]["version"]} == {"shards"}
+    assert after["shards"]["since"] == release()
+    assert stages_after(library) == set()
+    assert path.read_text().startswith("# ")
+
+
+def test_unknown_stage_is_an_error(library: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"train: no such stage in stage_versions\.yaml; the stages are audit"):
+        record(["train"], library.parent / "stage_versions.yaml", library)
+
+
+def test_version_file_lists_stages_in_order() -> None:
+    text = (ROOT / "workflow" / "stage_versions.yaml").read_text(encoding="utf-8")
+    assert list(yaml.safe_load(text)) == sorted(yaml.safe_load(text))
+
+
+def test_modules_are_found_through_packages() -> None:
+    names = set(modules_of("finetune"))
+    assert {"speechmill", "speechmill.training.finetune", "speechmill.model.ctc", "speechmill.core.tables"} <= names
+    assert "speechmill.report.card" not in names

@@ -16,40 +16,34 @@ from transformers import pipeline
 from material import GROUP_NORM, LAYER_NORM, ROOT, as_json, recording, store
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import (
-    CLIPS,
-    CTC_OUTPUTS,
-    SAMPLE_RATE,
-    clips_digest,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
+from speechmill.core.tables import clips_digest, read_table, write_table
 from speechmill.inference import evaluate, log_probs
-from speechmill.inference.evaluate import score, totals
+from speechmill.inference.evaluate import corpus_scores, score
 from speechmill.inference.log_probs import infer
 from speechmill.model.models import load_checkpoint, model_config, new_model
 from speechmill.scoring.error_rates import count
-from speechmill.text.vocab import VocabSettings, processor, vocabulary
+from speechmill.text.vocab import VocabSettings, vocabulary
+from speechmill.text.vocab import processor as new_processor
 
 TEXTS = ["abc de", "a", "ed cb", "b", "", "aa bb", "cabq z", "d", "e a b"]
 HYPOTHESES = ["abc ed", "a", "", "b a", "a", "aa bb", "cab d", "d", "e a b"]
 LOSSES = [0.5, 0.25, None, 1.0, 0.0, 2.0, 0.5, 0.75, 3.0]
 
 
-def scored(references: list[str], hypotheses: list[str], speakers: Sequence[str | None] = (), **text: Any) -> Any:
+def score_texts(references: list[str], hypotheses: list[str], speakers: Sequence[str | None] = (), **rules: Any) -> Any:
     clips = [
         {"dataset": "corpus", "split": "test", "id": f"{i}", "speaker_id": speakers[i] if speakers else None,
          "sentence": f"{reference}.", "text": reference, "num_samples": 8000}
         for i, reference in enumerate(references)
     ]  # fmt: skip
-    return score(clips, hypotheses, [0.5] * len(clips), TextConfig.model_validate(text))
+    return score(clips, hypotheses, [0.5] * len(clips), TextConfig.model_validate(rules))
 
 
-def test_scores_are_over_the_whole_set() -> None:
+def test_scores_are_corpus_level() -> None:
     references, hypotheses = ["раз два три", "раз", "четыре пять"], ["раз два", "два", "четыре пять шесть"]
-    rows, scores = scored(references, hypotheses)
+    rows, scores = score_texts(references, hypotheses)
     assert scores["wer"] == jiwer.wer(references, hypotheses) == 0.5
     assert scores["cer"] == pytest.approx(jiwer.cer(references, hypotheses))
     assert (scores["substitutions"], scores["deletions"], scores["insertions"]) == (1, 1, 1)
@@ -57,40 +51,40 @@ def test_scores_are_over_the_whole_set() -> None:
     assert [row["deletions"] for row in rows] == [1, 0, 0]
 
 
-def test_hypotheses_go_through_the_text_rules_of_the_run() -> None:
-    rows, scores = scored(["раз два"], ["Раз[UNK] два"], keep="а-я")
+def test_hypotheses_are_normalised() -> None:
+    rows, scores = score_texts(["раз два"], ["Раз[UNK] два"], keep="а-я")
     assert scores["wer"] == 0
     assert (rows[0]["hypothesis"], rows[0]["scored_hypothesis"]) == ("Раз[UNK] два", "раз два")
     assert (rows[0]["sentence"], rows[0]["scored_reference"]) == ("раз два.", "раз два")
 
 
-def test_an_empty_hypothesis_costs_all_its_words() -> None:
-    _, scores = scored(["раз два", "три"], ["", "три"])
+def test_empty_hypothesis_counts_deletions() -> None:
+    _, scores = score_texts(["раз два", "три"], ["", "три"])
     assert (scores["wer"], scores["deletions"], scores["clips_scored"]) == (2 / 3, 2, 2)
 
 
-def test_a_test_clip_that_is_empty_is_still_scored() -> None:
-    _, scores = scored(["", "три"], ["раз", "три"])
+def test_empty_reference_is_scored() -> None:
+    _, scores = score_texts(["", "три"], ["раз", "три"])
     assert (scores["wer"], scores["insertions"], scores["clips_scored"]) == (1.0, 1, 2)
 
 
-def test_clips_of_an_unknown_speaker_are_each_a_group_of_their_own() -> None:
+def test_unknown_speakers_are_separate_groups() -> None:
     references, hypotheses = ["раз"] * 20, ["раз"] * 10 + ["два"] * 10
-    _, unknown = scored(references, hypotheses)
-    _, alone = scored(references, hypotheses, speakers=[f"{i}" for i in range(20)])
-    _, two = scored(references, hypotheses, speakers=["one"] * 10 + ["other"] * 10)
-    assert unknown["wer_ci95"] == alone["wer_ci95"]
+    _, unknown = score_texts(references, hypotheses)
+    _, separate = score_texts(references, hypotheses, speakers=[f"{i}" for i in range(20)])
+    _, two = score_texts(references, hypotheses, speakers=["one"] * 10 + ["other"] * 10)
+    assert unknown["wer_ci95"] == separate["wer_ci95"]
     assert two["wer_ci95"] == [0, 1]
 
 
-def test_scores_of_a_part_are_made_like_those_of_the_whole() -> None:
+def test_subset_scores() -> None:
     counts = count(["раз два", "три"], ["раз", "три"])
-    assert totals(counts[1:], ["b"]) | {"wer": 0.0} == totals(counts[1:], ["b"])
-    assert totals(counts, ["a", "b"])["wer"] == 1 / 3
+    assert corpus_scores(counts[1:], ["b"]) | {"wer": 0.0} == corpus_scores(counts[1:], ["b"])
+    assert corpus_scores(counts, ["a", "b"])["wer"] == 1 / 3
 
 
-# What the event deletes, what it leaves, what looks like white space, and letters with a decomposed form.
-AWKWARD = {
+# Punctuation that the event deletes and that it keeps, unusual white space, and letters with a decomposed form.
+SENTENCES = {
     "ru": [
         "Ёлка — это «дерево»… да?",
         "“Раз”,  два!   три",
@@ -107,7 +101,7 @@ AWKWARD = {
 
 
 def as_in_the_event(sentence: str) -> str:
-    # Source: the steps and the signs of the event's `eval.py`, as the project's reference quotes them.
+    # Source: `eval.py` of the Robust Speech Event.
     deleted = dict.fromkeys(map(ord, ',?.!-;:"“%‘”�—’…–'))
     text = sentence.lower().translate(deleted)
     for spaces in ("\n\n", "\n", "   ", "  "):
@@ -115,37 +109,41 @@ def as_in_the_event(sentence: str) -> str:
     return text
 
 
-@pytest.mark.parametrize("chunks", [{}, {"chunk_seconds": 1.0, "stride_seconds": 0.2}], ids=["whole", "chunks"])
+@pytest.mark.parametrize("chunks", [{}, {"chunk_seconds": 1.0, "stride_seconds": 0.2}], ids=["unchunked", "chunked"])
 @pytest.mark.parametrize("init", [LAYER_NORM, GROUP_NORM], ids=["layer", "group"])
-@pytest.mark.parametrize("language", AWKWARD)
-def test_rates_under_the_protocol_of_the_event_are_those_of_its_way_with_the_pipeline(
+@pytest.mark.parametrize("language", SENTENCES)
+def test_event_scores_match_event_script_and_pipeline(
     tmp_path: Path, language: str, init: dict[str, Any], chunks: dict[str, float]
 ) -> None:
-    sentences = AWKWARD[language] * 2
+    sentences = SENTENCES[language] * 2
     recordings = [recording(0.6 + 0.35 * i, seed=i) for i in range(len(sentences))]
-    # A model of the event wrote syllables; ours that write jamo have them composed before they are scored.
-    written = [unicodedata.normalize("NFC", sentence) for sentence in sentences]
-    made = processor(vocabulary(written), VocabSettings(init=init), base=None)
-    vocab = made.tokenizer.get_vocab()
+    # Models of the event output syllables, so the vocabulary must not contain jamo.
+    composed = [unicodedata.normalize("NFC", sentence) for sentence in sentences]
+    processor = new_processor(vocabulary(composed), VocabSettings(init=init), base=None)
+    vocab = processor.tokenizer.get_vocab()
     torch.manual_seed(0)
     model = new_model(model_config(init, None, {}, len(vocab)), None, vocab)
     torch.nn.init.normal_(model.lm_head.weight)
     model.save_pretrained(tmp_path / "model")
-    made.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
 
-    theirs = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
+    asr = pipeline("automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu")
     options = {"chunk_length_s": 1.0, "stride_length_s": 0.2} if chunks else {}
     hypotheses = [
-        theirs({"raw": samples.astype(np.float32) / 32768, "sampling_rate": SAMPLE_RATE}, **options)["text"]
+        asr({"raw": samples.astype(np.float32) / 32768, "sampling_rate": SAMPLE_RATE}, **options)["text"]
         for samples in recordings
     ]
     references = [as_in_the_event(sentence) for sentence in sentences]
 
     clips, shards = store(tmp_path, recordings, sentences)
     settings = log_probs.LogProbsSettings(device="cpu", batch_seconds=5, **chunks)
-    heard = infer(*load_checkpoint(tmp_path / "model"), clips, shards, settings, torch.device("cpu"))
+    outputs = infer(*load_checkpoint(tmp_path / "model"), clips, shards, settings, torch.device("cpu"))
     rows, scores = score(
-        clips, [h.hypothesis for h in heard], [h.loss for h in heard], TextConfig(), ["robust_speech_event", "plain"]
+        clips,
+        [output.hypothesis for output in outputs],
+        [output.loss for output in outputs],
+        TextConfig(),
+        ["robust_speech_event", "plain"],
     )
     assert scores["wer"] == pytest.approx(jiwer.wer(references, hypotheses), abs=1e-9)
     assert scores["cer"] == pytest.approx(jiwer.cer(references, hypotheses), abs=1e-9)
@@ -153,7 +151,7 @@ def test_rates_under_the_protocol_of_the_event_are_those_of_its_way_with_the_pip
     assert len({h for h in hypotheses if h}) > 1
 
 
-def test_several_protocols_stand_side_by_side_and_the_first_decides() -> None:
+def test_first_of_several_protocols_is_primary() -> None:
     clips = [
         {"dataset": "corpus", "split": "test", "id": "1", "speaker_id": None, "num_samples": 8000,
          "sentence": "Раз, «два»!", "text": "раз два"}
@@ -168,12 +166,12 @@ def test_several_protocols_stand_side_by_side_and_the_first_decides() -> None:
         "robust_speech_event": 0.5,
         "plain": 0.0,
     }
-    assert scores["protocols"]["plain"].keys() == totals([], []).keys()
+    assert scores["protocols"]["plain"].keys() == corpus_scores([], []).keys()
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> dict[str, Any]:
-    """The arguments of the program for TEXTS, of which one clip more was published."""
+    """The arguments of the stage for TEXTS, in a set of which one more clip is listed."""
     clips, _ = store(tmp_path, [recording(0.1)] * len(TEXTS), TEXTS, speakers=["s1", "s2", "s3"] * 3)
     write_table(clips, CLIPS, tmp_path / "clips.parquet")
     write_json({"listed": len(clips) + 1, "unavailable": None}, tmp_path / "counts.json")
@@ -181,9 +179,9 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
         {"id": clip["id"], "frames": 4, "hypothesis": hypothesis, "loss": loss}
         for clip, hypothesis, loss in zip(clips, HYPOTHESES, LOSSES, strict=True)
     ]
-    about = {"step": "30", "checkpoint_sha256": '"abc"', "device": '"cuda:0"', "wall_seconds": "10.0",
-             "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]'}  # fmt: skip
-    write_table(rows, CTC_OUTPUTS.with_metadata(about), tmp_path / "ctc_outputs.parquet")
+    metadata = {"step": "30", "checkpoint_sha256": '"abc"', "device": '"cuda:0"', "wall_seconds": "10.0",
+                "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]'}  # fmt: skip
+    write_table(rows, CTC_OUTPUTS.with_metadata(metadata), tmp_path / "ctc_outputs.parquet")
     return {
         "--run": "demo",
         "--settings": as_json({"text": {}}),
@@ -199,16 +197,14 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
 
 
 def run(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The metrics and the rows of the hypotheses."""
+    """Run the stage; return the metrics and the rows of `hypotheses.parquet`."""
     listed = ([key, *(v if isinstance(v, list) else [v])] for key, v in (arguments | more).items())
     monkeypatch.setattr(sys, "argv", ["evaluate", *(str(each) for words in listed for each in words)])
     evaluate.main()
     return read_json(arguments["--metrics"]), read_table(arguments["--hypotheses"]).to_pylist()
 
 
-def test_the_program_scores_every_clip_in_the_order_of_the_table(
-    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_clip_is_scored_in_order(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     _, rows = run(arguments, monkeypatch)
     assert [row["id"] for row in rows] == [f"clip-{i:03d}" for i in range(len(TEXTS))]
     assert [row["scored_reference"] for row in rows] == TEXTS
@@ -216,7 +212,7 @@ def test_the_program_scores_every_clip_in_the_order_of_the_table(
     assert [row["loss"] for row in rows] == LOSSES
 
 
-def test_metrics_say_what_was_scored_with_what(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_record_inputs_and_scores(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     metrics, rows = run(arguments, monkeypatch)
     assert metrics["wer"] == jiwer.wer(
         [row["scored_reference"] for row in rows if row["scored_reference"]],
@@ -233,64 +229,62 @@ def test_metrics_say_what_was_scored_with_what(arguments: dict[str, Any], monkey
     assert metrics["eval_set_sha256"] == clips_digest(read_table(arguments["--clips"]).to_pylist())
 
 
-def test_characters_that_the_model_cannot_write_are_counted(
-    arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_characters_outside_vocabulary_are_counted(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(arguments, monkeypatch)[0]["characters_outside_vocabulary"] == {"q": 1, "z": 1}
 
 
-def test_beam_search_gives_the_hypotheses_where_it_is_the_decoder(
+def test_decoder_lm_uses_beam_search(
     arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[object] = []
+    received: list[object] = []
 
     class Weights(BaseModel):
         lm_weight: float
 
     def decode_all(frames: Path, lm: Path, weights: Weights, processes: int) -> list[str]:
-        asked.extend([frames, lm, weights.lm_weight, processes])
+        received.extend([frames, lm, weights.lm_weight, processes])
         return TEXTS
 
     decoders = ModuleType("speechmill.inference.decoders")
     vars(decoders).update(Weights=Weights, decode_all=decode_all)
     monkeypatch.setitem(sys.modules, "speechmill.inference.decoders", decoders)
-    write_json({"lm_weight": 1.5}, tmp_path / "weights.json")
-    of_lm = {"--decoder": "lm", "--lm": tmp_path / "lm", "--weights": tmp_path / "weights.json", "--threads": 3}
-    metrics, rows = run(arguments, monkeypatch, **of_lm)
-    assert asked == [arguments["--ctc-outputs"], tmp_path / "lm", 1.5, 3]
+    write_json({"lm_weight": 1.5}, tmp_path / "lm" / "weights.json")
+    lm_arguments = {"--decoder": "lm", "--lm": [tmp_path / "lm" / "lm.binary"], "--threads": 3}
+    metrics, rows = run(arguments, monkeypatch, **lm_arguments)
+    assert received == [arguments["--ctc-outputs"], tmp_path / "lm", 1.5, 3]
     assert (metrics["wer"], metrics["decoder"]) == (0, "lm")
     assert [row["hypothesis"] for row in rows] == TEXTS
 
 
-@pytest.mark.parametrize("given", [{"--decoder": "lm"}, {"--lm": "lm"}, {"--decoder": "lm", "--lm": "lm"}])
-def test_a_language_model_without_its_weights_is_a_fault_of_the_rule(
+@pytest.mark.parametrize("given", [{"--decoder": "lm"}, {"--lm": "lm/lm.binary"}])
+def test_incomplete_lm_arguments_are_rejected(
     arguments: dict[str, Any], given: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit):
         run(arguments, monkeypatch, **given)
 
 
-def test_frames_of_other_clips_are_refused(
+def test_mismatched_ctc_outputs_are_rejected(
     arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_table(read_table(arguments["--clips"]).to_pylist()[1:], CLIPS, tmp_path / "clips.parquet")
-    with pytest.raises(SpeechmillError, match=r"frames\.parquet is not of the clips .*delete it"):
+    with pytest.raises(SpeechmillError, match=r"ctc_outputs\.parquet does not match the clips .*delete it"):
         run(arguments, monkeypatch)
 
 
-def test_a_set_that_cannot_be_had_has_no_scores(
+def test_unavailable_set_has_no_scores(
     arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, schema in (("clips", CLIPS), ("frames", CTC_OUTPUTS)):
-        about = read_table(tmp_path / f"{name}.parquet").schema.metadata
-        write_table([], schema.with_metadata(about), tmp_path / f"{name}.parquet")
+    for name, schema in (("clips", CLIPS), ("ctc_outputs", CTC_OUTPUTS)):
+        metadata = read_table(tmp_path / f"{name}.parquet").schema.metadata
+        write_table([], schema.with_metadata(metadata), tmp_path / f"{name}.parquet")
     write_json({"listed": 0, "unavailable": "no access"}, tmp_path / "counts.json")
     metrics, rows = run(arguments, monkeypatch, **{"--protocols": ["robust_speech_event", "plain"]})
     assert (metrics["wer"], metrics["unavailable"], metrics["clips_scored"], rows) == (None, "no access", 0, [])
     assert metrics["protocols"]["plain"]["wer"] is None
 
 
-def test_scoring_needs_neither_torch_nor_transformers() -> None:
+def test_scoring_does_not_import_torch() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, speechmill.inference.evaluate; print(*sys.modules)"],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT / "workflow")},
@@ -301,7 +295,7 @@ def test_scoring_needs_neither_torch_nor_transformers() -> None:
     assert {"torch", "torchaudio", "transformers"}.isdisjoint(loaded)
 
 
-def test_a_clip_without_a_loss_is_scored_and_counted() -> None:
+def test_clip_without_loss_is_scored() -> None:
     clips = [
         {"dataset": "corpus", "split": "test", "id": name, "speaker_id": None, "sentence": "a", "text": "a",
          "num_samples": 800} for name in "abc"
@@ -311,14 +305,14 @@ def test_a_clip_without_a_loss_is_scored_and_counted() -> None:
     assert [row["loss"] for row in rows] == [0.5, None, None]
 
 
-def test_a_rate_over_references_without_words_is_null_since_json_has_no_infinity() -> None:
-    wrong = totals(count(["", ""], ["а", ""]), ["one", "other"])
-    assert (wrong["wer"], wrong["cer"], wrong["insertions"]) == (None, None, 1)
+def test_infinite_rate_becomes_none() -> None:
+    scores = corpus_scores(count(["", ""], ["а", ""]), ["one", "other"])
+    assert (scores["wer"], scores["cer"], scores["insertions"]) == (None, None, 1)
 
 
-def test_a_set_without_clips_has_no_rates() -> None:
-    nothing = totals([], [])
-    assert (nothing["wer"], nothing["cer"], nothing["wer_ci95"], nothing["reference_words"]) == (
+def test_set_without_clips_has_no_rates() -> None:
+    scores = corpus_scores([], [])
+    assert (scores["wer"], scores["cer"], scores["wer_ci95"], scores["reference_words"]) == (
         None,
         None,
         [None] * 2,
@@ -328,6 +322,6 @@ def test_a_set_without_clips_has_no_rates() -> None:
 
 def test_jamo_are_scored_as_syllables() -> None:
     # The syllable and its jamo: The Unicode Standard, section 3.12.
-    rows, scores = scored(["\u1112\u1161\u11ab"], ["\u1112\u1161\u11ab"], keep="가-힣", units="jamo")
+    rows, scores = score_texts(["\u1112\u1161\u11ab"], ["\u1112\u1161\u11ab"], keep="가-힣", units="jamo")
     assert (rows[0]["hypothesis"], rows[0]["scored_reference"], rows[0]["characters"]) == ("한", "한", 1)
     assert scores["cer"] == 0

@@ -15,20 +15,20 @@ from pydantic import ValidationError
 from material import as_json
 from speechmill.config.lm import LmConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import file_digest, read_json
-from speechmill.lm.lm import LmSettings, lm, make_model
+from speechmill.core.files import file_digest, read_json
+from speechmill.lm.lm import LmSettings, build_model, main
 from speechmill.text.lexicon import Tokens, folder_tokens, tokenizer_tokens
 
 LETTERS = ["[PAD]", "[UNK]", "|", *"abcde"]
 SETTINGS = LmSettings(order=2, prune=[0, 0, 1], format="trie", max_words=100)
 
 
-def written(path: Path, sentences: list[str]) -> Path:
+def write_sentences(path: Path, sentences: list[str]) -> Path:
     path.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
     return path
 
 
-def tokenizer(folder: Path, tokens: list[str], **settings: Any) -> tuple[Path, Path]:
+def write_tokenizer(folder: Path, tokens: list[str], **settings: Any) -> tuple[Path, Path]:
     vocab, config = folder / "vocab.json", folder / "tokenizer_config.json"
     vocab.write_text(json.dumps({token: i for i, token in enumerate(tokens)}), encoding="utf-8")
     config.write_text(json.dumps({"pad_token": "[PAD]", "word_delimiter_token": "|"} | settings), encoding="utf-8")
@@ -36,21 +36,21 @@ def tokenizer(folder: Path, tokens: list[str], **settings: Any) -> tuple[Path, P
 
 
 def log10(model: Path, sentence: str) -> list[float]:
-    """The logarithm of the probability of each word of a sentence, and of its end, as beam search asks for it."""
+    """The log10 probability of each word of a sentence and of its end, queried as beam search does."""
     words = create_word_dict({word: [[word]] for word in [*sentence.split(), "<unk>"]})
     kenlm = KenLM(str(model), words)
-    state, found = kenlm.start(False), []
+    state, scores = kenlm.start(False), []
     for word in sentence.split():
         state, score = kenlm.score(state, words.get_index(word))
-        found.append(score)
-    return [*found, kenlm.finish(state)[1]]
+        scores.append(score)
+    return [*scores, kenlm.finish(state)[1]]
 
 
 def probability(word: str, before: str, text: list[str], discount: Mapping[int, float]) -> float:
-    """Of a bigram, by modified Kneser-Ney. Source: Chen and Goodman, TR-10-98, 1998.
+    """The probability of a bigram by modified Kneser-Ney smoothing. Source: Chen and Goodman, TR-10-98, 1998.
 
-    For unigrams the bigrams that end in a word are counted; both orders take the same `discount` of a count, 3 for 3
-    and more.
+    The count of a unigram is the number of distinct bigrams that end in it. `discount` maps a count to its discount in
+    both orders; the key 3 stands for 3 and more.
     """
     bigrams: dict[tuple[str, str], int] = {}
     for sentence in text:
@@ -61,127 +61,123 @@ def probability(word: str, before: str, text: list[str], discount: Mapping[int, 
     for _, last in bigrams:
         unigrams[last] = unigrams.get(last, 0) + 1
 
-    def taken(counts: list[int]) -> float:
+    def discounted_share(counts: list[int]) -> float:
         return sum(discount[min(count, 3)] for count in counts) / sum(counts)
 
-    # What the unigrams give up is shared out evenly among the words and the unknown one.
-    below = taken(list(unigrams.values())) / (len(unigrams) + 1)
+    # The discounted probability of the unigrams is distributed evenly over the words and the unknown word.
+    unigram = discounted_share(list(unigrams.values())) / (len(unigrams) + 1)
     if word in unigrams:
-        below += (unigrams[word] - discount[min(unigrams[word], 3)]) / len(bigrams)
+        unigram += (unigrams[word] - discount[min(unigrams[word], 3)]) / len(bigrams)
     followers = {last: count for (first, last), count in bigrams.items() if first == before}
-    seen = followers.get(word, 0)
-    own = (seen - discount[min(seen, 3)]) / sum(followers.values()) if seen else 0.0
-    return own + taken(list(followers.values())) * below
+    count = followers.get(word, 0)
+    bigram = (count - discount[min(count, 3)]) / sum(followers.values()) if count else 0.0
+    return bigram + discounted_share(list(followers.values())) * unigram
 
 
-def test_a_bigram_model_has_the_probabilities_of_modified_kneser_ney(tmp_path: Path) -> None:
+def test_bigram_probabilities_follow_kneser_ney(tmp_path: Path) -> None:
     text = ["a b", "a b c", "b a", "c c d", "a d", "a b d"]
-    made = make_model(written(tmp_path / "text", text), tmp_path / "lm", SETTINGS, 100)
-    # Source of the discounts: lmplz's own where a text has none, `--discount_fallback`.
-    assert made["discount_fallback"] == [1, 2]
+    statistics = build_model(write_sentences(tmp_path / "text", text), tmp_path / "lm", SETTINGS, 100)
+    # The defaults of lmplz for a text that is too small, `--discount_fallback`.
+    assert statistics["discount_fallback"] == [1, 2]
     discount = {1: 0.5, 2: 1.0, 3: 1.5}
     for sentence in ["a b c", "d d a", "c b"]:
         words = ["<s>", *sentence.split(), "</s>"]
         expected = [math.log10(probability(word, before, text, discount)) for before, word in itertools.pairwise(words)]
         assert log10(tmp_path / "lm", sentence) == pytest.approx(expected, abs=1e-5)
-    # <unk>, <s>, </s> and the four words; the distinct pairs of the text.
-    assert made["ngrams"] == [7, 14]
+    # Unigrams: <unk>, <s>, </s> and the four words. Bigrams: the distinct pairs of words in the text.
+    assert statistics["ngrams"] == [7, 14]
 
 
-def test_a_word_that_the_text_lacks_is_unlikely_and_not_impossible(tmp_path: Path) -> None:
-    make_model(written(tmp_path / "text", ["a b c d", "b c"]), tmp_path / "lm", SETTINGS, 100)
+def test_unknown_word_has_low_probability(tmp_path: Path) -> None:
+    build_model(write_sentences(tmp_path / "text", ["a b c d", "b c"]), tmp_path / "lm", SETTINGS, 100)
     known, unknown = (log10(tmp_path / "lm", f"a {word}")[1] for word in ("b", "zzz"))
     assert -10 < unknown < known
 
 
 @pytest.mark.parametrize("kind", ["trie", "probing"])
-def test_the_same_text_makes_the_same_bytes(tmp_path: Path, kind: str) -> None:
-    text = written(tmp_path / "text", [f"{a} {b} {c}" for a in "abcd" for b in "bcde" for c in "abe"])
+def test_model_is_reproducible(tmp_path: Path, kind: str) -> None:
+    text = write_sentences(tmp_path / "text", [f"{a} {b} {c}" for a in "abcd" for b in "bcde" for c in "abe"])
     settings = LmSettings.model_validate({"order": 3, "prune": [], "format": kind, "max_words": 9})
     for name in ("one", "two"):
-        make_model(text, tmp_path / name, settings, 100)
+        build_model(text, tmp_path / name, settings, 100)
     assert file_digest(tmp_path / "one") == file_digest(tmp_path / "two")
     assert {path.name for path in tmp_path.iterdir()} == {"text", "one", "two"}
 
 
 @pytest.mark.parametrize("sentences", [["a"], ["a", "b", "a b"]])
-def test_the_smallest_texts_make_a_model_of_any_order(tmp_path: Path, sentences: list[str]) -> None:
+def test_tiny_text_supports_high_order(tmp_path: Path, sentences: list[str]) -> None:
     settings = SETTINGS.model_copy(update={"order": 6})
-    made = make_model(written(tmp_path / "text", sentences), tmp_path / "lm", settings, 100)
-    assert len(made["ngrams"]) == 6
+    statistics = build_model(write_sentences(tmp_path / "text", sentences), tmp_path / "lm", settings, 100)
+    assert len(statistics["ngrams"]) == 6
     assert all(score < 0 for score in log10(tmp_path / "lm", "a b c"))
 
 
-def test_pruning_leaves_rare_ngrams_out(tmp_path: Path) -> None:
-    text = written(tmp_path / "text", ["a b c", "a b c", "b c d"])
-    whole, pruned = (
-        make_model(text, tmp_path / "lm", SETTINGS.model_copy(update={"order": 3, "prune": prune}), 100)["ngrams"]
+def test_pruning_removes_rare_ngrams(tmp_path: Path) -> None:
+    text = write_sentences(tmp_path / "text", ["a b c", "a b c", "b c d"])
+    full, pruned = (
+        build_model(text, tmp_path / "lm", SETTINGS.model_copy(update={"order": 3, "prune": prune}), 100)["ngrams"]
         for prune in ([], [0, 0, 1])
     )
-    assert whole[:2] == pruned[:2]
-    assert whole[2] > pruned[2]
+    assert full[:2] == pruned[:2]
+    assert full[2] > pruned[2]
 
 
 def run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, sentences: list[str], tokens: list[str], **settings: Any
 ) -> Path:
-    vocab, config = tokenizer(folder, tokens)
+    vocab, config = write_tokenizer(folder, tokens)
     arguments = [
-        "--settings", as_json(SETTINGS.model_dump() | settings), "--text", written(folder / "text", sentences),
+        "--settings", as_json(SETTINGS.model_dump() | settings), "--text", write_sentences(folder / "text", sentences),
         "--vocab", vocab, "--tokenizer", config, "--memory-mb", 100, "--folder", folder / "lm",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["lm", *map(str, arguments)])
-    lm.main()
+    main()
     return folder / "lm"
 
 
-def test_the_folder_holds_the_words_with_their_spelling_and_what_they_were_made_of(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_contains_lexicon_tokens_and_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = ["cab ad", "ad fee", "ad cab", "be"]
     folder = run(tmp_path, monkeypatch, sentences, LETTERS, max_words=3)
-    # `be` and `fee` are as frequent; the first in order is taken, and f is none of the letters.
+    # `be` and `fee` are equally frequent, so `be` precedes by code point; the model lacks the letter f.
     assert (folder / "lexicon.txt").read_text() == "ad\ta d |\nbe\tb e |\ncab\tc a b |\n"
     assert folder_tokens(folder) == Tokens(LETTERS, "[PAD]", "|")
-    about = read_json(folder / "arpa.json")
-    assert {key: about[key] for key in SETTINGS.model_dump()} == SETTINGS.model_dump() | {"max_words": 3}
-    assert (about["distinct_words"], about["words_in_lexicon"], about["words_not_spelled"]) == (4, 3, 0)
-    assert about["text_sha256"] == file_digest(tmp_path / "text")
+    metadata = read_json(folder / "arpa.json")
+    assert {key: metadata[key] for key in SETTINGS.model_dump()} == SETTINGS.model_dump() | {"max_words": 3}
+    assert (metadata["distinct_words"], metadata["words_in_lexicon"], metadata["words_not_spelled"]) == (4, 3, 0)
+    assert metadata["text_sha256"] == file_digest(tmp_path / "text")
     assert run(tmp_path, monkeypatch, sentences, LETTERS) and read_json(folder / "arpa.json")["words_not_spelled"] == 1
 
 
-def test_syllables_are_spelled_in_jamo_where_the_model_writes_those(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_syllables_are_spelled_in_units_of_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = run(tmp_path, monkeypatch, ["한 가"], ["[PAD]", "|", "\u1100", "\u1112", "\u1161", "\u11ab"])
     assert (folder / "lexicon.txt").read_text() == ("가\t\u1100 \u1161 |\n한\t\u1112 \u1161 \u11ab |\n")
     syllables = run(tmp_path, monkeypatch, ["한 가"], ["[PAD]", "|", "가", "한"])
     assert (syllables / "lexicon.txt").read_text() == "가\t가 |\n한\t한 |\n"
 
 
-def test_a_model_that_can_spell_no_word_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unspellable_text_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SpeechmillError, match="the model can spell no word"):
         run(tmp_path, monkeypatch, ["abc"], ["[PAD]", "|", *"ABC"])
 
 
-def test_the_blank_may_have_any_id(tmp_path: Path) -> None:
-    # As in the vocabularies of the Robust Speech Event; older files write tokens as mappings.
+def test_blank_may_have_any_id(tmp_path: Path) -> None:
+    # As in models of the Robust Speech Event; some versions of transformers write a token as a mapping.
     tokens = ["|", "a", "b", "[UNK]", "[PAD]"]
-    paths = tokenizer(tmp_path, tokens, pad_token={"content": "[PAD]"})
+    paths = write_tokenizer(tmp_path, tokens, pad_token={"content": "[PAD]"})
     assert tokenizer_tokens(*paths) == Tokens(tokens, "[PAD]", "|")
 
 
-def test_a_tokenizer_without_a_sign_between_words_is_refused(tmp_path: Path) -> None:
+def test_tokenizer_without_separator_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"vocab\.json .*lacks .*'\|'.*evaluation\.decoders"):
-        tokenizer_tokens(*tokenizer(tmp_path, ["[PAD]", "a", "▁b"]))
+        tokenizer_tokens(*write_tokenizer(tmp_path, ["[PAD]", "a", "▁b"]))
 
 
-def test_programs_that_are_absent_or_fail_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpeechmillError, match=r"build_binary ended with status .*evaluation\.lm"):
-        make_model(written(tmp_path / "text", []), tmp_path / "lm", SETTINGS, 100)
+def test_missing_or_failing_kenlm_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SpeechmillError, match=r"build_binary of KenLM failed with exit status .*evaluation\.lm"):
+        build_model(write_sentences(tmp_path / "text", []), tmp_path / "lm", SETTINGS, 100)
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     with pytest.raises(SpeechmillError, match="make setup"):
-        make_model(tmp_path / "text", tmp_path / "lm", SETTINGS, 100)
+        build_model(tmp_path / "text", tmp_path / "lm", SETTINGS, 100)
     assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
@@ -190,10 +186,10 @@ def test_programs_that_are_absent_or_fail_are_explained(tmp_path: Path, monkeypa
     [
         ({"text": "files"}, "belong together"),
         ({"files": ["a.txt"]}, "belong together"),
-        ({"prune": [0, 2, 1]}, "may not become smaller"),
+        ({"prune": [0, 2, 1]}, "must be ascending"),
         ({"order": 7}, "less than or equal to 6"),
     ],
 )
-def test_settings_that_kenlm_would_refuse_are_refused_first(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_rejected(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         LmConfig.model_validate(settings)

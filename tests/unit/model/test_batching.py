@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from speechmill.config.plan import Batch, PlanConfig
-from speechmill.core.tables import SAMPLE_RATE
+from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.batching import (
     Clips,
     PlannedBatches,
     all_batches,
     batch_stats,
-    clips_of,
+    clips_from_table,
     epoch_batches,
     pack_batches,
 )
@@ -34,11 +34,11 @@ KINDS = pytest.mark.parametrize(
 
 @st.composite
 def many_clips(draw: st.DrawFn) -> Clips:
-    """Clips in row groups of at most a few."""
+    """Clips in row groups of up to 20."""
     lengths = draw(LENGTHS)
     size = draw(st.integers(1, 20))
     numbers = np.arange(len(lengths)) // size
-    # Where a row group lies in the table, and how it is called, is nothing that the order may build on.
+    # The order must not rely on the positions of row groups in the table or on their numbers.
     return Clips(lengths, draw(st.permutations(numbers.tolist()).map(np.array)) * draw(st.integers(1, 1000)))
 
 
@@ -59,7 +59,7 @@ def plan(batch: Batch, epochs: int = 1, seed: int = 42, pool_clips: int = 8192, 
 
 
 def corpus(clips: int = 3000, group: int = 16) -> Clips:
-    """Lengths like those of read speech: about five seconds, with a tail up to twenty."""
+    """Clips with the lengths of read speech: about five seconds, with a tail up to twenty."""
     seconds = np.random.default_rng(7).gamma(4, 1.3, size=clips).clip(0.5, 20)
     return Clips(np.asarray(seconds * SAMPLE_RATE, dtype=np.int64), np.arange(clips) // group)
 
@@ -69,22 +69,22 @@ def order(batches: list[NDArray[np.int64]]) -> list[list[int]]:
 
 
 @given(many_clips(), plans(), st.integers(0, 100))
-def test_every_clip_is_seen_exactly_once_an_epoch(clips: Clips, given_plan: PlanConfig, epoch: int) -> None:
+def test_every_clip_occurs_once_per_epoch(clips: Clips, given_plan: PlanConfig, epoch: int) -> None:
     batches = epoch_batches(clips, given_plan, epoch)
     assert sorted(chain.from_iterable(order(batches))) == list(range(len(clips.lengths)))
     assert all(len(each) for each in batches)
 
 
 @given(many_clips(), plans(st.builds(Batch, seconds=st.floats(0.5, 60))))
-def test_padded_seconds_stay_within_the_budget(clips: Clips, given_plan: PlanConfig) -> None:
+def test_padded_seconds_stay_within_budget(clips: Clips, given_plan: PlanConfig) -> None:
     assert given_plan.batch.seconds is not None
     for batch in epoch_batches(clips, given_plan, 0):
-        # A clip that does not fit into the budget stands alone.
+        # A clip that exceeds the budget is a batch of its own.
         assert len(batch) == 1 or clips.lengths[batch].max() * len(batch) <= given_plan.batch.seconds * SAMPLE_RATE
 
 
 @given(many_clips(), plans(BY_CLIPS))
-def test_batches_by_clips_are_full_except_the_last_wherever_pools_end(clips: Clips, given_plan: PlanConfig) -> None:
+def test_only_the_last_batch_by_clips_is_not_full(clips: Clips, given_plan: PlanConfig) -> None:
     size, count = given_plan.batch.clips, len(clips.lengths)
     assert size is not None
     sizes = [len(batch) for batch in epoch_batches(clips, given_plan, 0)]
@@ -92,7 +92,7 @@ def test_batches_by_clips_are_full_except_the_last_wherever_pools_end(clips: Cli
 
 
 @given(many_clips(), plans(), st.integers(0, 2**32 - 1))
-def test_the_order_depends_on_seed_and_epoch_only(clips: Clips, given_plan: PlanConfig, state: int) -> None:
+def test_order_depends_on_seed_and_epoch_only(clips: Clips, given_plan: PlanConfig, state: int) -> None:
     first = order(epoch_batches(clips, given_plan, 3))
     np.random.seed(state)
     torch.manual_seed(state)
@@ -101,7 +101,7 @@ def test_the_order_depends_on_seed_and_epoch_only(clips: Clips, given_plan: Plan
 
 
 @KINDS
-def test_another_epoch_and_another_seed_are_another_order(batch: Batch) -> None:
+def test_epochs_and_seeds_have_different_orders(batch: Batch) -> None:
     clips = corpus(300)
     first = order(epoch_batches(clips, plan(batch), 0))
     assert order(epoch_batches(clips, plan(batch), 1)) != first
@@ -109,7 +109,7 @@ def test_another_epoch_and_another_seed_are_another_order(batch: Batch) -> None:
 
 
 @given(many_clips(), plans())
-def test_only_the_row_groups_of_a_pool_are_open_at_a_time(clips: Clips, given_plan: PlanConfig) -> None:
+def test_only_one_pool_of_row_groups_is_open(clips: Clips, given_plan: PlanConfig) -> None:
     # A row group is open from the first batch that needs it to the last one.
     batches = epoch_batches(clips, given_plan, 0)
     number = np.empty(len(clips.lengths), dtype=int)
@@ -122,12 +122,12 @@ def test_only_the_row_groups_of_a_pool_are_open_at_a_time(clips: Clips, given_pl
         sum(sizes[g] for g, (first, last) in zip(groups, spans, strict=True) if first <= i <= last)
         for i in range(len(batches))
     )
-    # Where a batch reaches over the end of a pool, a second pool is open, and others if they are smaller than a batch.
+    # A batch that crosses the end of a pool needs a second pool, and further ones if they are smaller than a batch.
     assert held <= 2 * (given_plan.pool_clips + max(sizes.values())) + 2 * (given_plan.batch.clips or 0)
 
 
 @KINDS
-def test_row_groups_of_a_pool_are_others_in_each_epoch(batch: Batch) -> None:
+def test_pools_differ_between_epochs(batch: Batch) -> None:
     clips = corpus(640)
     pools = [
         set(clips.groups[np.concatenate(epoch_batches(clips, plan(batch, pool_clips=64), epoch))[:32]].tolist())
@@ -137,7 +137,7 @@ def test_row_groups_of_a_pool_are_others_in_each_epoch(batch: Batch) -> None:
     assert pools[0] != pools[1]
 
 
-def test_all_epochs_follow_one_another() -> None:
+def test_all_batches_concatenates_the_epochs() -> None:
     clips, three = corpus(50), plan(Batch(clips=8), epochs=3)
     assert order(list(all_batches(clips, three))) == [
         each for epoch in range(3) for each in order(epoch_batches(clips, three, epoch))
@@ -145,14 +145,14 @@ def test_all_epochs_follow_one_another() -> None:
 
 
 @pytest.mark.parametrize("batch", [Batch(seconds=40), Batch(clips=8, by_length=True)], ids=["seconds", "by_length"])
-def test_lengths_do_not_come_in_order(batch: Batch) -> None:
+def test_batches_are_not_sorted_by_length(batch: Batch) -> None:
     clips = corpus()
     longest = [clips.lengths[b].max() for b in epoch_batches(clips, plan(batch), 0)]
-    # Were they sorted, nearly every batch would be longer than the one before.
+    # If they were sorted, nearly every batch would be longer than the previous one.
     assert 0.4 < np.mean(np.diff(longest) > 0) < 0.6
 
 
-def test_clips_of_similar_length_share_a_batch_so_that_little_is_padding() -> None:
+def test_similar_lengths_reduce_padding() -> None:
     clips = corpus()
     by_seconds, by_length, at_random = (
         batch_stats(clips, plan(batch)).padding_share(int(clips.lengths.sum()))
@@ -164,14 +164,14 @@ def test_clips_of_similar_length_share_a_batch_so_that_little_is_padding() -> No
 
 
 @pytest.mark.parametrize("count", [3000, 100])
-def test_batches_by_length_pad_as_much_as_those_of_transformers(count: int) -> None:
-    # Source: get_length_grouped_indices of transformers, which the Trainer's group_by_length follows.
+def test_padding_by_length_matches_transformers(count: int) -> None:
+    # Reference: get_length_grouped_indices of transformers, which the Trainer uses for group_by_length.
     clips = corpus(count)
-    theirs = get_length_grouped_indices(clips.lengths.tolist(), 8, generator=torch.Generator().manual_seed(0))
-    padded = [int(clips.lengths[theirs[i : i + 8]].max()) * len(theirs[i : i + 8]) for i in range(0, count, 8)]
-    ours = batch_stats(clips, plan(Batch(clips=8, by_length=True)))
-    assert ours.batches == len(padded)
-    assert ours.padded_samples == pytest.approx(sum(padded), rel=0.03)
+    indices = get_length_grouped_indices(clips.lengths.tolist(), 8, generator=torch.Generator().manual_seed(0))
+    padded = [int(clips.lengths[indices[i : i + 8]].max()) * len(indices[i : i + 8]) for i in range(0, count, 8)]
+    stats = batch_stats(clips, plan(Batch(clips=8, by_length=True)))
+    assert stats.batches == len(padded)
+    assert stats.padded_samples == pytest.approx(sum(padded), rel=0.03)
 
 
 def test_batches_by_seconds_are_nearly_full() -> None:
@@ -181,9 +181,7 @@ def test_batches_by_seconds_are_nearly_full() -> None:
 
 
 @given(LENGTHS, st.floats(0.5, 60))
-def test_filled_batches_keep_the_order_and_could_not_take_one_clip_more(
-    lengths: NDArray[np.int64], seconds: float
-) -> None:
+def test_packed_batches_are_ordered_and_full(lengths: NDArray[np.int64], seconds: float) -> None:
     ordered, budget = np.argsort(lengths, kind="stable"), seconds * SAMPLE_RATE
     batches = pack_batches(ordered, lengths, budget)
     assert list(chain.from_iterable(order(batches))) == ordered.tolist()
@@ -192,20 +190,20 @@ def test_filled_batches_keep_the_order_and_could_not_take_one_clip_more(
         assert lengths[following[0]] * (len(batch) + 1) > budget
 
 
-def test_nothing_makes_no_batch() -> None:
+def test_packing_no_clips_gives_no_batches() -> None:
     assert pack_batches(np.array([], dtype=np.int64), corpus(1).lengths, 1e6) == []
 
 
 @given(many_clips(), plans())
-def test_what_is_measured_is_what_comes(clips: Clips, given_plan: PlanConfig) -> None:
-    extent = batch_stats(clips, given_plan)
+def test_batch_stats_match_the_batches(clips: Clips, given_plan: PlanConfig) -> None:
+    stats = batch_stats(clips, given_plan)
     padded = [int(clips.lengths[b].max()) * len(b) for b in all_batches(clips, given_plan)]
-    assert (extent.batches, extent.padded_samples, extent.largest) == (len(padded), sum(padded), max(padded))
-    assert 0 <= extent.padding_share(int(clips.lengths.sum()) * given_plan.epochs) < 1
+    assert (stats.batches, stats.padded_samples, stats.largest) == (len(padded), sum(padded), max(padded))
+    assert 0 <= stats.padding_share(int(clips.lengths.sum()) * given_plan.epochs) < 1
 
 
-def test_clips_of_one_row_group_have_one_number() -> None:
-    places = [
+def test_row_groups_have_unique_numbers() -> None:
+    row_groups = [
         ("a", "train", 0, 0),
         ("a", "train", 0, 1),
         ("a", "train", 1, 0),
@@ -214,65 +212,63 @@ def test_clips_of_one_row_group_have_one_number() -> None:
     ]
     rows = [
         {"dataset": dataset, "split": split, "shard": shard, "row_group": group, "num_samples": 10 * i}
-        for i, (dataset, split, shard, group) in enumerate(places * 2)
+        for i, (dataset, split, shard, group) in enumerate(row_groups * 2)
     ]
     table = pa.concat_tables([pa.Table.from_pylist(rows[:3]), pa.Table.from_pylist(rows[3:])])
-    clips = clips_of(table)
+    clips = clips_from_table(table)
     assert clips.lengths.tolist() == [10 * i for i in range(10)]
     assert clips.groups[:5].tolist() == clips.groups[5:].tolist()
-    assert len(set(clips.groups.tolist())) == len(places)
+    assert len(set(clips.groups.tolist())) == len(row_groups)
 
 
 @given(many_clips(), plans(), st.integers(1, 3), st.data())
-def test_a_resumed_start_gives_the_same_tail(
+def test_resumed_sampler_yields_the_same_rest(
     clips: Clips, given_plan: PlanConfig, processes: int, data: st.DataObject
 ) -> None:
     count = batch_stats(clips, given_plan).batches
     rank = data.draw(st.integers(0, processes - 1))
-    whole = PlannedBatches(clips, given_plan, count, rank, processes)
-    steps = len(whole) // given_plan.gradient_accumulation
+    full = PlannedBatches(clips, given_plan, count, rank, processes)
+    steps = len(full) // given_plan.gradient_accumulation
     start = data.draw(st.integers(0, steps))
     resumed = PlannedBatches(clips, given_plan, count, rank, processes, start)
-    batches = list(whole)
-    assert len(batches) == len(whole) == len(resumed)
+    batches = list(full)
+    assert len(batches) == len(full) == len(resumed)
     assert list(resumed) == batches[start * given_plan.gradient_accumulation :]
     assert [resumed.clips_in_step(s) for s in range(start, steps)] == [
-        whole.clips_in_step(s) for s in range(start, steps)
+        full.clips_in_step(s) for s in range(start, steps)
     ]
 
 
 @given(many_clips(), plans(), st.integers(1, 4))
-def test_the_batches_of_a_step_are_dealt_out_to_the_processes(
-    clips: Clips, given_plan: PlanConfig, processes: int
-) -> None:
+def test_batches_of_a_step_are_split_by_process(clips: Clips, given_plan: PlanConfig, processes: int) -> None:
     planned = order(list(all_batches(clips, given_plan)))
     ranks = [PlannedBatches(clips, given_plan, len(planned), rank, processes) for rank in range(processes)]
     passes = list(zip(*ranks, strict=True))
-    dealt = [batch for forward_pass in passes for batch in forward_pass]
-    assert [{drawn.batch for drawn in batch} for batch in dealt] == [{number} for number in range(len(dealt))]
-    assert [[drawn.clip for drawn in batch] for batch in dealt[: len(planned)]] == planned
-    assert {drawn.weight for batch in dealt[: len(planned)] for drawn in batch} == {1.0}
-    a_step = given_plan.gradient_accumulation * processes
-    # What fills up the last step is its first batch, again and again, and does not count.
-    assert len(dealt) == -(-len(planned) // a_step) * a_step
-    for batch in dealt[len(planned) :]:
-        assert [drawn.clip for drawn in batch] == planned[len(dealt) - a_step]
-        assert {drawn.weight for drawn in batch} == {0.0}
-    for step in range(len(dealt) // a_step):
-        real = chain.from_iterable(dealt[step * a_step : (step + 1) * a_step])
-        assert ranks[0].clips_in_step(step) == sum(drawn.weight for drawn in real)
+    batches = [batch for forward_pass in passes for batch in forward_pass]
+    assert [{sampled.batch for sampled in batch} for batch in batches] == [{number} for number in range(len(batches))]
+    assert [[sampled.clip for sampled in batch] for batch in batches[: len(planned)]] == planned
+    assert {sampled.weight for batch in batches[: len(planned)] for sampled in batch} == {1.0}
+    step_batches = given_plan.gradient_accumulation * processes
+    # The last step is completed with repetitions of its first batch, which have weight 0.
+    assert len(batches) == -(-len(planned) // step_batches) * step_batches
+    for batch in batches[len(planned) :]:
+        assert [sampled.clip for sampled in batch] == planned[len(batches) - step_batches]
+        assert {sampled.weight for sampled in batch} == {0.0}
+    for step in range(len(batches) // step_batches):
+        sampled_clips = chain.from_iterable(batches[step * step_batches : (step + 1) * step_batches])
+        assert ranks[0].clips_in_step(step) == sum(sampled.weight for sampled in sampled_clips)
 
 
-def test_epochs_that_are_over_are_not_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_skips_finished_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, ten = corpus(100), plan(Batch(clips=8, by_length=True), epochs=10)
-    drawn: list[int] = []
+    computed: list[int] = []
 
-    def noted(clips: Clips, plan: PlanConfig, epoch: int) -> list[NDArray[np.int64]]:
-        drawn.append(epoch)
+    def recording(clips: Clips, plan: PlanConfig, epoch: int) -> list[NDArray[np.int64]]:
+        computed.append(epoch)
         return epoch_batches(clips, plan, epoch)
 
-    monkeypatch.setattr("speechmill.model.batching.epoch_batches", noted)
+    monkeypatch.setattr("speechmill.model.batching.epoch_batches", recording)
     resumed = PlannedBatches(clips, ten, 130, start=8 * 13 + 5)
     assert next(iter(resumed))[0].batch == 8 * 13 + 5
     assert resumed.clips_in_step(8 * 13 + 12) == 4
-    assert drawn == [8]
+    assert computed == [8]

@@ -26,9 +26,9 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import Int16Samples
 from speechmill.core.tables import read_rows
 from speechmill.model import clip_reader
-from speechmill.model.batching import PlannedBatches, SampledClip, clips_of
-from speechmill.model.clip_reader import ClipReader, Collator, wave_inputs
-from speechmill.model.ctc import IGNORED
+from speechmill.model.batching import PlannedBatches, SampledClip, clips_from_table
+from speechmill.model.clip_reader import ClipReader, Collator, waveform_inputs
+from speechmill.model.ctc import IGNORED_LABEL
 from speechmill.model.models import model_inputs
 
 Stored = tuple[pa.Table, list[Path]]
@@ -52,12 +52,12 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Wav2Vec2CTCTokenizer:
 
 
 @pytest.fixture(scope="module")
-def letters(tokenizer: Wav2Vec2CTCTokenizer) -> Wav2Vec2Processor:
+def wav2vec2_processor(tokenizer: Wav2Vec2CTCTokenizer) -> Wav2Vec2Processor:
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
-def in_float(samples: Int16Samples) -> np.ndarray[Any, np.dtype[np.float32]]:
+def to_float(samples: Int16Samples) -> np.ndarray[Any, np.dtype[np.float32]]:
     return samples.astype(np.float32) / np.float32(32768)
 
 
@@ -66,10 +66,10 @@ def plan(**more: Any) -> PlanConfig:
 
 
 def planned(table: pa.Table, settings: PlanConfig, count: int) -> PlannedBatches:
-    return PlannedBatches(clips_of(table), settings, count)
+    return PlannedBatches(clips_from_table(table), settings, count)
 
 
-def test_a_clip_comes_with_its_samples_and_how_it_was_drawn(stored: Stored) -> None:
+def test_clip_has_samples_batch_and_weight(stored: Stored) -> None:
     reader = ClipReader(*stored)
     assert len(reader) == len(RECORDINGS)
     for i in (23, 0, 7):
@@ -80,44 +80,44 @@ def test_a_clip_comes_with_its_samples_and_how_it_was_drawn(stored: Stored) -> N
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
-    """How often each row group was read, whatever the shard, from now on."""
+    """Count from now on how often each row group is read, over all shards."""
     reads: Counter[int] = Counter()
     original = pq.ParquetFile.read_row_group
 
-    def noted(self: pq.ParquetFile, i: int, **kwargs: Any) -> pa.Table:
+    def counting(self: pq.ParquetFile, i: int, **kwargs: Any) -> pa.Table:
         reads[i] += 1
         return original(self, i, **kwargs)
 
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", noted)
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     return reads
 
 
 @pytest.mark.parametrize("pool", [6, 12, 24])
-def test_a_row_group_is_read_once_a_pool(stored: Stored, pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_group_is_read_once_per_pool(stored: Stored, pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
     # Two shards of four row groups of three clips each.
     settings = plan(epochs=1, pool_clips=pool, batch={"clips": 3})
     reader, reads = ClipReader(*stored, pool_clips=pool), count_reads(monkeypatch)
     for batch in planned(stored[0], settings, 8):
-        for drawn in batch:
-            reader[drawn]
+        for sampled in batch:
+            reader[sampled]
     assert reads == dict.fromkeys(range(4), 2)
 
 
-def test_no_more_row_groups_are_held_than_a_pool_has(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_limited_to_the_size_of_a_pool(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, reads = ClipReader(*stored, pool_clips=6), count_reads(monkeypatch)
-    # One clip of each row group of a shard. Six clips are two row groups, and one more is held.
+    # One clip of each row group of a shard. Six clips are two row groups, and one more is cached.
     for i in (0, 6, 12, 0):
         reader[i]
     assert reads == {0: 1, 1: 1, 2: 1}
-    # A fourth one drives out the one that was not asked for the longest.
+    # A fourth one replaces the least recently used one.
     for i in (18, 0, 6):
         reader[i]
     assert reads == {0: 1, 1: 2, 2: 1, 3: 1}
 
 
-def test_of_long_clips_fewer_row_groups_are_held(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_holds_fewer_row_groups_of_long_clips(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = [row["audio"]["bytes"] for row in read_rows(stored[1][0])]
-    # Room for the first two row groups and their offsets; the third takes more than the first.
+    # Space for the first two row groups and their offsets; the third one is larger than the first.
     monkeypatch.setattr(clip_reader, "_CLIP_BYTES", (sum(map(len, clips[:6])) + 100) / 24)
     reader, reads = ClipReader(*stored, pool_clips=24), count_reads(monkeypatch)
     for i in (0, 6, 0, 6):
@@ -126,15 +126,13 @@ def test_of_long_clips_fewer_row_groups_are_held(stored: Stored, monkeypatch: py
     for i in (12, 14, 0):
         np.testing.assert_array_equal(reader.samples(i), RECORDINGS[i])
     assert reads == {0: 2, 1: 1, 2: 1}
-    # What was driven out leaves room.
+    # Row groups that were removed leave space.
     for i in (6, 0):
         reader.samples(i)
     assert reads == {0: 2, 1: 2, 2: 1}
 
 
-def test_a_row_group_that_takes_more_than_all_may_is_held_until_the_next(
-    stored: Stored, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_oversized_row_group_is_cached_until_the_next(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clip_reader, "_CLIP_BYTES", 1)
     reader, reads = ClipReader(*stored, pool_clips=24), count_reads(monkeypatch)
     for i in (0, 2, 4, 6, 0):
@@ -153,141 +151,145 @@ def extractors() -> st.SearchStrategy[Wav2Vec2FeatureExtractor]:
 
 @st.composite
 def waves(draw: st.DrawFn) -> list[Int16Samples]:
-    """Clips from silence to full scale, of one length or of several."""
+    """Clips from silence to full scale, of the same length or of different lengths."""
     seed = draw(st.integers(0, 2**32 - 1))
     lengths = draw(st.lists(st.integers(1, 20_000), min_size=1, max_size=5))
     lengths = [lengths[0]] * len(lengths) if draw(st.booleans()) else lengths
-    drawn = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     loudness, offset = draw(st.sampled_from([0, 1, 300, 60_000])), draw(st.integers(-3000, 3000))
-    return [(drawn.standard_normal(n) * loudness + offset).clip(-32768, 32767).astype(np.int16) for n in lengths]
+    return [(rng.standard_normal(n) * loudness + offset).clip(-32768, 32767).astype(np.int16) for n in lengths]
 
 
-def assert_identical(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        assert value.dtype == theirs[key].dtype
-        np.testing.assert_array_equal(value.numpy(), theirs[key].numpy())
+def assert_identical(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert actual.keys() == expected.keys()
+    for key, value in actual.items():
+        assert value.dtype == expected[key].dtype
+        np.testing.assert_array_equal(value.numpy(), expected[key].numpy())
 
 
 @given(extractors(), waves())
-def test_features_are_those_of_the_extractor_to_the_bit(
+def test_features_are_bit_identical_to_the_extractor(
     extractor: Wav2Vec2FeatureExtractor, samples: list[Int16Samples]
 ) -> None:
-    # Source: transformers' own extractor. Where nothing is padded, `model_inputs` leaves out a mask that says nothing.
-    theirs = dict(extractor([in_float(s) for s in samples], sampling_rate=16_000, padding=True, return_tensors="pt"))
+    # Reference: transformers' extractor. Without padding, `model_inputs` leaves out the mask, which is all ones.
+    expected = dict(extractor([to_float(s) for s in samples], sampling_rate=16_000, padding=True, return_tensors="pt"))
     if len({len(s) for s in samples}) == 1:
-        theirs.pop("attention_mask", None)
-    assert_identical(wave_inputs(extractor, samples), theirs)
+        expected.pop("attention_mask", None)
+    assert_identical(waveform_inputs(extractor, samples), expected)
 
 
-def test_a_batch_has_what_the_step_needs(stored: Stored, letters: Wav2Vec2Processor) -> None:
+def test_batch_has_all_keys_of_a_training_step(stored: Stored, wav2vec2_processor: Wav2Vec2Processor) -> None:
     reader = ClipReader(*stored)
-    drawn = [SampledClip(5, 9), SampledClip(0, 9), SampledClip(2, 9, 0.0)]
-    batch = Collator(letters)([reader[d] for d in drawn])
+    sampled = [SampledClip(5, 9), SampledClip(0, 9), SampledClip(2, 9, 0.0)]
+    batch = Collator(wav2vec2_processor)([reader[clip] for clip in sampled])
     assert batch.pop("batch") == 9
     assert batch.pop("weight").tolist() == [1.0, 1.0, 0.0]
     assert batch.pop("num_samples").tolist() == [len(RECORDINGS[i]) for i in (5, 0, 2)]
     # The texts "ababab", "a" and "aaa".
-    assert batch.pop("labels").tolist() == [[3, 4] * 3, [3, *[IGNORED] * 5], [3, 3, 3, *[IGNORED] * 3]]
-    assert_identical(batch, model_inputs(letters, [in_float(RECORDINGS[i]) for i in (5, 0, 2)]))
+    assert batch.pop("labels").tolist() == [[3, 4] * 3, [3, *[IGNORED_LABEL] * 5], [3, 3, 3, *[IGNORED_LABEL] * 3]]
+    assert_identical(batch, model_inputs(wav2vec2_processor, [to_float(RECORDINGS[i]) for i in (5, 0, 2)]))
 
 
-def test_other_front_ends_make_their_features_themselves(stored: Stored, tokenizer: Wav2Vec2CTCTokenizer) -> None:
+def test_other_extractors_compute_their_features(stored: Stored, tokenizer: Wav2Vec2CTCTokenizer) -> None:
     mel = Wav2Vec2BertProcessor(feature_extractor=SeamlessM4TFeatureExtractor(), tokenizer=tokenizer)
     reader = ClipReader(*stored)
     batch = Collator(mel)([reader[i] for i in (1, 8)])
-    theirs = model_inputs(mel, [in_float(RECORDINGS[i]) for i in (1, 8)])
-    assert "input_features" in theirs
-    assert_identical({key: batch[key] for key in theirs}, theirs)
+    expected = model_inputs(mel, [to_float(RECORDINGS[i]) for i in (1, 8)])
+    assert "input_features" in expected
+    assert_identical({key: batch[key] for key in expected}, expected)
 
 
-def test_a_base_of_another_sampling_rate_is_refused() -> None:
-    with pytest.raises(SpeechmillError, match="8000 samples a second"):
-        wave_inputs(Wav2Vec2FeatureExtractor(sampling_rate=8000), RECORDINGS[:1])
+def test_base_with_another_sampling_rate_is_rejected() -> None:
+    with pytest.raises(SpeechmillError, match="sampling rate of 8000 Hz"):
+        waveform_inputs(Wav2Vec2FeatureExtractor(sampling_rate=8000), RECORDINGS[:1])
 
 
-def assert_same_batches(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> None:
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
+def assert_same_batches(actual: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert one.pop("batch") == other.pop("batch")
         assert_identical(one, other)
 
 
 @pytest.mark.parametrize(("method", "workers"), [("fork", 2), pytest.param("spawn", 1, marks=pytest.mark.slow)])
-def test_workers_make_the_same_batches(stored: Stored, letters: Wav2Vec2Processor, method: str, workers: int) -> None:
-    # Two epochs of six batches each, in steps of five: the last step is filled up by three.
+def test_workers_yield_the_same_batches(
+    stored: Stored, wav2vec2_processor: Wav2Vec2Processor, method: str, workers: int
+) -> None:
+    # Two epochs of six batches each, in steps of five: three repeated batches complete the last step.
     batches = planned(stored[0], plan(gradient_accumulation=5, pool_clips=6), 12)
     reader = ClipReader(*stored, pool_clips=6)
-    # Shards that are open already must not get in the way.
-    alone = list(DataLoader(reader, batch_sampler=batches, collate_fn=Collator(letters)))
-    beside = DataLoader(
+    # Shards that are already open must not disturb the workers.
+    without_workers = list(DataLoader(reader, batch_sampler=batches, collate_fn=Collator(wav2vec2_processor)))
+    with_workers = DataLoader(
         reader,
         batch_sampler=batches,
-        collate_fn=Collator(letters),
+        collate_fn=Collator(wav2vec2_processor),
         num_workers=workers,
         prefetch_factor=3,
         multiprocessing_context=method,
     )
-    assert [batch["batch"] for batch in alone] == list(range(15))
-    assert [float(batch["weight"].sum()) for batch in alone] == [4.0] * 12 + [0.0] * 3
-    assert_same_batches(list(beside), alone)
+    assert [batch["batch"] for batch in without_workers] == list(range(15))
+    assert [float(batch["weight"].sum()) for batch in without_workers] == [4.0] * 12 + [0.0] * 3
+    assert_same_batches(list(with_workers), without_workers)
 
 
 def damaged(tmp_path: Path, how: str) -> tuple[pa.Table, list[Path]]:
-    """Clips whose first shard is not what its index says."""
+    """Clips whose first shard does not match its index."""
     rows, shards = store(tmp_path, RECORDINGS[:6], TEXTS[:6])
-    if how == "cut short":
+    if how == "truncated":
         shards[0].write_bytes(shards[0].read_bytes()[:-100])
-    elif how == "gone":
+    elif how == "missing":
         shards[0].unlink()
     elif how == "other clips":
         shards[0].write_bytes(shards[1].read_bytes())
     else:
-        whole = pq.read_table(shards[0]).to_pylist()
-        for row in whole:
+        stored_rows = pq.read_table(shards[0]).to_pylist()
+        for row in stored_rows:
             if how == "noise":
                 row["audio"]["bytes"] = b"fLaC" + bytes(200)
             else:
                 row["audio_sha256"] = "f" * 64
-        pq.write_table(pa.Table.from_pylist(whole, schema=pq.read_schema(shards[0])), shards[0])
+        pq.write_table(pa.Table.from_pylist(stored_rows, schema=pq.read_schema(shards[0])), shards[0])
     return pa.Table.from_pylist(rows), shards
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "problem"),
     [
-        ("cut short", "cannot be read"),
-        ("gone", "cannot be read"),
-        ("other clips", "does not hold clip-000 where its index says"),
-        ("other samples", "holds another recording as clip-000 than its index tells of"),
-        ("noise", "holds clip-000 damaged"),
+        ("truncated", "cannot be read"),
+        ("missing", "cannot be read"),
+        ("other clips", "does not contain clip-000 where its index says"),
+        ("other samples", "contains another recording for clip-000 than its index lists"),
+        ("noise", "contains damaged audio for clip-000"),
     ],
 )
-def test_a_spoilt_shard_is_named_with_what_to_do(tmp_path: Path, how: str, said: str) -> None:
-    with pytest.raises(SpeechmillError, match=f"shard-00000.parquet {said}.*; delete it and run snakemake again"):
+def test_corrupt_shard_is_named(tmp_path: Path, how: str, problem: str) -> None:
+    with pytest.raises(SpeechmillError, match=f"shard-00000.parquet {problem}.*; delete it and run snakemake again"):
         ClipReader(*damaged(tmp_path, how))[0]
 
 
-def test_what_a_worker_finds_reaches_the_user(tmp_path: Path, letters: Wav2Vec2Processor) -> None:
-    reader = ClipReader(*damaged(tmp_path, "gone"))
-    loader = DataLoader(reader, batch_sampler=[[1], [0]], collate_fn=Collator(letters), num_workers=1)
+def test_error_in_a_worker_reaches_the_user(tmp_path: Path, wav2vec2_processor: Wav2Vec2Processor) -> None:
+    reader = ClipReader(*damaged(tmp_path, "missing"))
+    loader = DataLoader(reader, batch_sampler=[[1], [0]], collate_fn=Collator(wav2vec2_processor), num_workers=1)
     batches = iter(loader)
     assert len(next(batches)["labels"]) == 1
     with pytest.raises(SpeechmillError, match=r"shard-00000.parquet cannot be read \(.*; delete it and run"):
         next(batches)
+    # Torch would wait five seconds for the worker of an iterator that is not exhausted after an error.
+    assert list(batches) == []
 
 
-def test_a_row_that_a_shard_has_not_is_said_so(stored: Stored) -> None:
+def test_row_beyond_the_row_group_is_reported(stored: Stored) -> None:
     table, shards = stored
     beyond = table.set_column(table.column_names.index("row"), "row", pa.array([9] * len(table)))
-    with pytest.raises(SpeechmillError, match="does not hold clip-004"):
+    with pytest.raises(SpeechmillError, match="does not contain clip-004"):
         ClipReader(beyond, shards)[4]
 
 
-def test_all_row_groups_are_found_again_in_the_table(stored: Stored) -> None:
-    clips = clips_of(stored[0])
+def test_table_identifies_row_groups(stored: Stored) -> None:
+    clips = clips_from_table(stored[0])
     assert clips.lengths.tolist() == [len(r) for r in RECORDINGS]
-    # Two shards in turn, three clips a row group: see `store`.
-    together = [(i % 2, i // 6) for i in range(24)]
+    # `store` alternates between two shards and writes three clips per row group.
+    row_groups = [(i % 2, i // 6) for i in range(24)]
     for i, j in itertools.combinations(range(24), 2):
-        assert (clips.groups[i] == clips.groups[j]) == (together[i] == together[j])
+        assert (clips.groups[i] == clips.groups[j]) == (row_groups[i] == row_groups[j])

@@ -15,17 +15,17 @@ from speechmill.model.devices import acquire_devices, visible_devices
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for the locks of a host on which nobody else computes, of which nvidia-smi and Slurm tell nothing."""
+    """The folder for temporary files of a host without other jobs, nvidia-smi and Slurm."""
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "SLURM_STEP_NUM_TASKS"):
-        monkeypatch.setenv(name, "")  # so that it is put back, whatever a test makes of it
+        monkeypatch.setenv(name, "")  # so that it is restored after the test
         monkeypatch.delenv(name)
     return tmp_path
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
-    """So many devices that do nothing."""
+    """Make torch report `count` GPUs."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
 
 
@@ -46,7 +46,7 @@ def three_gpus(monkeypatch: pytest.MonkeyPatch, host: Path) -> None:
 
 @pytest.fixture
 def listed_gpus(monkeypatch: pytest.MonkeyPatch, three_gpus: None, host: Path) -> None:
-    """Three devices, and the program that tells their UUIDs, as NVIDIA's prints them."""
+    """Three GPUs, and an nvidia-smi that prints their UUIDs."""
     program = host / "nvidia-smi"
     lines = [f"{i}, GPU-{letter * 8}-0000-0000-0000-000000000000" for i, letter in enumerate("abc")]
     program.write_text("#!/bin/sh\nprintf '%s\\n' " + " ".join(f"'{line}'" for line in lines) + "\n")
@@ -54,10 +54,10 @@ def listed_gpus(monkeypatch: pytest.MonkeyPatch, three_gpus: None, host: Path) -
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_a_gpu_that_is_not_there_is_refused_with_the_key_to_change() -> None:
+def test_missing_gpu_names_the_key_to_change() -> None:
     with (
         pytest.raises(
-            SpeechmillError, match=r"runs\.demo\.device is gpu, but the job sees none .* set runs\.demo\.dev"
+            SpeechmillError, match=r"runs\.demo\.device is gpu, but the job finds none .* set runs\.demo\.dev"
         ),
         acquire_devices("gpu", "demo", 1),
     ):
@@ -65,7 +65,7 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_key_to_change() -> None:
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_gpu_that_was_not_granted_is_refused_though_it_is_there() -> None:
+def test_gpu_that_was_not_granted_is_rejected() -> None:
     with (
         pytest.raises(SpeechmillError, match=r"was granted none \(--resources gpu=0\)"),
         acquire_devices("gpu", "demo", 0),
@@ -75,12 +75,12 @@ def test_a_gpu_that_was_not_granted_is_refused_though_it_is_there() -> None:
 
 @pytest.mark.usefixtures("three_gpus")
 @pytest.mark.parametrize("wanted", ["gpu", "auto"])
-def test_fewer_gpus_than_the_run_wants_are_refused_with_the_key_and_what_to_do(wanted: str) -> None:
-    # Under --resources gpu=1, Snakemake 9.27 scales a rule's gpu=2 to 1 without a word.
+def test_fewer_granted_gpus_than_requested_are_rejected(wanted: str) -> None:
+    # Under --resources gpu=1, Snakemake 9.27 silently reduces a rule's gpu=2 to 1.
     with (
         pytest.raises(
             SpeechmillError,
-            match=r"runs\.demo\.gpus is 2, but the job was granted 1; give snakemake --resources gpu=2, or more, or set"
+            match=r"runs\.demo\.gpus is 2, but the job was granted 1; give snakemake --resources gpu=2 or more, or set"
             r" runs\.demo\.gpus to 1 and raise runs\.demo\.plan\.gradient_accumulation",
         ),
         acquire_devices(wanted, "demo", 1, 2),
@@ -90,55 +90,55 @@ def test_fewer_gpus_than_the_run_wants_are_refused_with_the_key_and_what_to_do(w
 
 @pytest.mark.usefixtures("three_gpus")
 @pytest.mark.parametrize("wanted", ["gpu", "auto"])
-def test_fewer_gpus_than_were_granted_are_refused(wanted: str) -> None:
+def test_fewer_visible_gpus_than_granted_are_rejected(wanted: str) -> None:
     with (
-        pytest.raises(SpeechmillError, match=r"runs\.demo\.gpus is 4, but the job sees 3 of the 4 .*demo\.gpus to 3"),
+        pytest.raises(SpeechmillError, match=r"runs\.demo\.gpus is 4, but the job finds 3 of the 4 .*demo\.gpus to 3"),
         acquire_devices(wanted, "demo", 4, 4),
     ):
         pass
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_auto_takes_the_processor_where_there_is_no_gpu() -> None:
-    with acquire_devices("auto", "demo", 1) as taken:
-        assert taken == [torch.device("cpu")]
+def test_auto_uses_the_cpu_without_a_gpu() -> None:
+    with acquire_devices("auto", "demo", 1) as acquired:
+        assert acquired == [torch.device("cpu")]
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("wanted", "granted"), [("auto", 0), ("cpu", 0), ("cpu", 1)])
-def test_a_gpu_is_left_alone_where_none_was_granted_or_asked_for(wanted: str, granted: int) -> None:
-    with acquire_devices(wanted, "demo", granted) as taken:
-        assert taken == [torch.device("cpu")]
+def test_cpu_is_used_unless_a_gpu_is_granted(wanted: str, granted: int) -> None:
+    with acquire_devices(wanted, "demo", granted) as acquired:
+        assert acquired == [torch.device("cpu")]
 
 
 @pytest.mark.usefixtures("no_gpu")
-def test_several_processes_on_the_processor_have_it_each() -> None:
-    with acquire_devices("cpu", "demo", 0, 3) as taken:
-        assert taken == [torch.device("cpu")] * 3
+def test_several_processes_share_the_cpu() -> None:
+    with acquire_devices("cpu", "demo", 0, 3) as acquired:
+        assert acquired == [torch.device("cpu")] * 3
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("wanted", ["gpu", "auto"])
-def test_two_jobs_take_two_devices_and_see_no_other(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_jobs_use_different_gpus(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with acquire_devices(wanted, "one", 1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # the other job is another process
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # as in the process of the other job
         with acquire_devices(wanted, "other", 1):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 @pytest.mark.usefixtures("three_gpus")
-def test_a_job_takes_as_many_devices_as_it_needs_of_those_that_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_acquires_several_of_the_free_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
     with acquire_devices("gpu", "one", 1):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-        with acquire_devices("gpu", "other", 2, 2) as taken:
-            assert taken == [torch.device("cuda", 0), torch.device("cuda", 1)]
+        with acquire_devices("gpu", "other", 2, 2) as acquired:
+            assert acquired == [torch.device("cuda", 0), torch.device("cuda", 1)]
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_a_job_that_fails_gives_its_device_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_job_releases_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError), acquire_devices("gpu", "one", 1):
         raise RuntimeError
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
@@ -153,10 +153,10 @@ def test_a_job_that_fails_gives_its_device_back(monkeypatch: pytest.MonkeyPatch)
         ("3,5", ["3", "5"]),
         ("3, 5", ["3", "5"]),
         ("GPU-8f3a,GPU-77aa", ["GPU-8f3a", "GPU-77aa"]),
-        ("3,5,7", ["3", "5"]),  # torch stops at the first that it cannot use
+        ("3,5,7", ["3", "5"]),  # torch stops at the first one that it cannot use
     ],
 )
-def test_devices_are_named_as_the_host_names_them(
+def test_visible_devices_keeps_the_names_of_the_host(
     monkeypatch: pytest.MonkeyPatch, listed: str | None, names: list[str]
 ) -> None:
     if listed is None:
@@ -167,8 +167,8 @@ def test_devices_are_named_as_the_host_names_them(
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_jobs_that_see_different_devices_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A cluster gives each job its own; both call it cuda:0.
+def test_jobs_with_different_gpus_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A cluster assigns each job a GPU of its own, which both jobs call cuda:0.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
     with acquire_devices("gpu", "one", 1) as (first,):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
@@ -177,17 +177,17 @@ def test_jobs_that_see_different_devices_do_not_wait_for_each_other(monkeypatch:
 
 
 class WaitingError(Exception):
-    """What stands for a job that would wait."""
+    """Raised in place of waiting."""
 
 
 def would_wait(monkeypatch: pytest.MonkeyPatch, names: list[str], count: int = 1) -> bool:
-    """Whether a job that sees these devices would have to wait for `count` of them."""
+    """Return whether a job with these visible devices would have to wait for `count` of them."""
 
-    def nap(_: float) -> None:
+    def sleep(_: float) -> None:
         raise WaitingError
 
     with monkeypatch.context() as patch:
-        patch.setattr("time.sleep", nap)
+        patch.setattr("time.sleep", sleep)
         try:
             with devices._locked(names, count):
                 return False
@@ -197,7 +197,7 @@ def would_wait(monkeypatch: pytest.MonkeyPatch, names: list[str], count: int = 1
 
 @pytest.mark.usefixtures("listed_gpus")
 @pytest.mark.parametrize("name", ["GPU-bbbbbbbb-0000-0000-0000-000000000000", "GPU-bbbb", "1"])
-def test_a_device_is_the_same_by_index_and_by_uuid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_index_and_uuid_share_a_lock(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with devices._locked(["1"], 1):
         assert would_wait(monkeypatch, [name])
         assert not would_wait(monkeypatch, ["0"])
@@ -207,106 +207,168 @@ def test_a_device_is_the_same_by_index_and_by_uuid(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("listed_gpus")
-def test_a_job_sees_its_devices_by_the_names_that_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_visible_devices_keeps_given_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb,2,0")
     with acquire_devices("gpu", "demo", 2, 2):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb,2"
 
 
 @pytest.mark.usefixtures("listed_gpus")
-def test_a_program_that_tells_no_uuids_leaves_devices_their_names(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # As nvidia-smi ends without a driver.
+def test_failing_nvidia_smi_falls_back_to_names(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As nvidia-smi fails without a driver.
     (host / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA-SMI has failed\nexit 9\n")
     with devices._locked(["1"], 1):
         assert would_wait(monkeypatch, ["1"])
 
 
 @pytest.mark.usefixtures("three_gpus")
-def test_slurm_may_call_the_devices_of_two_jobs_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    # With ConstrainDevices, each job's devices are counted from 0.
+def test_slurm_jobs_may_use_the_same_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    # With ConstrainDevices, each job numbers its devices from 0.
     monkeypatch.setenv("SLURM_JOB_ID", "41")
     with devices._locked(["0"], 1):
-        assert would_wait(monkeypatch, ["0"])  # within one allocation, jobs share
+        assert would_wait(monkeypatch, ["0"])  # jobs of the same allocation share devices
         monkeypatch.setenv("SLURM_JOB_ID", "42")
         assert not would_wait(monkeypatch, ["0"])
 
 
 @pytest.mark.usefixtures("two_gpus")
-def test_tasks_of_slurm_share_the_devices_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_tasks_share_the_gpus_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with acquire_devices("gpu", "demo", 4, 4) as taken:
-        assert len(taken) == 2
+    with acquire_devices("gpu", "demo", 4, 4) as acquired:
+        assert len(acquired) == 2
     with (
         pytest.raises(
-            SpeechmillError, match=r"runs\.demo\.gpus is 3, which 2 Slurm tasks cannot share.* multiple of 2"
+            SpeechmillError, match=r"runs\.demo\.gpus is 3, which 2 Slurm tasks cannot share equally.* multiple of 2"
         ),
         acquire_devices("gpu", "demo", 3, 3),
     ):
         pass
 
 
-def test_a_job_that_cannot_have_all_holds_none(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two jobs that each wanted two of three, and kept the one that they got, would wait for each other for ever.
+def test_waiting_job_holds_no_gpu(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # If two jobs each needed two of three GPUs and kept the one that they got, they would wait forever.
     with devices._locked(["0", "1", "2"], 2) as names:
         assert names == ["0", "1"]
-        others = []
+        free = []
 
-        def nap(_: float) -> None:
-            with devices._locked(["2"], 1) as left:
-                others.extend(left)
+        def sleep(_: float) -> None:
+            with devices._locked(["2"], 1) as acquired:
+                free.extend(acquired)
             raise WaitingError
 
-        monkeypatch.setattr("time.sleep", nap)
+        monkeypatch.setattr("time.sleep", sleep)
         with pytest.raises(WaitingError), devices._locked(["0", "1", "2"], 2):
             pass
-        assert others == ["2"]
+        assert free == ["2"]
 
 
-def hold(folder: str, taken: Event, done: Event) -> None:
-    """Another job, in a process of its own, that computes until it is told to stop."""
+def hold(folder: str, acquired: Event, done: Event) -> None:
+    """Hold GPU 0, as another job in a process of its own, until `done` is set."""
     devices.tempfile.gettempdir = lambda: folder  # type: ignore[method-assign, assignment]
     with devices._locked(["0"], 1):
-        taken.set()
+        acquired.set()
         done.wait()
 
 
-def test_a_job_waits_until_another_process_gives_the_device_back(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_waits_for_another_process_and_reports_it(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     context = multiprocessing.get_context("fork")
-    taken, done = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(str(host), taken, done))
+    acquired, done = context.Event(), context.Event()
+    other = context.Process(target=hold, args=(str(host), acquired, done))
     other.start()
-    assert taken.wait(60)
-    naps = []
+    assert acquired.wait(60)
+    sleeps = []
 
-    def nap(seconds: float) -> None:
-        # Instead of sleeping: the other job ends while this one waits.
-        naps.append(seconds)
-        done.set()
-        other.join()
+    def sleep(seconds: float) -> None:
+        # The other job ends during the second sleep.
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            done.set()
+            other.join()
 
-    monkeypatch.setattr("time.sleep", nap)
+    monkeypatch.setattr("time.sleep", sleep)
     with devices._locked(["0"], 1) as names:
         assert names == ["0"]
-    assert len(naps) == 1
+    assert len(sleeps) == 2
     assert other.exitcode == 0
+    assert capsys.readouterr().err == ("waiting for GPU 0: in use by other jobs on this machine\nacquired GPU 0\n")
 
 
-def test_a_killed_job_holds_nothing(host: Path) -> None:
+def test_message_lists_the_gpus_waited_for(
+    host: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with devices._locked(["1"], 1):
+        assert capsys.readouterr().err == ""
+        assert would_wait(monkeypatch, ["0", "1"], 2)
+    assert capsys.readouterr().err == "waiting for 2 of the GPUs 0, 1: in use by other jobs on this machine\n"
+
+
+def test_killed_job_releases_its_gpu(host: Path) -> None:
     context = multiprocessing.get_context("fork")
-    taken = context.Event()
-    other = context.Process(target=hold, args=(str(host), taken, context.Event()))
+    acquired = context.Event()
+    other = context.Process(target=hold, args=(str(host), acquired, context.Event()))
     other.start()
-    assert taken.wait(60)
+    assert acquired.wait(60)
     other.kill()
     other.join()
     with devices._locked(["0"], 1) as names:
         assert names == ["0"]
 
 
-def test_threads_exclude_each_other_too(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_process_does_not_affect_the_lock(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The DataLoader forks workers while the job holds its GPU.
+    worker = multiprocessing.get_context("fork").Process(target=int)
+    with devices._locked(["0"], 1):
+        worker.start()
+        worker.join()
+        assert worker.exitcode == 0
+        assert would_wait(monkeypatch, ["0"])
+    assert not would_wait(monkeypatch, ["0"])
+
+
+def test_locks_are_open_to_all_users(host: Path) -> None:
+    folder = host / "speechmill-devices"
+    umask = os.umask(0o077)
+    try:
+        with devices._locked(["0"], 1):
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
+    finally:
+        os.umask(umask)
+    assert modes == {"speechmill-devices": 0o777, "taking": 0o666, "0.lock": 0o666}
+
+
+@pytest.mark.parametrize("name", ["taking", "0.lock"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_symbolic_link_as_lock_is_rejected(host: Path, tmp_path: Path, name: str, exists: bool) -> None:
+    folder, target = host / "speechmill-devices", tmp_path / "file-of-another-user"
+    folder.mkdir()
+    (folder / name).symlink_to(target)
+    if exists:
+        target.touch(0o600)
+    with (
+        pytest.raises(SpeechmillError, match=rf"speechmill-devices/{name} is a symbolic link, .*; delete it"),
+        devices._locked(["0"], 1),
+    ):
+        pass
+    assert target.exists() is exists
+    assert not exists or target.stat().st_mode & 0o777 == 0o600
+
+
+def test_symbolic_link_as_lock_folder_is_rejected(host: Path, tmp_path: Path) -> None:
+    target = tmp_path / "folder-of-another-user"
+    target.mkdir(0o700)
+    (host / "speechmill-devices").symlink_to(target)
+    with pytest.raises(SpeechmillError, match="speechmill-devices is not a folder"), devices._locked(["0"], 1):
+        pass
+    assert list(target.iterdir()) == []
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_threads_exclude_each_other(host: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, most = 0, 0
     guard = threading.Lock()
-    # A job that finds all devices taken hands the processor on and looks again.
+    # A job that finds no free device yields the CPU and tries again.
     monkeypatch.setattr("time.sleep", lambda seconds: threading.Event().wait(0))
 
     def job() -> None:
@@ -327,7 +389,7 @@ def test_threads_exclude_each_other_too(host: Path, monkeypatch: pytest.MonkeyPa
     assert most == 1
 
 
-def test_the_lock_is_one_that_other_programs_can_see(host: Path) -> None:
+def test_lock_is_visible_to_flock(host: Path) -> None:
     with (
         devices._locked(["7"], 1),
         (host / "speechmill-devices" / "7.lock").open("a") as file,

@@ -10,19 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import HYPOTHESES, INDEX, read_json, write_json, write_table
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import HYPOTHESES, INDEX
+from speechmill.core.tables import write_table
 from speechmill.report import breakdown
 from speechmill.report.breakdown import (
-    comparisons,
-    confusions,
-    divided,
-    known_people,
-    load,
-    neighbours,
-    round_edges,
-    scores,
+    bin_edges,
+    compare_systems,
+    compared_steps,
+    count_confusions,
+    load_clips,
+    load_speaker_metadata,
+    score_clips,
+    score_groups,
 )
-from speechmill.scoring.alignment import aligned_characters, aligned_words
+from speechmill.scoring.alignment import align_characters, align_words
 from speechmill.scoring.error_rates import count
 from speechmill.scoring.systems import System, base_set, systems
 
@@ -44,15 +46,15 @@ def hypotheses(folder: Path, system: System | tuple[str, str, str], clips: Seque
     return path
 
 
-def index(folder: Path, people: dict[str, dict[str, str | None]]) -> Path:
+def index(folder: Path, speakers: dict[str, dict[str, str | None]]) -> Path:
     path = folder / "cv" / "test" / "index.parquet"
-    write_table([{"id": name} | known for name, known in people.items()], INDEX, path)
+    write_table([{"id": name} | known for name, known in speakers.items()], INDEX, path)
     return path
 
 
-def loaded(folder: Path, clips: Sequence[Clip], people: dict[str, dict[str, str | None]] | None = None) -> Any:
-    known = known_people([index(folder, people or {})])
-    return load(hypotheses(folder, ("cv-test", "1", "greedy"), clips), known)
+def loaded(folder: Path, clips: Sequence[Clip], speakers: dict[str, dict[str, str | None]] | None = None) -> Any:
+    metadata = load_speaker_metadata([index(folder, speakers or {})])
+    return load_clips(hypotheses(folder, ("cv-test", "1", "greedy"), clips), metadata)
 
 
 CLIPS = [
@@ -63,9 +65,9 @@ CLIPS = [
 ]
 
 
-def test_every_group_adds_up_to_the_whole_set(tmp_path: Path) -> None:
-    people: dict[str, dict[str, str | None]] = {"a": {"gender": "female", "age": "", "accent": None}}
-    found = divided(loaded(tmp_path, CLIPS, people))
+def test_groups_add_up_to_the_set(tmp_path: Path) -> None:
+    speakers: dict[str, dict[str, str | None]] = {"a": {"gender": "female", "age": "", "accent": None}}
+    found = score_groups(loaded(tmp_path, CLIPS, speakers))
     assert set(found) == {"seconds", "rate", "speaker", "gender", "age", "accent"}
     for rows in found.values():
         assert [sum(row[key] for row in rows) for key in ("clips", "words", "substitutions", "deletions")] == [
@@ -77,8 +79,8 @@ def test_every_group_adds_up_to_the_whole_set(tmp_path: Path) -> None:
         assert sum(row["insertions"] for row in rows) == 2
 
 
-def test_scores_of_a_set_are_those_of_jiwer(tmp_path: Path) -> None:
-    found = scores(loaded(tmp_path, CLIPS[:3]))
+def test_scores_equal_jiwer(tmp_path: Path) -> None:
+    found = score_clips(loaded(tmp_path, CLIPS[:3]))
     references, hypothesised = ([each[f"scored_{side}"] for each in CLIPS[:3]] for side in ("reference", "hypothesis"))
     assert found["wer"] == jiwer.wer(references, hypothesised)
     assert found["cer"] == jiwer.cer(references, hypothesised)
@@ -86,119 +88,122 @@ def test_scores_of_a_set_are_those_of_jiwer(tmp_path: Path) -> None:
     assert found["interval"][0] <= found["wer"] <= found["interval"][1]
 
 
-def test_groups_are_what_the_index_knows_of_the_speakers(tmp_path: Path) -> None:
-    people: dict[str, dict[str, str | None]] = {
+def test_groups_use_speaker_metadata_of_the_index(tmp_path: Path) -> None:
+    speakers: dict[str, dict[str, str | None]] = {
         "a": {"gender": "female"}, "b": {"gender": "female"}, "c": {"gender": "male"}, "d": {"gender": ""},
     }  # fmt: skip
-    rows = divided(loaded(tmp_path, CLIPS, people))["gender"]
+    rows = score_groups(loaded(tmp_path, CLIPS, speakers))["gender"]
     assert [(row["value"], row["clips"]) for row in rows] == [("female", 2), ("male", 1), (None, 1)]
 
 
-def test_an_interval_over_one_speaker_is_null_and_says_so(tmp_path: Path) -> None:
-    rows = {row["value"]: row for row in divided(loaded(tmp_path, CLIPS))["speaker"]}
+def test_interval_of_one_speaker_is_null_with_reason(tmp_path: Path) -> None:
+    rows = {row["value"]: row for row in score_groups(loaded(tmp_path, CLIPS))["speaker"]}
     assert (rows["one"]["interval"], rows["one"]["why"], rows["one"]["words"]) == (None, "one speaker", 5)
-    alone = scores(loaded(tmp_path, [clip("a", "раз", "два", speaker=None)]))
+    alone = score_clips(loaded(tmp_path, [clip("a", "раз", "два", speaker=None)]))
     assert (alone["wer"], alone["interval"], alone["why"]) == (1.0, None, "one clip")
 
 
-def test_a_group_without_words_has_no_rate_rather_than_an_infinite_one(tmp_path: Path) -> None:
-    found = scores(loaded(tmp_path, [clip("a", "", "ой", "one"), clip("b", "", "", "two")]))
+def test_group_without_words_has_null_wer(tmp_path: Path) -> None:
+    found = score_clips(loaded(tmp_path, [clip("a", "", "ой", "one"), clip("b", "", "", "two")]))
     assert (found["wer"], found["insertions"], found["why"]) == (None, 1, "the references have no words")
 
 
-def test_clips_without_speakers_are_drawn_one_by_one(tmp_path: Path) -> None:
+def test_clips_without_speaker_are_resampled_singly(tmp_path: Path) -> None:
     clips = [clip(str(i), "раз", "раз" if i % 2 else "два", speaker=None) for i in range(20)]
-    found = scores(loaded(tmp_path, clips))
+    found = score_clips(loaded(tmp_path, clips))
     assert found["speakers"] == 0
     assert 0 < found["interval"][0] < 0.5 < found["interval"][1] < 1
 
 
-def test_speaking_rates_count_characters_without_blanks_and_silence_has_none(tmp_path: Path) -> None:
-    rows = divided(loaded(tmp_path, [clip("a", "раз два", "раз", seconds=2), clip("b", "", "раз", seconds=2)]))["rate"]
+def test_speaking_rate_excludes_spaces_and_silence(tmp_path: Path) -> None:
+    rows = score_groups(loaded(tmp_path, [clip("a", "раз два", "раз", seconds=2), clip("b", "", "раз", seconds=2)]))[
+        "rate"
+    ]
     assert [(row["value"], row["clips"]) for row in rows] == [("all", 1), (None, 1)]
     clips = [clip(f"{i}", "абвгдежзик" * (i + 1), "", seconds=10) for i in range(40)]
-    bins = divided(loaded(tmp_path, clips))["rate"]
+    bins = score_groups(loaded(tmp_path, clips))["rate"]
     assert [(row["low"], row["high"]) for row in bins] == [
         (None, 8.0), (8.0, 16.0), (16.0, 24.0), (24.0, 32.0), (32.0, None),
     ]  # fmt: skip
 
 
 @given(st.lists(st.floats(0.05, 7200), min_size=1, max_size=60), st.integers(1, 8))
-def test_edges_are_ascending_and_leave_no_bin_empty(values: list[float], bins: int) -> None:
-    edges = round_edges(values, bins)
+def test_bin_edges_ascend_and_leave_no_bin_empty(values: list[float], bins: int) -> None:
+    edges = bin_edges(values, bins)
     assert edges == sorted(set(edges))
     assert len(edges) < bins or edges == []
     ends = [-1.0, *edges, 1e9]
     assert all(any(low <= value < high for value in values) for low, high in itertools.pairwise(ends))
 
 
-def test_edges_of_evenly_spread_values_are_round_and_at_the_quantiles() -> None:
-    assert round_edges([i / 100 for i in range(1001)], 5) == [2, 4, 6, 8]
-    assert round_edges([3.17 + i / 1000 for i in range(1001)], 5) == [3.4, 3.6, 3.8, 4.0]
-    assert round_edges([1.0] * 50, 5) == round_edges([], 5) == []
+def test_bin_edges_of_even_values_are_round_quantiles() -> None:
+    assert bin_edges([i / 100 for i in range(1001)], 5) == [2, 4, 6, 8]
+    assert bin_edges([3.17 + i / 1000 for i in range(1001)], 5) == [3.4, 3.6, 3.8, 4.0]
+    assert bin_edges([1.0] * 50, 5) == bin_edges([], 5) == []
 
 
-def test_alignments_are_those_that_jiwer_draws() -> None:
+def test_alignments_equal_jiwer() -> None:
     # The example of jiwer's documentation, section "alignments".
-    (pairs,) = aligned_words(["i can spell"], ["i can spell hi"])
+    (pairs,) = align_words(["i can spell"], ["i can spell hi"])
     assert pairs == [("i", "i"), ("can", "can"), ("spell", "spell"), (None, "hi")]
-    assert aligned_words(["", "раз два"], ["ой", ""]) == [[(None, "ой")], [("раз", None), ("два", None)]]
-    assert aligned_characters(["кот"], ["кит"]) == [[("к", "к"), ("о", "и"), ("т", "т")]]
-    assert aligned_words([], []) == []
+    assert align_words(["", "раз два"], ["ой", ""]) == [[(None, "ой")], [("раз", None), ("два", None)]]
+    assert align_characters(["кот"], ["кит"]) == [[("к", "к"), ("о", "и"), ("т", "т")]]
+    assert align_words([], []) == []
 
 
-def test_confusions_are_counted_with_how_often_the_references_have_them(tmp_path: Path) -> None:
+def test_confusions_have_counts_and_occurrences(tmp_path: Path) -> None:
     clips = [clip("a", "раз два", "рас два"), clip("b", "раз", "рас"), clip("c", "раз три", "раз"), clip("d", "", "ой")]
-    found = confusions(loaded(tmp_path, clips))
+    found = count_confusions(loaded(tmp_path, clips))
     assert found["words"] == {
         "substitutions": [{"reference": "раз", "hypothesis": "рас", "count": 2, "of": 3}],
         "deletions": [{"reference": "три", "count": 1, "of": 1}],
         "insertions": [{"hypothesis": "ой", "count": 1}],
     }
     assert found["characters"]["substitutions"] == [{"reference": "з", "hypothesis": "с", "count": 2, "of": 3}]
-    # The blank before a word that is missing is missing too.
+    # The space before a deleted word is deleted too.
     assert {"reference": " ", "count": 1, "of": 2} in found["characters"]["deletions"]
 
 
-def test_confusions_add_up_to_the_counts(tmp_path: Path) -> None:
-    found = confusions(loaded(tmp_path, CLIPS))
+def test_confusions_add_up_to_the_error_counts(tmp_path: Path) -> None:
+    found = count_confusions(loaded(tmp_path, CLIPS))
     for kind in ("substitutions", "deletions", "insertions"):
         assert sum(row["count"] for row in found["words"][kind]) == sum(each[kind] for each in CLIPS)
 
 
-def test_a_folder_says_which_system_made_it_and_selected_is_the_selected_step(tmp_path: Path) -> None:
+def test_system_is_parsed_from_the_path(tmp_path: Path) -> None:
     paths = [tmp_path / step / "cv-test" / "lm" / "hypotheses.parquet" for step in ("500", "selected")]
     assert systems(paths, 1000) == {System("cv-test", 500, "lm"): paths[0], System("cv-test", 1000, "lm"): paths[1]}
     assert base_set("cv-test-noise_10db") == base_set("cv-test") == "cv-test"
 
 
 @pytest.mark.parametrize(
-    ("steps", "selected", "beside"),
+    ("steps", "selected", "expected"),
     [([1, 2, 3, 4], 3, [2, 4]), ([1, 2, 3, 9], 2, [1, 9]), ([1, 2], 2, [1]), ([5, 7], 5, [7]), ([3], 3, [])],
 )
-def test_the_selected_checkpoint_is_compared_with_the_one_before_and_the_last(
-    steps: list[int], selected: int, beside: list[int]
-) -> None:
-    assert neighbours(steps, selected) == beside
+def test_selected_step_has_compared_steps(steps: list[int], selected: int, expected: list[int]) -> None:
+    assert compared_steps(steps, selected) == expected
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> dict[System, Any]:
-    """Two decoders at two steps on a set, and a changed copy of it; the language model mends two words of ten."""
+    """Two decoders and two steps on a set, and a perturbed copy of it; the language model corrects two words of ten."""
     good = [clip(f"{i}", "раз", "раз", speaker=f"{i % 5}") for i in range(10)]
     bad = [clip(f"{i}", "раз", "раз" if i > 1 else "ой", speaker=f"{i % 5}") for i in range(10)]
     worse = [clip(f"{i}", "раз", "ой", speaker=f"{i % 5}") for i in range(10)]
-    made = {
+    clips_by_system = {
         System("cv-test", 2, "greedy"): bad, System("cv-test", 2, "lm"): good, System("cv-test", 1, "greedy"): worse,
         System("cv-test-noise", 2, "greedy"): worse,
     }  # fmt: skip
-    nobody = known_people([])
-    return {system: load(hypotheses(tmp_path, system, clips), nobody) for system, clips in made.items()}
+    no_metadata = load_speaker_metadata([])
+    return {
+        system: load_clips(hypotheses(tmp_path, system, clips), no_metadata)
+        for system, clips in clips_by_system.items()
+    }
 
 
-def test_decoders_checkpoints_and_changed_copies_are_compared_on_the_same_clips(tables: dict[System, Any]) -> None:
-    rows = {row["kind"]: row for row in comparisons(tables, 2)}
-    assert len(comparisons(tables, 2)) == len(rows) == 3
+def test_decoders_checkpoints_and_effects_are_compared(tables: dict[System, Any]) -> None:
+    rows = {row["kind"]: row for row in compare_systems(tables, 2)}
+    assert len(compare_systems(tables, 2)) == len(rows) == 3
     assert rows["decoders"]["wer"] == [0.2, 0.0]
     assert rows["decoders"]["difference"] == pytest.approx(-0.2)
     assert rows["decoders"]["second"] == {"set": "cv-test", "step": 2, "decoder": "lm"}
@@ -209,25 +214,25 @@ def test_decoders_checkpoints_and_changed_copies_are_compared_on_the_same_clips(
     assert rows["effect"]["p_value"] < 0.01
 
 
-def test_systems_that_scored_different_clips_are_not_compared(tables: dict[System, Any]) -> None:
+def test_systems_with_different_clips_are_refused(tables: dict[System, Any]) -> None:
     tables[System("cv-test", 2, "lm")] = tables[System("cv-test", 2, "lm")].iloc[1:]
     with pytest.raises(
-        SpeechmillError, match="step 2 by greedy on cv-test and step 2 by lm on cv-test have scored diff"
+        SpeechmillError, match="step 2, decoder greedy, on cv-test and step 2, decoder lm, on cv-test have scored diff"
     ):
-        comparisons(tables, 2)
+        compare_systems(tables, 2)
 
 
-def test_a_comparison_over_one_speaker_has_a_difference_and_no_interval(tmp_path: Path) -> None:
-    made = {
+def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
+    clips_by_decoder = {
         "greedy": [clip("a", "раз", "ой"), clip("b", "раз", "раз")],
         "lm": [clip("a", "раз", "раз"), clip("b", "раз", "раз")],
     }
-    nobody = known_people([])
+    no_metadata = load_speaker_metadata([])
     tables = {
-        System("cv-test", 2, decoder): load(hypotheses(tmp_path, ("cv-test", "2", decoder), clips), nobody)
-        for decoder, clips in made.items()
+        System("cv-test", 2, decoder): load_clips(hypotheses(tmp_path, ("cv-test", "2", decoder), clips), no_metadata)
+        for decoder, clips in clips_by_decoder.items()
     }
-    (row,) = comparisons(tables, 2)
+    (row,) = compare_systems(tables, 2)
     assert (row["difference"], row["interval"], row["p_value"], row["why"]) == (-0.5, None, None, "one speaker")
 
 
@@ -240,9 +245,7 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], st
     return read_json(folder / "breakdown.json")
 
 
-def test_the_program_divides_published_sets_at_the_selected_step_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_main_uses_base_sets_of_the_selected_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [
         hypotheses(tmp_path, (name, step, "greedy"), CLIPS)
         for name, step in (("cv-test", "10"), ("cv-test", "20"), ("cv-other", "selected"), ("cv-test-gsm", "selected"))
@@ -256,16 +259,14 @@ def test_the_program_divides_published_sets_at_the_selected_step_only(
     assert [row["kind"] for row in found["comparisons"]] == ["checkpoints", "effect"]
 
 
-def test_of_steps_that_are_not_compared_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_of_other_steps_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [hypotheses(tmp_path, ("cv-test", step, "greedy"), CLIPS) for step in ("10", "20", "30", "40", "50")]
     for unread in (files[0], files[3]):
         unread.write_bytes(b"")
     assert len(run(tmp_path, monkeypatch, files, 30)["comparisons"]) == 2
 
 
-def test_a_set_that_could_not_be_had_has_no_clips_and_no_comparison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unavailable_set_has_no_clips_or_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = [hypotheses(tmp_path, ("cv-test", step, "greedy"), []) for step in ("1", "2")]
     found = run(tmp_path, monkeypatch, files, 2)
     assert found["sets"]["cv-test"]["greedy"]["clips"] == 0

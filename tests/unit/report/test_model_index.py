@@ -5,7 +5,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, parse_eval_r
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechmill.report.model_index import eval_results, front_matter
+from speechmill.report.model_index import front_matter, result_files
 
 COMMIT = "5503434ddd753f426f4b38109466949a1217c2bb"
 
@@ -48,7 +48,7 @@ def card(text: str) -> ModelCard:
     return ModelCard(f"---\n{text}\n---\n\n# A model\n")
 
 
-def test_the_front_matter_has_what_the_hub_reads_in_the_order_in_which_people_do() -> None:
+def test_front_matter_keys_are_ordered() -> None:
     found = yaml.safe_load(matter())
     assert list(found) == [
         "language", "license", "library_name", "base_model", "tags", "datasets", "metrics", "model-index",
@@ -57,7 +57,7 @@ def test_the_front_matter_has_what_the_hub_reads_in_the_order_in_which_people_do
     assert found["metrics"] == ["wer", "cer"]
 
 
-def test_a_set_has_one_entry_with_all_that_tells_it_and_a_figure_by_each_decoder() -> None:
+def test_set_has_one_entry_with_a_metric_per_decoder() -> None:
     (index,) = yaml.safe_load(matter())["model-index"]
     first, second = index["results"]
     assert index["name"] == "XLS-R 1B Russian"
@@ -75,7 +75,7 @@ def test_a_set_has_one_entry_with_all_that_tells_it_and_a_figure_by_each_decoder
     assert second["dataset"]["revision"] == COMMIT
 
 
-def test_what_is_not_given_is_left_out() -> None:
+def test_empty_values_are_omitted() -> None:
     found = yaml.safe_load(
         matter([], language=None, licence=None, base=None, tags=[], datasets=[], metrics=[], library=None)
     )
@@ -83,7 +83,7 @@ def test_what_is_not_given_is_left_out() -> None:
     assert set(yaml.safe_load(matter([]))) == set(yaml.safe_load(matter())) - {"model-index"}
 
 
-def test_arguments_of_a_dataset_as_older_cards_have_them_are_kept() -> None:
+def test_dataset_args_of_older_cards_are_kept() -> None:
     (index,) = yaml.safe_load(matter([result(1.0, dataset_config=None, dataset_split=None, dataset_args="ru")]))[
         "model-index"
     ]
@@ -110,23 +110,23 @@ some_results = st.lists(
 
 @given(words, st.sampled_from(["ru", "no", "y", ["ko", "en"]]), st.lists(words), some_results)
 @settings(max_examples=30, deadline=None)
-def test_the_hubs_client_writes_what_it_has_read_unchanged(
+def test_hub_client_round_trip_is_unchanged(
     title: str, language: str, tags: list[str], results: list[EvalResult]
 ) -> None:
     text = matter(results, title=title, language=language, tags=tags)
-    read = card(text)
-    assert read.data.language == language
-    assert str(read) == f"---\n{text}\n---\n\n# A model\n"
-    assert sorted(map(repr, read.data.eval_results or [])) == sorted(map(repr, results))
+    loaded = card(text)
+    assert loaded.data.language == language
+    assert str(loaded) == f"---\n{text}\n---\n\n# A model\n"
+    assert sorted(map(repr, loaded.data.eval_results or [])) == sorted(map(repr, results))
     if results:
-        assert read.data.model_name == title
+        assert loaded.data.model_name == title
 
 
-def test_result_files_are_read_by_the_hubs_client_as_they_were_meant() -> None:
-    files = eval_results(RESULTS)
-    read = {name: parse_eval_result_entries(yaml.safe_load(text)) for name, text in files.items()}
+def test_hub_client_parses_result_files() -> None:
+    files = result_files(RESULTS)
+    parsed = {name: parse_eval_result_entries(yaml.safe_load(text)) for name, text in files.items()}
     common_voice, event = "mozilla-foundation/common_voice_8_0", "speech-recognition-community-v2/dev_data"
-    assert read == {
+    assert parsed == {
         "mozilla-foundation--common_voice_8_0--ru--test.yaml": [
             EvalResultEntry(common_voice, "ru_test_wer", 10.83, notes="Test WER, greedy"),
             EvalResultEntry(common_voice, "ru_test_cer", 2.41, notes="Test CER, greedy"),
@@ -138,9 +138,9 @@ def test_result_files_are_read_by_the_hubs_client_as_they_were_meant() -> None:
     }
 
 
-def test_a_result_file_has_the_keys_of_the_hubs_specification() -> None:
+def test_result_file_follows_hub_specification() -> None:
     # Source: eval_results.yaml in the repository huggingface/hub-docs.
-    (text,) = eval_results(RESULTS[3:]).values()
+    (text,) = result_files(RESULTS[3:]).values()
     (entry,) = yaml.safe_load(text)
     assert entry == {
         "dataset": {
@@ -153,5 +153,5 @@ def test_a_result_file_has_the_keys_of_the_hubs_specification() -> None:
     }
 
 
-def test_without_results_there_are_no_files() -> None:
-    assert eval_results([]) == {}
+def test_no_results_give_no_files() -> None:
+    assert result_files([]) == {}

@@ -1,5 +1,6 @@
 import html.parser
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,27 +8,28 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from material import as_json, run_stage
+from material import as_json
 from speechmill.config.reference_card import ReferenceCard
-from speechmill.core.tables import write_json
+from speechmill.core.files import write_json
+from speechmill.report import runs_table
 from speechmill.report.runs_table import (
     Key,
     Row,
-    RunAbout,
+    RunEntry,
     RunsTableSettings,
     Score,
-    SetAbout,
-    page,
-    published_rates,
-    rows,
-    scores,
-    stored_parameters,
+    SetEntry,
+    build_rows,
+    card_rates,
+    count_parameters,
+    render_page,
+    selected_scores,
 )
 from speechmill.scoring.summary import summarise
 
 
 def metrics(folder: Path, run: str, step: int, name: str, decoder: str = "greedy", **changes: Any) -> Path:
-    """The `metrics.json` of a run's checkpoint on a set; WER is a hundredth of the step unless `changes` say it."""
+    """Write `metrics.json` of a checkpoint on a set; the WER is a hundredth of the step unless `changes` has it."""
     wer = changes.pop("wer", step / 100)
     totals = {"wer": wer, "cer": wer and wer / 2, "wer_ci95": [0.1, 0.9], "cer_ci95": [0.0, 0.5]}
     counts = dict.fromkeys(("substitutions", "deletions", "insertions", "reference_words"), 1)
@@ -44,18 +46,20 @@ def metrics(folder: Path, run: str, step: int, name: str, decoder: str = "greedy
 
 def settings(*runs: str, sets: tuple[str, ...] = ("c-dev", "c-test")) -> RunsTableSettings:
     return RunsTableSettings(
-        runs=[RunAbout(name=run, start="random weights", trained_on=["A corpus train"]) for run in runs],
-        sets=[SetAbout(name=name, title=name.replace("c-", "A corpus ")) for name in sets],
+        runs=[RunEntry(name=run, start="random weights", trained_on=["A corpus train"]) for run in runs],
+        sets=[SetEntry(name=name, title=name.replace("c-", "A corpus ")) for name in sets],
     )
 
 
 def score(wer: float | None, cer: float | None = 0.5, **changes: Any) -> Score:
-    return Score(**{"wer": wer, "cer": cer, "interval": None, "scored": 9, "published": 10, "clips": "e"} | changes)
+    return Score(
+        **{"wer": wer, "cer": cer, "interval": None, "scored": 9, "expected": 10, "clips_digest": "e"} | changes
+    )
 
 
 def compared(**runs: Score) -> Row:
-    """The row of the runs' scores on one set."""
-    (row,) = rows(settings(*runs), {name: {("c-dev", "greedy", "plain"): each} for name, each in runs.items()})
+    """Return the row of the runs' scores on one set."""
+    (row,) = build_rows(settings(*runs), {name: {("c-dev", "greedy", "plain"): each} for name, each in runs.items()})
     return row
 
 
@@ -63,33 +67,33 @@ def best(row: Row, rate: str = "wer") -> set[str]:
     return {name for name, each in row.scores.items() if rate in each.best}
 
 
-def test_the_scores_are_those_of_the_selected_checkpoint(tmp_path: Path) -> None:
+def test_scores_are_of_the_selected_checkpoint(tmp_path: Path) -> None:
     summary = summarise([metrics(tmp_path, "a", step, "c-dev") for step in (10, 20, 30)])
-    found = scores(summary[summary["step"] == 20])
+    found = selected_scores(summary[summary["step"] == 20])
     assert [*found] == [("c-dev", "greedy", "plain")]
     assert found["c-dev", "greedy", "plain"] == score(0.2, 0.1, interval=(0.1, 0.9))
 
 
-def test_each_protocol_has_a_score_of_its_own_and_the_first_of_a_set_the_interval(tmp_path: Path) -> None:
+def test_only_the_first_protocol_has_an_interval(tmp_path: Path) -> None:
     both = {"plain": {"wer": 0.2, "cer": 0.1}, "robust_speech_event": {"wer": 0.4, "cer": 0.3}}
     event = metrics(tmp_path, "a", 1, "c-test", protocol="robust_speech_event", wer=0.4, cer=0.3, protocols=both)
-    found = scores(summarise([event]))
+    found = selected_scores(summarise([event]))
     assert found["c-test", "greedy", "plain"] == score(0.2, 0.1)
     assert found["c-test", "greedy", "robust_speech_event"] == score(0.4, 0.3, interval=(0.1, 0.9))
 
 
-def test_a_set_that_could_not_be_had_says_why(tmp_path: Path) -> None:
+def test_unavailable_set_has_a_reason(tmp_path: Path) -> None:
     absent = metrics(
         tmp_path, "a", 1, "c-test", wer=None, wer_ci95=[None, None], clips_expected=None, clips_scored=0,
         unavailable="it is gone",
     )  # fmt: skip
-    (found,) = scores(summarise([absent])).values()
+    (found,) = selected_scores(summarise([absent])).values()
     assert (found.wer, found.interval, found.unavailable) == (None, None, "it is gone")
 
 
-def test_rows_stand_in_the_order_of_the_configuration_with_the_runs_that_have_a_score() -> None:
+def test_rows_are_in_the_order_of_the_configuration() -> None:
     keys: list[Key] = [("c-test", "greedy", "plain"), ("c-dev", "lm", "plain"), ("c-dev", "greedy", "plain")]
-    found = rows(settings("a", "b"), {"a": dict.fromkeys(keys, score(0.5)), "b": {keys[0]: score(0.5)}})
+    found = build_rows(settings("a", "b"), {"a": dict.fromkeys(keys, score(0.5)), "b": {keys[0]: score(0.5)}})
     assert [(row.title, row.decoder, [*row.scores]) for row in found] == [
         ("A corpus dev", "greedy", ["a"]),
         ("A corpus dev", "lm", ["a"]),
@@ -97,40 +101,40 @@ def test_rows_stand_in_the_order_of_the_configuration_with_the_runs_that_have_a_
     ]
 
 
-def test_the_lowest_rates_of_a_row_are_marked_each_by_itself() -> None:
+def test_lowest_wer_and_cer_are_marked_separately() -> None:
     row = compared(a=score(0.2, 0.15), b=score(0.3, 0.1), c=score(None, None))
-    assert (best(row), best(row, "cer"), row.unlike) == ({"a"}, {"b"}, [])
+    assert (best(row), best(row, "cer"), row.incomparable) == ({"a"}, {"b"}, [])
 
 
-def test_equal_rates_are_both_the_lowest_and_a_run_alone_is_not() -> None:
+def test_ties_are_marked_and_single_runs_are_not() -> None:
     assert best(compared(a=score(0.2), b=score(0.2), c=score(0.3))) == {"a", "b"}
     assert best(compared(a=score(0.2))) == set()
 
 
-def test_nothing_is_marked_where_runs_were_scored_on_other_clips_or_texts_and_the_row_says_so() -> None:
-    row = compared(a=score(0.2), b=score(0.3, clips="other"), c=score(0.4))
-    assert (best(row), row.unlike) == (set(), [["a", "c"], ["b"]])
+def test_incomparable_runs_are_grouped_and_not_marked() -> None:
+    row = compared(a=score(0.2), b=score(0.3, clips_digest="other"), c=score(0.4))
+    assert (best(row), row.incomparable) == (set(), [["a", "c"], ["b"]])
 
 
-def test_a_run_that_could_not_have_the_set_keeps_the_others_comparable() -> None:
-    row = compared(a=score(0.2), b=score(None, clips="of nothing", unavailable="it is gone"), c=score(0.4))
-    assert (best(row), row.unlike) == ({"a"}, [])
+def test_unavailable_set_leaves_other_runs_comparable() -> None:
+    row = compared(a=score(0.2), b=score(None, clips_digest="empty", unavailable="it is gone"), c=score(0.4))
+    assert (best(row), row.incomparable) == ({"a"}, [])
 
 
-class Text(html.parser.HTMLParser):
-    """The cells of a page's table, row by row, as one reads them; what is marked stands in [brackets]."""
+class Tables(html.parser.HTMLParser):
+    """Parser that collects the text of a page's table cells by row, with marked text in [brackets]."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.table: list[list[str]] = []
+        self.rows: list[list[str]] = []
         self._open = self._marked = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "tr":
-            self.table.append([])
+            self.rows.append([])
         elif tag in ("td", "th"):
-            self.table[-1].append("")
+            self.rows[-1].append("")
             self._open = True
         self._marked = tag == "span" and ("class", "best") in attrs
 
@@ -139,42 +143,46 @@ class Text(html.parser.HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._open and data.strip():
-            said = f"[{data.strip()}]" if self._marked else " ".join(data.split())
-            self.table[-1][-1] = f"{self.table[-1][-1]} {said}".strip()
+            text = f"[{data.strip()}]" if self._marked else " ".join(data.split())
+            self.rows[-1][-1] = f"{self.rows[-1][-1]} {text}".strip()
 
 
 TRAINED = {"parameters": 747_876, "hours": 0.77, "wall_seconds": 1800, "device": "cpu", "steps": 528, "epochs": 5}
 
 
-def test_the_page_has_a_column_a_run_a_row_a_score_and_marks_the_lowest() -> None:
+def test_page_has_a_column_per_run_and_marks_the_lowest() -> None:
     both = settings("a", "b", sets=("c-dev",))
-    both.runs[1] = RunAbout(name="b", start="owner/name", trained_on=[])
+    both.runs[1] = RunEntry(name="b", start="owner/name", trained_on=[])
     of = {"a": {("c-dev", "greedy", "plain"): score(0.0971, 0.0449, interval=(0.09, 0.1234))}}
     of["b"] = {("c-dev", "greedy", "plain"): score(0.5, 0.25)}
-    text = Text(page(both, {"a": TRAINED | {"step": 440}, "b": {"parameters": None, "step": 0}}, rows(both, of), {}))
-    assert [row[1:] for row in text.table] == [
+    tables = Tables(
+        render_page(
+            both, {"a": TRAINED | {"step": 440}, "b": {"parameters": None, "step": 0}}, build_rows(both, of), {}
+        )
+    )
+    assert [row[1:] for row in tables.rows] == [
         ["a", "b"],
-        ["trained, from random weights", "owner/name, as it is"],
-        ["0.7 M", "not known"],
+        ["trained from random weights", "owner/name, not trained"],
+        ["0.7 M", "unknown"],
         ["A corpus train 0.77 hours, 5 epochs", "–"],
         ["30.0 minutes cpu", "–"],
         ["440 of 528", "–"],
         ["[9.71] 9.00 – 12.34 CER [4.49] 9 of 10 clips", "50.00 CER 25.00 9 of 10 clips"],
     ]
-    assert text.table[-1][0] == "A corpus dev greedy decoding"
+    assert tables.rows[-1][0] == "A corpus dev greedy decoding"
 
 
-def test_the_page_says_what_is_not_comparable_and_what_was_not_scored() -> None:
+def test_page_notes_incomparable_and_unscored_sets() -> None:
     three = settings("a", "b", "d", sets=("c-dev",))
     key = ("c-dev", "lm", "robust_speech_event")
-    of = {"a": {key: score(0.1)}, "b": {key: score(0.2, clips="other")}}
+    of = {"a": {key: score(0.1)}, "b": {key: score(0.2, clips_digest="other")}}
     of["d"] = {key: score(None, unavailable="no <key>")}
-    text = Text(page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), rows(three, of), {}))
-    assert text.table[-1][0] == (
-        "A corpus dev decoding with a language model, robust speech event Not comparable:"
-        " other clips or other texts for a than for b."
+    tables = Tables(render_page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), build_rows(three, of), {}))
+    assert tables.rows[-1][0] == (
+        "A corpus dev decoding with a language model, robust speech event Not comparable,"
+        " because clips or texts differ: a / b."
     )
-    assert text.table[-1][3] == "not scored: no <key>"
+    assert tables.rows[-1][3] == "not scored: no <key>"
 
 
 CARD = ReferenceCard.model_validate(
@@ -193,21 +201,21 @@ CARD = ReferenceCard.model_validate(
 )  # fmt: skip
 
 
-def test_published_figures_are_fractions_by_the_set_decoder_and_protocol_that_they_are_held_against() -> None:
-    assert published_rates(CARD) == {
+def test_card_rates_are_fractions_by_key() -> None:
+    assert card_rates(CARD) == {
         ("c-dev", "greedy", "plain"): {"wer": 0.0971},
         ("c-test", "greedy", "robust_speech_event"): {"wer": pytest.approx(0.1083), "cer": pytest.approx(0.0241)},
         ("c-test", "lm", "robust_speech_event"): {"wer": pytest.approx(0.075)},
     }
 
 
-def test_published_figures_have_a_column_of_their_own_once_for_each_model_and_are_never_marked() -> None:
+def test_published_model_has_one_unmarked_column() -> None:
     three = settings("a", "b", "d")
-    three.runs[0].published = three.runs[1].published = CARD
+    three.runs[0].reference_card = three.runs[1].reference_card = CARD
     of = {name: {("c-dev", "greedy", "plain"): score(wer, None)} for name, wer in (("a", 0.3), ("b", 0.2), ("d", 0.4))}
-    beside = {"a": [["Set", "Remarks"], ["A corpus dev", "a <remark>"]]}
-    shown = page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), rows(three, of), beside)
-    table = Text(shown).table
+    comparisons = {"a": [["Set", "Remarks"], ["A corpus dev", "a <remark>"]]}
+    shown = render_page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), build_rows(three, of), comparisons)
+    table = Tables(shown).rows
     assert table[0] == ["", "a", "b", "d", "published: somebody/wav2vec2-ru"]
     assert [[row[0].split()[2], *row[2:]] for row in table[6:-2]] == [
         ["dev", "[20.00] CER – 9 of 10 clips", "40.00 CER – 9 of 10 clips", "9.71"],
@@ -217,49 +225,50 @@ def test_published_figures_have_a_column_of_their_own_once_for_each_model_and_ar
     assert table[-1] == ["A corpus dev", "a <remark>"]
 
 
-def test_the_parameters_of_a_model_are_counted_in_all_its_files(tmp_path: Path) -> None:
-    assert stored_parameters(tmp_path) is None
+def test_parameters_are_counted_in_all_files(tmp_path: Path) -> None:
+    assert count_parameters(tmp_path) is None
     save_file({"a.weight": torch.zeros(3, 4), "norm.running_mean": torch.zeros(5)}, tmp_path / "m-1.safetensors")
     save_file({"b.bias": torch.zeros(7)}, tmp_path / "m-2.safetensors", metadata={"format": "pt"})
-    assert stored_parameters(tmp_path) == 3 * 4 + 7
+    assert count_parameters(tmp_path) == 3 * 4 + 7
 
 
 @pytest.fixture
-def results(tmp_path: Path) -> list[object]:
-    """What the program is given of a run `a` that was trained and a run `b` that only scores."""
-    given: list[object] = ["--summaries"]
+def arguments(tmp_path: Path) -> list[object]:
+    """Arguments of the stage for a run `a` that was trained and a run `b` that only scores."""
+    arguments: list[object] = ["--summaries"]
     for run, step in (("a", 20), ("b", 0)):
         file = tmp_path / f"{run}.parquet"
         summarise([metrics(tmp_path, run, step, "c-dev", wer=0.25 + step / 100)]).to_parquet(file)
-        given.append(file)
+        arguments.append(file)
         write_json({"step": step}, tmp_path / f"{run}.json")
-    write_json(
-        {
-            "hyper_parameters": {"training_steps": 40, "num_epochs": 2},
-            "parameters": 1_000_000, "wall_seconds": 7200.0, "hardware": {"device": "H100"},
-        },
-        tmp_path / "training.json",
-    )  # fmt: skip
+    training = {
+        "hyper_parameters": {"training_steps": 40, "num_epochs": 2},
+        "parameters": 1_000_000, "wall_seconds": 7200.0, "hardware": {"device": "H100"},
+    }  # fmt: skip
+    write_json(training, tmp_path / "training.json")
     write_json({"seconds": 5400.0}, tmp_path / "train.json")
     (tmp_path / "model").mkdir()
     save_file({"a": torch.zeros(300_000)}, tmp_path / "model/model.safetensors")
-    given += ["--selections", tmp_path / "a.json", tmp_path / "b.json", "--trainings", tmp_path / "training.json"]
-    return [*given, "--counts", tmp_path / "train.json", "--models", tmp_path / "model", "--page", tmp_path / "p.html"]
+    return [
+        *arguments, "--selections", tmp_path / "a.json", tmp_path / "b.json",
+        "--trainings", tmp_path / "training.json", "--counts", tmp_path / "train.json",
+        "--models", tmp_path / "model", "--page", tmp_path / "page.html",
+    ]  # fmt: skip
 
 
-def test_the_program_writes_the_page_of_runs_that_train_and_runs_that_score(
-    tmp_path: Path, results: list[object]
+def test_main_writes_trained_and_scored_runs(
+    tmp_path: Path, arguments: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = json.loads(settings("a", "b", sets=("c-dev",)).model_dump_json())
     both["runs"][1] |= {"start": "owner/name", "trained_on": []}
-    done = run_stage("report.runs_table", "--settings", as_json(both), *results)
-    assert done.returncode == 0, done.stderr
-    table = Text((tmp_path / "p.html").read_text(encoding="utf-8")).table
-    assert [row[1] for row in table[2:6]] == [
+    monkeypatch.setattr(sys, "argv", ["runs_table", "--settings", as_json(both), *map(str, arguments)])
+    runs_table.main()
+    rows = Tables((tmp_path / "page.html").read_text(encoding="utf-8")).rows
+    assert [row[1] for row in rows[2:6]] == [
         "1.0 M",
         "A corpus train 1.50 hours, 2 epochs",
         "2.00 hours H100",
         "20 of 40",
     ]
-    assert [row[2] for row in table[2:6]] == ["0.3 M", "–", "–", "–"]
-    assert [cell.split()[0] for cell in table[-1][1:]] == ["45.00", "[25.00]"]
+    assert [row[2] for row in rows[2:6]] == ["0.3 M", "–", "–", "–"]
+    assert [cell.split()[0] for cell in rows[-1][1:]] == ["45.00", "[25.00]"]

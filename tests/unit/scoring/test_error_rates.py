@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 
 import jiwer
 import numpy as np
@@ -12,7 +13,7 @@ WORDS = st.lists(st.sampled_from(["раз", "два", "три", "a", "ab", "ёж
 
 
 @given(st.lists(st.tuples(WORDS.filter(bool), WORDS), min_size=1, max_size=8))
-def test_rates_are_those_of_jiwer_over_the_whole_corpus(pairs: list[tuple[str, str]]) -> None:
+def test_corpus_rates_equal_jiwer(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = ([pair[i] for pair in pairs] for i in (0, 1))
     counts = count(references, hypotheses)
     assert rate(sum(c.errors for c in counts), sum(c.words for c in counts)) == jiwer.wer(references, hypotheses)
@@ -21,34 +22,48 @@ def test_rates_are_those_of_jiwer_over_the_whole_corpus(pairs: list[tuple[str, s
     )
 
 
-# With what jiwer takes for white space and what it does not.
-AWKWARD = st.text("аб \t\n\u00a0\u2003", max_size=12)
+# White space that jiwer treats as a word separator, and white space that it does not.
+UNUSUAL_WHITE_SPACE = st.text("аб \t\n\u00a0\u2003", max_size=12)
 
 
-@given(st.lists(st.tuples(AWKWARD, AWKWARD), min_size=1, max_size=8))
-def test_counts_are_those_of_jiwer_pair_by_pair_whatever_the_space_between_words(pairs: list[tuple[str, str]]) -> None:
+@given(st.lists(st.tuples(UNUSUAL_WHITE_SPACE, UNUSUAL_WHITE_SPACE), min_size=1, max_size=8))
+def test_counts_with_unusual_white_space(pairs: list[tuple[str, str]]) -> None:
     references, hypotheses = ([pair[i] for pair in pairs] for i in (0, 1))
-    assert count(references, hypotheses) == [jiwer_counts(*pair) for pair in pairs]
+    counts = count(references, hypotheses)
+    words, characters = jiwer.process_words(references, hypotheses), jiwer.process_characters(references, hypotheses)
+    for kind in ("hits", "substitutions", "deletions", "insertions"):
+        assert sum(getattr(each, kind) for each in counts) == getattr(words, kind)
+    assert sum(each.characters for each in counts) == sum(map(len, characters.references))
+    assert sum(each.character_errors for each in counts) == (
+        characters.substitutions + characters.deletions + characters.insertions
+    )
 
 
-def test_counts_are_those_of_jiwer_on_ten_thousand_random_pairs() -> None:
-    drawn = random.Random(0)
-    words = ["".join(drawn.choices("абвгё한 ", k=drawn.randint(1, 5))) for _ in range(60)]
-    pairs = [[" ".join(drawn.choices(words, k=drawn.randint(0, 9))) for _ in range(2)] for _ in range(10_000)]
-    assert any(not reference for reference, _ in pairs)
-    counts = count([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs])
-    assert counts == [jiwer_counts(*pair) for pair in pairs]
+def test_counts_are_minimal_edit_distances() -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choices("абвгё한 ", k=rng.randint(1, 5))) for _ in range(60)]
+    references, hypotheses = (
+        [" ".join(rng.choices(words, k=rng.randint(0, 9))) for _ in range(1000)] for _ in ("references", "hypotheses")
+    )
+    assert any(not reference for reference in references)
+    for reference, hypothesis, counts in zip(references, hypotheses, count(references, hypotheses), strict=True):
+        assert counts.errors == edit_distance(reference.split(), hypothesis.split())
+        assert counts.character_errors == edit_distance(reference.strip(), hypothesis.strip())
+        assert (counts.words, counts.characters) == (len(reference.split()), len(reference.strip()))
 
 
-def jiwer_counts(reference: str, hypothesis: str) -> Counts:
-    words, characters = jiwer.process_words(reference, hypothesis), jiwer.process_characters(reference, hypothesis)
-    errors = characters.substitutions + characters.deletions + characters.insertions
-    length = characters.hits + characters.substitutions + characters.deletions
-    return Counts(words.hits, words.substitutions, words.deletions, words.insertions, errors, length)
+def edit_distance(first: Sequence[str], second: Sequence[str]) -> int:
+    """The Levenshtein distance by dynamic programming. Source: Wagner and Fischer, 1974."""
+    row = list(range(len(second) + 1))
+    for i, left in enumerate(first, start=1):
+        previous, row = row, [i]
+        for j, right in enumerate(second):
+            row.append(min(previous[j] + (left != right), previous[j + 1] + 1, row[j] + 1))
+    return row[-1]
 
 
 @given(WORDS, WORDS)
-def test_counts_add_up_to_the_words_of_both_sides(reference: str, hypothesis: str) -> None:
+def test_counts_add_up_to_word_totals(reference: str, hypothesis: str) -> None:
     (counts,) = count([reference], [hypothesis])
     assert counts.words == len(reference.split())
     assert counts.hits + counts.substitutions + counts.insertions == len(hypothesis.split())
@@ -56,12 +71,12 @@ def test_counts_add_up_to_the_words_of_both_sides(reference: str, hypothesis: st
 
 
 @given(WORDS)
-def test_a_perfect_hypothesis_has_no_errors(text: str) -> None:
+def test_perfect_hypothesis_has_no_errors(text: str) -> None:
     (counts,) = count([text], [text])
     assert counts.errors == counts.character_errors == 0
 
 
-def test_known_example() -> None:
+def test_textbook_example() -> None:
     # Jurafsky and Martin, Speech and Language Processing (3rd ed. draft), section "Evaluating automatic speech
     # recognition": 6 substitutions, 3 insertions and 1 deletion over 13 words, a WER of 76.9 %.
     reference = "i *** ** um the phone is i left the portable **** phone upstairs last night"
@@ -73,94 +88,94 @@ def test_known_example() -> None:
     assert round(100 * rate(counts.errors, counts.words), 1) == 76.9
 
 
-def test_known_edit_distance() -> None:
-    # Levenshtein's distance of the textbooks: kitten to sitting takes three edits (Wagner and Fischer, 1974).
+def test_textbook_edit_distance() -> None:
+    # The textbook example of the Levenshtein distance: from kitten to sitting it takes three edits.
     (counts,) = count(["kitten"], ["sitting"])
     assert (counts.character_errors, counts.characters) == (3, 6)
 
 
-def test_an_empty_reference_makes_its_hypothesis_insertions() -> None:
+def test_empty_reference_counts_insertions() -> None:
     assert count([""], ["раз два"]) == [Counts(0, 0, 0, insertions=2, character_errors=7, characters=0)]
 
 
-def test_an_empty_hypothesis_makes_its_reference_deletions() -> None:
+def test_empty_hypothesis_counts_deletions() -> None:
     assert count(["раз два"], [""]) == [Counts(0, 0, deletions=2, insertions=0, character_errors=7, characters=7)]
 
 
-def test_nothing_said_and_nothing_heard_is_right() -> None:
+def test_empty_reference_and_hypothesis_match() -> None:
     assert count([""], [""]) == [Counts(0, 0, 0, 0, 0, 0)]
 
 
-def test_a_rate_over_no_words_is_infinite_if_there_are_errors_and_nothing_otherwise() -> None:
+def test_rate_of_empty_reference() -> None:
     assert rate(1, 0) == float("inf")
     assert rate(0, 0) == 0.0
 
 
-def test_texts_without_partners_are_refused() -> None:
+def test_unequal_lengths_are_rejected() -> None:
     with pytest.raises(ValueError, match="shorter"):
         count(["раз", "два"], ["раз"])
 
 
-def drawn_clips(speakers: int, seed: int) -> tuple[list[int], list[int], list[str]]:
-    """Errors, words and speaker of 20 clips of each of `speakers`, who differ in how well they are understood."""
-    drawn = random.Random(seed)
+def random_clips(speakers: int, seed: int) -> tuple[list[int], list[int], list[str]]:
+    """The errors, words and speakers of 20 clips of each of `speakers`, who have different error rates."""
+    rng = random.Random(seed)
     errors, words, groups = [], [], []
     for speaker in range(speakers):
-        difficulty = drawn.uniform(0, 0.6)
+        difficulty = rng.uniform(0, 0.6)
         for _ in range(20):
-            words.append(drawn.randint(1, 10))
-            errors.append(sum(drawn.random() < difficulty for _ in range(words[-1])))
+            words.append(rng.randint(1, 10))
+            errors.append(sum(rng.random() < difficulty for _ in range(words[-1])))
             groups.append(f"speaker {speaker}")
     return errors, words, groups
 
 
 @given(st.integers(0, 10**6))
-def test_the_interval_holds_the_rate_itself(seed: int) -> None:
-    errors, words, groups = drawn_clips(10, seed)
+def test_interval_contains_point_estimate(seed: int) -> None:
+    errors, words, groups = random_clips(10, seed)
     low, high = bootstrap_interval(errors, words, groups, seed=0)
     assert 0 <= low <= rate(sum(errors), sum(words)) <= high
 
 
-def test_the_interval_is_the_same_each_time_and_another_with_another_seed() -> None:
-    clips = drawn_clips(10, seed=1)
+def test_interval_depends_only_on_data_and_seed() -> None:
+    clips = random_clips(10, seed=1)
     assert bootstrap_interval(*clips, seed=0) == bootstrap_interval(*clips, seed=0)
     assert bootstrap_interval(*clips, seed=0) != bootstrap_interval(*clips, seed=1)
 
 
-def test_clips_of_one_speaker_are_drawn_together() -> None:
-    errors, words, groups = drawn_clips(10, seed=1)
+def test_speakers_are_resampled_instead_of_clips() -> None:
+    errors, words, groups = random_clips(10, seed=1)
     low, high = bootstrap_interval(errors, words, groups, seed=0)
-    low_alone, high_alone = bootstrap_interval(errors, words, range(len(words)), seed=0)
-    assert high - low > 1.5 * (high_alone - low_alone)
+    low_by_clip, high_by_clip = bootstrap_interval(errors, words, range(len(words)), seed=0)
+    assert high - low > 1.5 * (high_by_clip - low_by_clip)
 
 
-def test_one_speaker_alone_says_nothing_of_others() -> None:
-    # There is only one corpus to draw, so the interval has no width.
+def test_single_speaker_gives_zero_width_interval() -> None:
+    # All bootstrap samples are the same.
     assert bootstrap_interval([1, 0], [2, 2], ["a", "a"], seed=0) == (0.25, 0.25)
 
 
-def test_the_interval_narrows_with_the_number_of_speakers() -> None:
+def test_interval_narrows_with_more_speakers() -> None:
     widths = []
     for speakers in (10, 40, 160):
-        low, high = bootstrap_interval(*drawn_clips(speakers, seed=3), seed=0)
+        low, high = bootstrap_interval(*random_clips(speakers, seed=3), seed=0)
         widths.append(high - low)
     assert widths == sorted(widths, reverse=True)
 
 
-def test_the_interval_is_that_of_the_textbook_for_many_equal_speakers() -> None:
-    # 400 speakers of one word each, 100 of them wrong: the normal interval of a proportion, p ± 1.96 √(p(1-p)/n).
+def test_interval_matches_normal_approximation() -> None:
+    # 400 speakers of one word each, 100 of them wrong: the normal interval for a proportion, p ± 1.96 √(p(1-p)/n).
     low, high = bootstrap_interval([1] * 100 + [0] * 300, [1] * 400, range(400), seed=0, samples=4000)
     half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
     assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
 
 
-def test_the_interval_holds_the_truth_about_95_times_in_a_hundred() -> None:
-    drawn, truth, held, tries = np.random.default_rng(1), 0.2, 0, 600
-    for seed in range(tries):
-        # Thirty speakers, each with a rate of their own around the truth, and ten clips of three to eleven words.
-        difficulty = drawn.beta(2, 8, size=30).repeat(10)
-        words = drawn.integers(3, 12, size=300)
-        errors = drawn.binomial(words, difficulty)
+def test_interval_coverage_is_95_percent() -> None:
+    rng, true_rate, covered, trials = np.random.default_rng(1), 0.2, 0, 600
+    for seed in range(trials):
+        # Thirty speakers with individual error rates around the true rate, and ten clips of three to eleven words each.
+        difficulty = rng.beta(2, 8, size=30).repeat(10)
+        words = rng.integers(3, 12, size=300)
+        errors = rng.binomial(words, difficulty)
         low, high = bootstrap_interval(errors.tolist(), words.tolist(), np.repeat(np.arange(30), 10).tolist(), seed)
-        held += low <= truth <= high
-    assert 0.93 <= held / tries <= 0.97
+        covered += low <= true_rate <= high
+    assert 0.93 <= covered / trials <= 0.97

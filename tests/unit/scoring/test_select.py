@@ -1,11 +1,13 @@
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from material import as_json, run_stage
+from material import as_json
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import file_digest, read_json
+from speechmill.core.files import file_digest, read_json
+from speechmill.scoring import select
 from speechmill.scoring.select import best_step
 
 
@@ -23,16 +25,16 @@ def summary(**changes: object) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("metric", "step"), [("wer", 200), ("cer", 300), ("loss", 100)])
-def test_the_smallest_figure_decides_and_the_earliest_of_equals(metric: str, step: int) -> None:
+def test_smallest_metric_wins_and_earliest_of_ties(metric: str, step: int) -> None:
     assert best_step(summary(), "c-dev", "greedy", metric) == step
     assert best_step(summary().iloc[::-1], "c-dev", "greedy", metric) == step
 
 
-def test_the_set_decides_that_was_named() -> None:
+def test_only_named_set_counts() -> None:
     assert best_step(summary(), "c-test", "greedy", "wer") == 100
 
 
-def test_a_decoder_decides_alone() -> None:
+def test_only_named_decoder_counts() -> None:
     both = pd.concat([summary(), summary(decoder="lm", wer=[0.1, 0.2, 0.3, 0.4])])
     assert best_step(both, "c-dev", "lm", "wer") == 100
     assert best_step(both, "c-dev", "greedy", "wer") == 200
@@ -41,25 +43,29 @@ def test_a_decoder_decides_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "decoder", "scores"), [("c-other", "greedy", {}), ("c-dev", "lm", {}), ("c-dev", "greedy", {"wer": None})]
 )
-def test_without_any_figure_nothing_is_selected(name: str, decoder: str, scores: dict[str, object]) -> None:
-    with pytest.raises(SpeechmillError, match=f"no checkpoint has a wer on {name} by {decoder}"):
+def test_missing_metric_is_reported(name: str, decoder: str, scores: dict[str, object]) -> None:
+    with pytest.raises(SpeechmillError, match=f"no checkpoint has a wer on {name} with the decoder {decoder}"):
         best_step(summary(**scores), name, decoder, "wer")
 
 
-def test_the_files_of_the_selected_checkpoint_become_the_model(tmp_path: Path) -> None:
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["select", *map(str, arguments)])
+    select.main()
+
+
+def test_selected_checkpoint_is_copied_to_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary().to_parquet(tmp_path / "summary.parquet")
     for step in (100, 200, 300):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        for name in ("config.json", "vocab.json", "left.txt"):
+        for name in ("config.json", "vocab.json", "other.txt"):
             (folder / name).write_text(f"{name} of {step}")
     model = [tmp_path / "model" / name for name in ("config.json", "vocab.json")]
-    done = run_stage(
-        "scoring.select", "--settings", as_json({"set": "c-dev", "decoder": "greedy", "metric": "wer"}),
+    run(
+        monkeypatch, "--settings", as_json({"set": "c-dev", "decoder": "greedy", "metric": "wer"}),
         "--summary", tmp_path / "summary.parquet", "--checkpoints", tmp_path / "checkpoints",
         "--model", *model, "--selection", tmp_path / "selection.json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     assert [path.read_text() for path in model] == ["config.json of 200", "vocab.json of 200"]
     assert sorted(model[0].parent.iterdir()) == model
     assert read_json(tmp_path / "selection.json") == {
@@ -71,10 +77,9 @@ def test_the_files_of_the_selected_checkpoint_become_the_model(tmp_path: Path) -
     }
 
 
-def test_a_model_that_is_only_scored_is_step_0(tmp_path: Path) -> None:
+def test_evaluation_only_run_selects_step_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = as_json({"set": None, "decoder": "greedy", "metric": "wer"})
-    done = run_stage("scoring.select", "--settings", settings, "--selection", tmp_path / "selection.json")
-    assert done.returncode == 0, done.stderr
+    run(monkeypatch, "--settings", settings, "--selection", tmp_path / "selection.json")
     assert read_json(tmp_path / "selection.json") == {
         "step": 0, "set": None, "decoder": "greedy", "metric": "wer", "sha256": {},
     }  # fmt: skip

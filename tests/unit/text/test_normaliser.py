@@ -15,12 +15,12 @@ from speechmill.config.text import Replacement, TextConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.text.normaliser import Normaliser, compose, expand_ranges, spell_numbers, to_units
 
-# What the Robust Speech Event's eval.py deleted from the references.
+# The punctuation that eval.py of the Robust Speech Event deletes from references.
 EVENT_PUNCTUATION = ',?.!-;:"“%‘”�—’…–'
 
 
 def rules(recipe: str) -> dict[str, Any]:
-    """The text rules of a recipe."""
+    """Return the text rules of a recipe."""
     config = yaml.safe_load((ROOT / "config" / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8"))
     return dict(config["runs"][recipe]["text"])
 
@@ -28,7 +28,7 @@ def rules(recipe: str) -> dict[str, Any]:
 RUSSIAN = rules("ru_common_voice_8")
 KOREAN = rules("ko_zeroth")
 
-# What the recipes of the two published runs and the demo are made of.
+# The rules of the recipes, and combinations of further rules.
 SETTINGS = {
     "plain": TextConfig(),
     "russian": TextConfig.model_validate(RUSSIAN),
@@ -39,10 +39,11 @@ SETTINGS = {
     "upper": TextConfig(case="upper", drop=",.?!"),
     "punctuation": TextConfig(drop=string.punctuation + "«»„“”…"),
     "compatible": TextConfig(unicode="NFKC", drop=string.punctuation),
-    "untouched": TextConfig(unicode="none", case="keep"),
+    "english": TextConfig(digits="en", keep="a-z'"),
+    "unchanged": TextConfig(unicode="none", case="keep"),
 }
 
-# Unicode of all kinds, and more than chance would give of what the rules are about.
+# Any characters, with the ones that the rules treat specially more often than by chance.
 SENTENCES = st.text(
     st.one_of(st.characters(), st.sampled_from("аеёйЁЙ ,.—«»-\u0301\u0306\u0308\u00a0\n\tAaBckrRëÝΣςİ'_017٣²한글한ㅋﾤ"))
 )
@@ -50,36 +51,39 @@ SENTENCES = st.text(
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @given(sentence=SENTENCES)
-@example("е,\u0308")  # what stood between a letter and its accent is dropped
-@example("ΐ")  # whose capital is three characters, of which two have a composed form
-def test_normalising_twice_is_normalising_once(settings: TextConfig, sentence: str) -> None:
+@example("е,\u0308")  # a character between a letter and its accent is dropped
+@example("ΐ")  # its capital is three characters, two of which have a composed form
+def test_normalisation_is_idempotent(settings: TextConfig, sentence: str) -> None:
     once = Normaliser(settings)(sentence)
     assert Normaliser(settings)(once) == once
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @given(sentence=SENTENCES)
-def test_words_are_parted_by_single_spaces_and_by_nothing_else(settings: TextConfig, sentence: str) -> None:
+def test_words_are_separated_by_single_spaces(settings: TextConfig, sentence: str) -> None:
     text = Normaliser(settings)(sentence)
     assert text == " ".join(text.split())
 
 
 @given(sentence=SENTENCES)
-def test_only_kept_characters_and_the_space_are_left(sentence: str) -> None:
+def test_only_kept_characters_and_spaces_remain(sentence: str) -> None:
     assert set(Normaliser(TextConfig(keep="а-яё"))(sentence)) <= set("абвгдеёжзийклмнопрстуфхцчшщъыьэюя ")
 
 
 @given(sentence=SENTENCES)
 @example("е,\u0308")
-def test_text_is_in_the_normal_form_that_was_asked_for(sentence: str) -> None:
+def test_text_is_in_the_configured_normal_form(sentence: str) -> None:
     text = Normaliser(TextConfig(drop=string.punctuation))(sentence)
     assert unicodedata.is_normalized("NFC", text)
 
 
-def test_each_rule_counts_the_sentences_that_it_changed() -> None:
+def test_rules_count_the_sentences_that_they_change() -> None:
     normalise = Normaliser(
         TextConfig(
-            replace=[Replacement(find="&", replacement=" и "), Replacement(find=r"\d+", replacement="число", regex=True)],
+            replace=[
+                Replacement(find="&", replacement=" и "),
+                Replacement(find=r"\d+", replacement="число", regex=True),
+            ],
             drop="!",
             keep="а-яё",
         )
@@ -87,62 +91,64 @@ def test_each_rule_counts_the_sentences_that_it_changed() -> None:
     sentences = ["Да!", "да", "чай & кофе", "дом 12", "e\u0301 да", "  да", "да, нет, да"]
     assert [normalise(s) for s in sentences] == ["да", "да", "чай и кофе", "дом число", "да", "да", "да нет да"]
     assert dict(normalise.clips_touched) == {
-        "unicode NFC": 1,  # e and the accent became one
+        "unicode NFC": 1,  # e with the accent is composed
         "case lower": 1,
         "replace '&' by ' и '": 1,
         r"replace '\\d+' by 'число'": 1,
         "drop": 1,
         "keep": 2,  # é, and the commas
-        "space": 3,  # round the и, after the é, in front
+        "space": 3,  # around и, after é, leading
     }
     assert dict(normalise.characters_dropped) == {"!": 1, "é": 1, ",": 2}
 
 
-def test_a_rule_that_never_changed_anything_counts_nothing() -> None:
+def test_rule_without_effect_counts_nothing() -> None:
     normalise = Normaliser(TextConfig(drop="!"))
     normalise("да")
     assert not any(normalise.clips_touched.values())
     assert not normalise.characters_dropped
 
 
-def test_case_comes_before_replacements_replacements_before_drop_and_drop_before_keep() -> None:
+def test_order_of_the_rules() -> None:
     settings = TextConfig(
-        replace=[Replacement(find="мгц", replacement="%"), Replacement(find="%", replacement="#!")], drop="!", keep="0-9#%"
+        replace=[Replacement(find="мгц", replacement="%"), Replacement(find="%", replacement="#!")],
+        drop="!",
+        keep="0-9#%",
     )
     assert Normaliser(settings)("5 МГЦ!") == "5 #"
 
 
-def test_replacements_are_characters_unless_said_to_be_a_pattern() -> None:
+def test_replacements_are_literal_by_default() -> None:
     assert Normaliser(TextConfig(replace=[Replacement(find=".", replacement="-")]))("а.б") == "а-б"
     assert Normaliser(TextConfig(replace=[Replacement(find=".", replacement="-", regex=True)]))("а.б") == "---"
 
 
-def test_composed_and_decomposed_spellings_become_one() -> None:
+def test_composed_and_decomposed_forms_become_equal() -> None:
     normalise = Normaliser(TextConfig(keep="а-яё가-힣"))
     assert normalise("ёй") == normalise("е\u0308и\u0306") == "ёй"
     assert normalise("한") == normalise("\u1112\u1161\u11ab") == "한"
 
 
-def test_yo_stays_where_it_is_kept_and_can_be_replaced() -> None:
+def test_yo_is_kept_or_replaced() -> None:
     assert Normaliser(TextConfig(keep="а-яё"))("Ёлка") == "ёлка"
     assert Normaliser(TextConfig(keep="а-я", replace=[Replacement(find="ё", replacement="е")]))("Ёлка") == "елка"
-    # It stands outside а-я in Unicode: who forgets it sees it among the characters that were dropped.
-    forgetful = Normaliser(TextConfig(keep="а-я"))
-    assert forgetful("Ёлка") == "лка"
-    assert dict(forgetful.characters_dropped) == {"ё": 1}
+    # It is outside а-я in Unicode; a user who forgets it finds it among the dropped characters.
+    without_yo = Normaliser(TextConfig(keep="а-я"))
+    assert without_yo("Ёлка") == "лка"
+    assert dict(without_yo.characters_dropped) == {"ё": 1}
 
 
 @pytest.mark.parametrize("word", ["null", "NA", "nan", "None", "true"])
-def test_a_word_that_programs_take_for_nothing_is_a_word(word: str) -> None:
+def test_words_that_look_like_missing_values_are_kept(word: str) -> None:
     assert Normaliser(TextConfig(case="keep"))(word) == word
 
 
-def test_every_kind_of_white_space_parts_words() -> None:
+def test_all_kinds_of_white_space_separate_words() -> None:
     assert Normaliser(TextConfig(keep="а-я"))("\u00a0раз\u2009два\tтри\nпять\u3000") == "раз два три пять"
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("ranges", "characters"),
     [
         ("а-д", "абвгд"),
         ("a-cx", "abcx"),
@@ -154,27 +160,27 @@ def test_every_kind_of_white_space_parts_words() -> None:
         ("0-9a-f", "0123456789abcdef"),
     ],
 )
-def test_ranges_are_written_with_a_hyphen(written: str, meant: str) -> None:
-    assert expand_ranges(written) == set(meant)
+def test_ranges_are_expanded(ranges: str, characters: str) -> None:
+    assert expand_ranges(ranges) == set(characters)
 
 
-def test_a_range_that_runs_backwards_is_an_error_that_says_how_to_write_it() -> None:
-    with pytest.raises(SpeechmillError, match="the range я-а is empty; write it as а-я"):
+def test_descending_range_is_an_error() -> None:
+    with pytest.raises(SpeechmillError, match="the range я-а is in descending order; write а-я"):
         expand_ranges("я-а")
 
 
-# Of the data file of Unicode Technical Standard #39 (confusables.txt, 14.0.0 of 2021-05-29), each line that maps a
-# Russian letter to a Latin one of the same case, as `Russian Latin`; г, which it maps to r, is not taken for one.
+# The lines of Unicode Technical Standard #39 (confusables.txt, 14.0.0 of 2021-05-29) that map a Russian letter to a
+# Latin one of the same case, as `Russian Latin`, except г, which it maps to r.
 CONFUSABLES = """
     0410 0041  0412 0042  0421 0043  0415 0045  041D 0048  041A 004B  041C 004D  041E 004F  0420 0050  0422 0054
     0425 0058  0423 0059  0430 0061  0441 0063  0435 0065  043E 006F  0440 0070  0445 0078  0443 0079
 """
 
 
-def test_the_look_alikes_are_those_of_unicode() -> None:
+def test_confusables_are_those_of_unicode() -> None:
     codes = [chr(int(code, 16)) for code in CONFUSABLES.split()]
     russian = dict(zip(codes[1::2], codes[::2], strict=True))
-    assert all(like.isupper() == letter.isupper() for letter, like in russian.items())
+    assert all(latin.isupper() == letter.isupper() for latin, letter in russian.items())
     normalise = Normaliser(TextConfig(map_confusables="cyrillic", case="keep"))
     for letter in string.ascii_letters:
         assert normalise(f"ж{letter}") == f"ж{russian.get(letter, letter)}"
@@ -186,25 +192,25 @@ def test_the_look_alikes_are_those_of_unicode() -> None:
         ("cын", "сын"),
         ("XОРОШО Bот Hет", "ХОРОШО Вот Нет"),
         ("ëлка Ëлка", "ёлка Ёлка"),
-        ("мáма", "ма\u0301ма"),  # a Latin letter with an accent, as it is typed to mark the stress
+        ("мáма", "ма\u0301ма"),  # a Latin letter with an accent, typed as a stress mark
         ("м\u0301ama мо\u0301pe", "м\u0301аmа мо\u0301ре"),  # an accent is part of the word
-        ("и c c'ел 3o 3oт", "и c с'ел 3o 3от"),  # a word that is Latin, or a digit and Latin, stays
-        ("cyclo-кросс Oк_oo", "cyclo-кросс Ок_oo"),  # parts of a compound are words of their own
+        ("и c c'ел 3o 3oт", "и c с'ел 3o 3от"),  # Latin words, also with digits, are unchanged
+        ("cyclo-кросс Oк_oo", "cyclo-кросс Ок_oo"),  # parts of a compound are separate words
     ],
 )
-def test_latin_letters_are_made_cyrillic_in_words_with_a_cyrillic_letter(mixed: str, russian: str) -> None:
+def test_confusables_are_replaced_in_cyrillic_words(mixed: str, russian: str) -> None:
     assert Normaliser(TextConfig(map_confusables="cyrillic", case="keep"))(mixed) == russian
 
 
 @given(st.lists(st.text(string.ascii_letters + "'éëčỳÅ0123456789", min_size=1)))
-def test_words_without_a_cyrillic_letter_keep_their_latin_ones(words: list[str]) -> None:
+def test_confusables_are_kept_in_latin_words(words: list[str]) -> None:
     latin = " ".join(words)
     normalise = Normaliser(TextConfig(map_confusables="cyrillic", case="keep"))
     assert normalise(latin + " нет") == Normaliser(TextConfig(case="keep"))(latin + " нет")
     assert not normalise.characters_replaced
 
 
-def test_every_look_alike_that_was_replaced_is_counted() -> None:
+def test_replaced_confusables_are_counted() -> None:
     normalise = Normaliser(TextConfig(map_confusables="cyrillic"))
     for sentence in ["cын cидит", "мáмa", "cat", "сын"]:
         normalise(sentence)
@@ -224,6 +230,11 @@ def test_every_look_alike_that_was_replaced_is_counted() -> None:
         ("ko", "7063", "칠천육십삼"),
         ("ko", "241572", "이십사만 천오백칠십이"),
         ("ko", "5000500000000", "오조 오억"),
+        # Other languages of num2words; those for India end at 10^12.
+        ("en", "1234", "one thousand two hundred and thirty four"),
+        ("fr", "21", "vingt et un"),
+        ("de", "21", "einundzwanzig"),
+        ("en_IN", "1" + "0" * 12, " ".join(["one"] + ["zero"] * 12)),
         # Digits of other scripts.
         ("ru", "１５", "пятнадцать"),
         ("ko", "٨٠٨", "팔백팔"),
@@ -232,13 +243,13 @@ def test_every_look_alike_that_was_replaced_is_counted() -> None:
         ("ru", "007", "ноль ноль семь"),
         ("ko", "00", "영 영"),
         ("ru", "9" * 16, " ".join(["девять"] * 16)),
-        # Groups of three, with the blanks that are typeset in numbers.
+        # Groups of three digits, with typographic spaces.
         ("ru", "418\u00a0531", "четыреста восемнадцать тысяч пятьсот тридцать один"),
         ("ko", "5\u202f000\u202f500\u202f000\u202f000", "오조 오억"),
         ("ru", "5\u20095", "пять\u2009пять"),
         ("ru", "5 154", "пять сто пятьдесят четыре"),
         ("ru", "1234\u00a0154", "одна тысяча двести тридцать четыре\u00a0сто пятьдесят четыре"),
-        # Beside letters, signs and other numbers.
+        # Next to letters, punctuation and other numbers.
         ("ru", "3,5", "три, пять"),
         ("ru", "12:05", "двенадцать: ноль пять"),
         ("ru", "5-й", "пять- й"),
@@ -253,30 +264,30 @@ def test_numbers_are_spelled_out(language: str, digits: str, words: str) -> None
     assert spell_numbers(digits, language) == words
 
 
-def test_fifteen_digits_are_a_number_and_sixteen_are_not() -> None:
+def test_sixteen_digits_are_spelled_digit_by_digit() -> None:
     assert spell_numbers("1" + "0" * 14, "ru") == "сто триллионов"
     assert spell_numbers("1" + "0" * 15, "ko") == " ".join(["일"] + ["영"] * 15)
 
 
-@pytest.mark.parametrize("language", ["ru", "ko"])
+@pytest.mark.parametrize("language", ["ru", "ko", "en", "kn"])
 @given(st.text(st.one_of(st.characters(categories=["Nd"]), st.sampled_from("0123456789аж년 -.,\u00a0\u2009\u0301"))))
-def test_no_digit_is_left_and_no_word_is_lost(language: str, text: str) -> None:
+def test_no_digit_remains_and_no_word_is_lost(language: str, text: str) -> None:
     spelled = spell_numbers(text, language)
     assert not any(character.isdecimal() for character in spelled)
     assert [c for c in spelled if c in "ж-.,\u0301"] == [c for c in text if c in "ж-.,\u0301"]
 
 
-def test_spelled_numbers_have_the_case_of_the_text() -> None:
+def test_spelled_numbers_have_the_configured_case() -> None:
     assert Normaliser(TextConfig(case="upper", digits="ru"))("дом 5") == "ДОМ ПЯТЬ"
     assert Normaliser(TextConfig(case="keep", digits="ru"))("Дом 5") == "Дом пять"
 
 
-def test_digits_come_after_replacements_and_before_drop() -> None:
+def test_digits_follow_replacements_and_precede_drop() -> None:
     settings = TextConfig(replace=[Replacement(find="%", replacement=" 100")], digits="ru", drop=",", keep="а-я")
     assert Normaliser(settings)("3,5%") == "три пять сто"
 
 
-def test_num2words_is_loaded_only_to_spell_numbers() -> None:
+def test_num2words_is_imported_lazily() -> None:
     program = "import sys, speechmill.text.normaliser; sys.exit('num2words' in sys.modules)"
     workflow = Path(__file__).parents[3] / "workflow"
     assert subprocess.run([sys.executable, "-c", program], cwd=workflow).returncode == 0
@@ -298,16 +309,16 @@ def test_num2words_is_loaded_only_to_spell_numbers() -> None:
         ("10—20, 10-20", "десять двадцать десять двадцать"),
         ("1\u00a0000\u00a0000 pублей", "один миллион рублей"),
         ("Cкoлькo?\tДвa!", "сколько два"),
-        ("Bот Hет.", "вот нет"),  # what looks like a capital does not look like its lower case
+        ("Bот Hет.", "вот нет"),  # the capital is confusable, its lower case is not
         ("Слушал AC/DC.", "слушал"),
         ("null", ""),
     ],
 )
-def test_awkward_russian_sentences(sentence: str, text: str) -> None:
+def test_difficult_russian_sentences(sentence: str, text: str) -> None:
     assert Normaliser(TextConfig.model_validate(RUSSIAN))(sentence) == text
 
 
-def test_the_russian_recipe_can_do_without_yo() -> None:
+def test_russian_recipe_without_yo() -> None:
     rules = RUSSIAN | {"replace": [*RUSSIAN["replace"], {"find": "ё", "replacement": "е"}]}
     assert Normaliser(TextConfig.model_validate(rules))("Ещё ëлка, Е\u0308ж и й") == "еще елка еж и й"
 
@@ -320,26 +331,25 @@ def test_the_russian_recipe_can_do_without_yo() -> None:
         ("2018년 3월 1일, 007", "이천십팔 년 삼 월 일 일 영 영 칠"),
         ("3~4명, 서울·부산(대구)", "삼 사 명 서울 부산 대구"),
         ("12만\u00a0원 10\u00a0000원", "십이 만 원 만 원"),
-        ("ㅋㅋ 네ㅠㅠ", "네"),  # letters that stand alone are not speech
-        ("ﾤￂﾤ", ""),  # NFKC would make it 하, and what is lost would not be counted
+        ("ㅋㅋ 네ㅠㅠ", "네"),  # isolated jamo are not speech
+        ("ﾤￂﾤ", ""),  # NFKC would turn it into 하, and the loss would not be counted
         ("KBS 뉴스 LG-전자", "kbs 뉴스 lg전자"),
         ("코로나-19 ‘확진’", "코로나 십구 확진"),
         ('null\tNA "NA', "null na na"),
     ],
 )
-def test_awkward_korean_sentences(sentence: str, text: str) -> None:
+def test_difficult_korean_sentences(sentence: str, text: str) -> None:
     assert Normaliser(TextConfig.model_validate(KOREAN))(sentence) == text
 
 
 @pytest.mark.parametrize("rules", [RUSSIAN, KOREAN], ids=["russian", "korean"])
-def test_the_recipes_drop_what_the_event_dropped(rules: dict[str, Any]) -> None:
-    # reference.md, section 3: [,?.!\-\;\:"“%‘”�—’…–]
+def test_recipes_drop_the_punctuation_of_the_event(rules: dict[str, Any]) -> None:
     normalise = Normaliser(TextConfig.model_validate(rules))
     for character in ',?.!-;:"“%‘”\ufffd—’…–':
         assert normalise(character) == ""
 
 
-def test_stray_quotes_tabs_and_words_for_nothing_survive_as_words() -> None:
+def test_stray_quotes_and_missing_values_are_kept() -> None:
     assert Normaliser(TextConfig(case="keep"))('null\t"NA\t\t""') == 'null "NA ""'
 
 
@@ -353,9 +363,9 @@ def test_jamo_are_those_of_unicode() -> None:
 
 
 @given(st.text(st.one_of(st.characters(), st.sampled_from("한글하가한ᆨㅋé\u0301 й"))))
-@example("ᄒ아")  # a stray consonant before a syllable
-@example("하\u0301\u11ab")  # an accent between
-def test_composing_leads_back_from_jamo(text: str) -> None:
+@example("ᄒ아")  # an isolated consonant before a syllable
+@example("하\u0301\u11ab")  # an accent in between
+def test_composition_inverts_decomposition(text: str) -> None:
     text = unicodedata.normalize("NFC", text)
     jamo = to_units(text, "jamo")
     assert not any("가" <= character <= "힣" for character in jamo)

@@ -14,25 +14,27 @@ from transformers import (
 )
 
 from material import as_json
-from speechmill.core.tables import CLIPS, read_json, write_table
-from speechmill.text.normaliser import vocab
+from speechmill.core.files import read_json
+from speechmill.core.schemas import CLIPS
+from speechmill.core.tables import write_table
+from speechmill.text import vocab
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
 LAYER = VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"})
 
 
-def test_blank_unknown_and_space_come_first_then_characters_by_code_point() -> None:
+def test_special_tokens_then_sorted_characters() -> None:
     assert vocabulary(["да нет", "ёж"]) == {
         "[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3, "д": 4, "е": 5, "ж": 6, "н": 7, "т": 8, "ё": 9,
     }  # fmt: skip
 
 
-def test_the_order_of_the_texts_does_not_matter() -> None:
+def test_order_of_texts_does_not_matter() -> None:
     assert vocabulary(["да", "нет"]) == vocabulary(["нет", "да", "да"])
 
 
 @pytest.mark.parametrize("text", ["a b", "a|b", "[PAD]", "한국", "<s></s>"])
-def test_ids_have_no_gaps_so_that_the_head_fits(text: str) -> None:
+def test_ids_have_no_gaps(text: str) -> None:
     found = vocabulary([text])
     assert sorted(found.values()) == list(range(len(found)))
 
@@ -43,38 +45,38 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_plain_transformers_loads_the_processor(saved: Path) -> None:
+def test_transformers_loads_the_processor(saved: Path) -> None:
     loaded = AutoProcessor.from_pretrained(saved)
     assert isinstance(loaded, Wav2Vec2Processor)
     assert loaded.tokenizer.get_vocab() == vocabulary(["да нет ёж"])
     assert loaded.tokenizer.pad_token_id == 0
 
 
-def test_the_tokenizer_has_no_ids_that_the_model_never_learns(saved: Path) -> None:
+def test_tokenizer_has_no_further_tokens(saved: Path) -> None:
     tokenizer = Wav2Vec2Processor.from_pretrained(saved).tokenizer
     assert len(tokenizer) == len(read_json(saved / "vocab.json")) == len(tokenizer.get_vocab())
     assert "<s>" not in tokenizer.get_vocab()
 
 
-def test_text_becomes_ids_and_ids_become_text(saved: Path) -> None:
+def test_encoding_and_decoding(saved: Path) -> None:
     tokenizer = Wav2Vec2Processor.from_pretrained(saved).tokenizer
     ids = tokenizer("да нет").input_ids
     assert ids == [4, 3, 2, 7, 5, 8]
-    # As CTC writes them: repeated, with blanks between.
+    # CTC output, with repetitions and blanks.
     assert tokenizer.decode([0, 4, 4, 0, 3, 3, 2, 2, 7, 0, 5, 8, 8, 0]) == "да нет"
     assert tokenizer("даq").input_ids == [4, 3, 1]
 
 
-def test_doubled_letters_survive(saved: Path) -> None:
+def test_doubled_letters_are_kept(saved: Path) -> None:
     tokenizer = Wav2Vec2Processor.from_pretrained(saved).tokenizer
     assert tokenizer("нн").input_ids == [7, 7]
     assert tokenizer.decode([7, 0, 7]) == "нн"
 
 
 @pytest.mark.parametrize(("norm", "mask"), [("layer", True), ("group", False)])
-def test_a_mask_is_given_to_models_that_know_one(norm: str, mask: bool) -> None:
-    made = processor(vocabulary(["a"]), VocabSettings(init={"feat_extract_norm": norm}), base=None)
-    batch = made.feature_extractor([np.zeros(500), np.zeros(400)], sampling_rate=16_000, padding=True)
+def test_only_layer_norm_models_get_a_mask(norm: str, mask: bool) -> None:
+    built = processor(vocabulary(["a"]), VocabSettings(init={"feat_extract_norm": norm}), base=None)
+    batch = built.feature_extractor([np.zeros(500), np.zeros(400)], sampling_rate=16_000, padding=True)
     assert ("attention_mask" in batch) is mask
 
 
@@ -88,31 +90,27 @@ def test_a_mask_is_given_to_models_that_know_one(norm: str, mask: bool) -> None:
         ({"model_type": "parakeet_ctc", "encoder_config": {"num_mel_bins": 128}}, ParakeetProcessor, 128),
     ],
 )
-def test_new_weights_get_the_features_that_they_are_made_for(
-    tmp_path: Path, init: dict[str, Any], kind: type, features: int
-) -> None:
+def test_random_weights_get_matching_features(tmp_path: Path, init: dict[str, Any], kind: type, features: int) -> None:
     processor(vocabulary(["ab"]), VocabSettings(init=init), base=None).save_pretrained(tmp_path)
     loaded = AutoProcessor.from_pretrained(tmp_path)
     assert type(loaded) is kind
     assert loaded.feature_extractor.feature_size == features
     assert loaded.tokenizer.get_vocab() == vocabulary(["ab"])
-    # Repeated letters are one, unless a blank parts them.
+    # Repeated letters are one letter, unless a blank separates them.
     assert loaded.decode([0, 3, 3, 0, 3, 4, 4]) == "aab"
     again = processor(vocabulary(["xyz"]), VocabSettings(init=None), base=tmp_path)
     assert type(again) is kind
     assert again.feature_extractor.to_dict() == loaded.feature_extractor.to_dict()
 
 
-def test_a_base_brings_its_own_feature_extractor(tmp_path: Path) -> None:
+def test_feature_extractor_of_a_base_is_used(tmp_path: Path) -> None:
     Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=False).save_pretrained(tmp_path)
     extractor = processor(vocabulary(["a"]), VocabSettings(init=None), base=tmp_path).feature_extractor
     assert (extractor.do_normalize, extractor.return_attention_mask) == (False, False)
 
 
-def test_the_program_takes_training_texts_alone_and_counts_their_characters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The sentence as published has a capital and a full stop, which the text rules took away.
+def test_stage_reads_texts_and_counts_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The sentence of the corpus has capitals and a full stop, which the text rules removed.
     clips = [{"id": str(i), "text": text, "sentence": f"{text.upper()}."} for i, text in enumerate(["ab", "b a"])]
     write_table(clips, CLIPS, tmp_path / "train.parquet")
     arguments = ["--settings", as_json({"init": LAYER.init}), "--clips", tmp_path / "train.parquet",

@@ -23,13 +23,13 @@ from transformers.models.wav2vec2 import modeling_wav2vec2
 from material import LAYER_NORM, noise
 from speechmill.config.augment import AugmentConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import SAMPLE_RATE
+from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.spec_augment import span_mask, spec_augment_on_device
 from speechmill.training.augment import (
     Augmenter,
     DeviceFeatures,
     audio_files,
-    normalised,
+    normalise,
 )
 
 EVERYTHING = AugmentConfig.model_validate(
@@ -58,11 +58,11 @@ def loudest_hertz(samples: Tensor) -> float:
     return float(torch.fft.rfft(samples).abs().argmax()) * SAMPLE_RATE / len(samples)
 
 
-def with_noise(probability: float = 1, low: float = 10, high: float = 10) -> AugmentConfig:
+def noise_settings(probability: float = 1, low: float = 10, high: float = 10) -> AugmentConfig:
     return AugmentConfig.model_validate({"noise": {"probability": probability, "snr_db": [low, high]}})
 
 
-def in_room(seconds: float = 0.5) -> AugmentConfig:
+def room_settings(seconds: float = 0.5) -> AugmentConfig:
     return AugmentConfig.model_validate({"room": {"probability": 1, "rt60_seconds": [seconds, seconds]}})
 
 
@@ -73,21 +73,21 @@ def measured_snr(clean: Tensor, noisy: Tensor, num_samples: Tensor) -> list[floa
     ]
 
 
-def test_nothing_is_changed_unless_something_is_asked_for() -> None:
+def test_empty_settings_change_nothing() -> None:
     samples, num_samples = speech()
-    heard, lengths = Augmenter(AugmentConfig(), seed=1)(samples, num_samples, 0)
-    assert torch.equal(heard, samples)
+    augmented, lengths = Augmenter(AugmentConfig(), seed=1)(samples, num_samples, 0)
+    assert torch.equal(augmented, samples)
     assert torch.equal(lengths, num_samples)
     assert not AugmentConfig().is_on
     assert EVERYTHING.is_on
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.1])
-def test_speed_shortens_a_clip_and_raises_its_pitch_by_its_factor(factor: float) -> None:
+def test_speed_changes_length_and_pitch(factor: float) -> None:
     samples, num_samples = batch_of([tone(1000, 1), tone(1000, 0.7)])
-    heard, lengths = Augmenter(AugmentConfig(speed=[factor]), seed=1)(samples, num_samples, 0)
+    augmented, lengths = Augmenter(AugmentConfig(speed=[factor]), seed=1)(samples, num_samples, 0)
     assert lengths.tolist() == [int(np.ceil(n / factor)) for n in num_samples.tolist()]
-    for clip, n in zip(heard, lengths.tolist(), strict=True):
+    for clip, n in zip(augmented, lengths.tolist(), strict=True):
         assert loudest_hertz(clip[:n]) == pytest.approx(1000 * factor, abs=2)
 
 
@@ -95,143 +95,143 @@ def test_speed_shortens_a_clip_and_raises_its_pitch_by_its_factor(factor: float)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=4), st.integers(50, 200))
 def test_lengths_round_up_and_stay_within_the_batch(lengths: list[int], hundredths: int) -> None:
     samples, num_samples = batch_of([np.ones(n) for n in lengths])
-    heard, after = Augmenter(AugmentConfig(speed=[hundredths / 100]), seed=1)(samples, num_samples, 0)
+    augmented, after = Augmenter(AugmentConfig(speed=[hundredths / 100]), seed=1)(samples, num_samples, 0)
     assert after.tolist() == [-(-n * 100 // hundredths) for n in lengths]
-    assert heard.shape == (len(lengths), max(after.tolist()))
+    assert augmented.shape == (len(lengths), max(after.tolist()))
 
 
-def test_each_of_the_speeds_comes_up_one_a_batch() -> None:
+def test_every_speed_is_drawn_one_per_batch() -> None:
     samples, num_samples = speech()
     augmenter = Augmenter(AugmentConfig(speed=[0.9, 1.0, 1.1]), seed=1)
     widths = {augmenter(samples, num_samples, batch)[0].shape[1] for batch in range(20)}
     assert widths == {int(np.ceil(samples.shape[1] / factor)) for factor in (0.9, 1.0, 1.1)}
 
 
-def test_the_settings_say_by_how_much_a_clip_can_grow_and_shrink() -> None:
+def test_longest_and_shortest_factor() -> None:
     settings = AugmentConfig(speed=[0.8, 1.25])
     assert (settings.longest_factor, settings.shortest_factor) == (pytest.approx(1.25), pytest.approx(0.8))
     assert (AugmentConfig().longest_factor, AugmentConfig().shortest_factor) == (1, 1)
 
 
 @pytest.mark.parametrize("ratio", [-5, 0, 10, 30])
-def test_noise_has_the_ratio_that_was_asked_for_over_the_real_samples(ratio: float) -> None:
+def test_noise_has_the_requested_snr(ratio: float) -> None:
     samples, num_samples = speech()
-    noisy, _ = Augmenter(with_noise(low=ratio, high=ratio), seed=1)(samples, num_samples, 0)
+    noisy, _ = Augmenter(noise_settings(low=ratio, high=ratio), seed=1)(samples, num_samples, 0)
     assert measured_snr(samples, noisy, num_samples) == pytest.approx([ratio] * len(samples), abs=0.1)
 
 
-def test_ratios_fill_the_range_and_differ_from_clip_to_clip() -> None:
+def test_snr_varies_over_the_range() -> None:
     samples, num_samples = batch_of([noise(0.1, seed=i) for i in range(100)])
-    noisy, _ = Augmenter(with_noise(low=0, high=20), seed=1)(samples, num_samples, 0)
+    noisy, _ = Augmenter(noise_settings(low=0, high=20), seed=1)(samples, num_samples, 0)
     ratios = np.array(measured_snr(samples, noisy, num_samples))
     assert (ratios > -0.1).all()
     assert (ratios < 20.1).all()
     assert np.histogram(ratios, 4, (0, 20))[0].min() > 10
 
 
-def test_the_share_of_changed_clips_is_the_probability() -> None:
+def test_share_of_noisy_clips_is_the_probability() -> None:
     samples, num_samples = batch_of([noise(0.02, seed=i) for i in range(2000)])
-    noisy, _ = Augmenter(with_noise(probability=0.3), seed=1)(samples, num_samples, 0)
+    noisy, _ = Augmenter(noise_settings(probability=0.3), seed=1)(samples, num_samples, 0)
     assert float((noisy != samples).any(1).float().mean()) == pytest.approx(0.3, abs=0.04)
 
 
-def test_a_silent_clip_stays_silent() -> None:
+def test_silent_clip_stays_silent() -> None:
     samples, num_samples = batch_of([np.zeros(1000), noise(0.1)])
-    noisy, _ = Augmenter(with_noise(), seed=1)(samples, num_samples, 0)
+    noisy, _ = Augmenter(noise_settings(), seed=1)(samples, num_samples, 0)
     assert not noisy[0].any()
     assert not torch.equal(noisy[1], samples[1])
 
 
-def test_noise_from_a_file_is_at_its_true_pitch_and_goes_on_to_the_end(tmp_path: Path) -> None:
-    # A whole number of periods: repeated, it has no seam.
+def test_noise_file_keeps_pitch_and_is_repeated(tmp_path: Path) -> None:
+    # A full number of periods, so that the repeated file has no discontinuity.
     sf.write(tmp_path / "hum.wav", tone(500, 0.25, rate=8000), 8000)
     samples, num_samples = batch_of([noise(1.0), noise(0.6, seed=1)])
-    augmenter = Augmenter(with_noise(), 1, noise_files=audio_files(tmp_path))
+    augmenter = Augmenter(noise_settings(), 1, noise_files=audio_files(tmp_path))
     noisy, _ = augmenter(samples, num_samples, 0)
     assert measured_snr(samples, noisy, num_samples) == pytest.approx([10, 10], abs=0.1)
     for last in (noisy[0, -4000:] - samples[0, -4000:], noisy[1, 5600:9600] - samples[1, 5600:9600]):
         assert loudest_hertz(last) == pytest.approx(500, abs=4)
 
 
-def test_different_stretches_of_a_long_file_are_heard(tmp_path: Path) -> None:
+def test_excerpts_of_a_long_file_differ(tmp_path: Path) -> None:
     sf.write(tmp_path / "rising.wav", np.linspace(0.01, 0.5, 10 * SAMPLE_RATE), SAMPLE_RATE)
     samples, num_samples = batch_of([noise(0.1)] * 20)
-    noisy, _ = Augmenter(with_noise(), 1, noise_files=audio_files(tmp_path))(samples, num_samples, 0)
-    # Equal clips, equal loudness: only the place in the file differs.
+    noisy, _ = Augmenter(noise_settings(), 1, noise_files=audio_files(tmp_path))(samples, num_samples, 0)
+    # The clips and levels are equal: only the position of the excerpt differs.
     assert len({tuple(row.tolist()) for row in noisy}) == 20
 
 
-def test_a_silent_stretch_of_noise_leaves_a_clip_as_it_is(tmp_path: Path) -> None:
+def test_silent_noise_leaves_clips_unchanged(tmp_path: Path) -> None:
     sf.write(tmp_path / "silence.flac", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
     samples, num_samples = speech()
-    noisy, _ = Augmenter(with_noise(), 1, noise_files=audio_files(tmp_path))(samples, num_samples, 0)
+    noisy, _ = Augmenter(noise_settings(), 1, noise_files=audio_files(tmp_path))(samples, num_samples, 0)
     assert torch.equal(noisy, samples)
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.8])
-def test_sound_in_a_room_falls_by_60_db_in_the_time_asked_for(seconds: float) -> None:
+def test_reverberation_decays_by_60_db_in_rt60(seconds: float) -> None:
     clicks = torch.zeros(64, SAMPLE_RATE)
     clicks[:, 0] = 1
-    heard, _ = Augmenter(in_room(seconds), seed=1)(clicks, torch.full((64,), SAMPLE_RATE), 0)
+    augmented, _ = Augmenter(room_settings(seconds), seed=1)(clicks, torch.full((64,), SAMPLE_RATE), 0)
 
     def level(at: float) -> float:
         start = round(at * SAMPLE_RATE)
-        return float(10 * torch.log10(heard[:, start : start + 800].square().mean()))
+        return float(10 * torch.log10(augmented[:, start : start + 800].square().mean()))
 
     assert level(0) - level(seconds / 2) == pytest.approx(30, abs=0.5)
 
 
-def test_a_recorded_room_is_heard_without_its_delay(tmp_path: Path) -> None:
+def test_recorded_room_response_adds_no_delay(tmp_path: Path) -> None:
     sf.write(tmp_path / "room.wav", np.array([0, 0, 0.01, 0.8, 0, 0.6]), SAMPLE_RATE, subtype="FLOAT")
     samples, num_samples = speech()
-    heard, lengths = Augmenter(in_room(), 1, room_files=audio_files(tmp_path))(samples, num_samples, 0)
+    augmented, lengths = Augmenter(room_settings(), 1, room_files=audio_files(tmp_path))(samples, num_samples, 0)
     echoed = 0.8 * samples
     echoed[:, 2:] += 0.6 * samples[:, :-2]
     assert torch.equal(lengths, num_samples)
-    for now, expected, n in zip(heard, echoed, lengths.tolist(), strict=True):
+    for now, expected, n in zip(augmented, echoed, lengths.tolist(), strict=True):
         assert torch.allclose(now[:n], expected[:n], atol=1e-5)
 
 
-def test_rooms_of_different_lengths_share_a_batch_even_if_longer_than_the_clips(tmp_path: Path) -> None:
+def test_room_responses_of_different_lengths_in_a_batch(tmp_path: Path) -> None:
     for taps in (3, 50_000):
         sf.write(tmp_path / f"{taps}.wav", 0.9 ** np.arange(taps), SAMPLE_RATE, subtype="FLOAT")
     samples, num_samples = speech()
-    heard, _ = Augmenter(in_room(), 1, room_files=audio_files(tmp_path))(samples, num_samples, 0)
-    assert heard.shape == samples.shape
-    assert heard.isfinite().all()
+    augmented, _ = Augmenter(room_settings(), 1, room_files=audio_files(tmp_path))(samples, num_samples, 0)
+    assert augmented.shape == samples.shape
+    assert augmented.isfinite().all()
 
 
-def test_padding_is_zero_whatever_is_done() -> None:
+def test_padding_stays_zero() -> None:
     samples, num_samples = speech()
     for batch in range(8):
-        heard, lengths = Augmenter(EVERYTHING, seed=1)(samples, num_samples, batch)
-        assert heard.isfinite().all()
-        for clip, n in zip(heard, lengths.tolist(), strict=True):
+        augmented, lengths = Augmenter(EVERYTHING, seed=1)(samples, num_samples, batch)
+        assert augmented.isfinite().all()
+        for clip, n in zip(augmented, lengths.tolist(), strict=True):
             assert not clip[n:].any()
             assert clip[:n].any()
 
 
-def test_what_is_drawn_depends_on_the_seed_and_the_batch_alone() -> None:
+def test_draws_depend_only_on_seed_and_batch() -> None:
     samples, num_samples = speech()
-    undisturbed = [Augmenter(EVERYTHING, seed=1)(samples, num_samples, batch) for batch in range(4)]
+    uninterrupted = [Augmenter(EVERYTHING, seed=1)(samples, num_samples, batch) for batch in range(4)]
     resumed = Augmenter(EVERYTHING, seed=1)
     torch.manual_seed(99)
     for batch in (3, 2):
-        heard, lengths = resumed(samples, num_samples, batch)
-        assert torch.equal(heard, undisturbed[batch][0])
-        assert torch.equal(lengths, undisturbed[batch][1])
-    loud = Augmenter(with_noise(), seed=1)(samples, num_samples, 0)[0]
-    assert not torch.equal(loud, Augmenter(with_noise(), seed=1)(samples, num_samples, 1)[0])
-    assert not torch.equal(loud, Augmenter(with_noise(), seed=2)(samples, num_samples, 0)[0])
+        augmented, lengths = resumed(samples, num_samples, batch)
+        assert torch.equal(augmented, uninterrupted[batch][0])
+        assert torch.equal(lengths, uninterrupted[batch][1])
+    loud = Augmenter(noise_settings(), seed=1)(samples, num_samples, 0)[0]
+    assert not torch.equal(loud, Augmenter(noise_settings(), seed=1)(samples, num_samples, 1)[0])
+    assert not torch.equal(loud, Augmenter(noise_settings(), seed=2)(samples, num_samples, 0)[0])
 
 
-def test_the_state_of_torchs_own_generator_is_left_alone() -> None:
+def test_global_torch_generator_is_unchanged() -> None:
     before = torch.get_rng_state()
     Augmenter(EVERYTHING, seed=1)(*speech(), 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_autocast_does_not_reach_the_samples() -> None:
+def test_autocast_does_not_affect_samples() -> None:
     augmenter = Augmenter(EVERYTHING.model_copy(update={"speed": [0.9]}), seed=1)
     plain, _ = augmenter(*speech(), 0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -239,7 +239,7 @@ def test_autocast_does_not_reach_the_samples() -> None:
     assert torch.equal(plain, cast)
 
 
-def test_a_folder_gives_its_audio_files_by_name(tmp_path: Path) -> None:
+def test_audio_files_are_sorted_by_path(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     for name in ("inner/b.wav", "c.FLAC", "a.ogg"):
         sf.write(tmp_path / name, np.zeros(100), SAMPLE_RATE)
@@ -247,42 +247,42 @@ def test_a_folder_gives_its_audio_files_by_name(tmp_path: Path) -> None:
     assert [path.name for path in audio_files(tmp_path)] == ["a.ogg", "c.FLAC", "b.wav"]
 
 
-def test_a_folder_without_audio_and_a_broken_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=f"{tmp_path} has no audio files"):
+def test_empty_folder_and_broken_file_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=f"{tmp_path} contains no audio files"):
         audio_files(tmp_path)
     (tmp_path / "broken.wav").write_bytes(b"not audio")
     with pytest.raises(SpeechmillError, match=r"broken\.wav cannot be read"):
         audio_files(tmp_path)
 
 
-def test_a_silent_response_of_a_room_is_named(tmp_path: Path) -> None:
+def test_silent_room_response_is_named(tmp_path: Path) -> None:
     sf.write(tmp_path / "mute.wav", np.zeros(100), SAMPLE_RATE)
-    augmenter = Augmenter(in_room(), 1, room_files=audio_files(tmp_path))
+    augmenter = Augmenter(room_settings(), 1, room_files=audio_files(tmp_path))
     with pytest.raises(SpeechmillError, match=r"mute\.wav is silent"):
         augmenter(*speech(), 0)
 
 
 @pytest.mark.parametrize(
-    ("section", "fault"),
+    ("section", "message"),
     [
         ({"speed": [0.3]}, "greater than or equal to 0.5"),
         ({"speed": [1.005]}, "two decimals"),
         ({"noise": {"probability": 1.5, "snr_db": [0, 1]}}, "less than or equal to 1"),
-        ({"noise": {"probability": 1, "snr_db": [20, 5]}}, "the lowest ratio, then the highest"),
-        ({"room": {"probability": 1, "rt60_seconds": [0.8, 0.2]}}, "the shortest time, then the longest"),
+        ({"noise": {"probability": 1, "snr_db": [20, 5]}}, r"must be \[lowest, highest\]"),
+        ({"room": {"probability": 1, "rt60_seconds": [0.8, 0.2]}}, r"must be \[shortest, longest\]"),
         ({"room": {"probability": 1, "rt60_seconds": [0, 0.2]}}, "greater than 0"),
         ({"pitch": [1.0]}, "pitch"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(section: dict[str, Any], fault: str) -> None:
-    with pytest.raises(ValidationError, match=fault):
+def test_invalid_settings_are_rejected(section: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         AugmentConfig.model_validate(section)
 
 
-@pytest.mark.parametrize("gives_mask", [True, False])
+@pytest.mark.parametrize("returns_mask", [True, False])
 @pytest.mark.parametrize("normalises", [True, False])
-def test_features_on_the_device_are_those_of_the_extractor(gives_mask: bool, normalises: bool) -> None:
-    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=gives_mask, do_normalize=normalises)
+def test_device_features_match_the_extractor(returns_mask: bool, normalises: bool) -> None:
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=returns_mask, do_normalize=normalises)
     loud, quiet = noise(0.7), 0.001 * noise(1.3, seed=1)
     clips = [np.asarray(each, dtype=np.float32) for each in (loud, quiet, loud + 0.4, np.zeros(500), np.full(9, 0.1))]
     expected = extractor(clips, sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
@@ -293,20 +293,20 @@ def test_features_on_the_device_are_those_of_the_extractor(gives_mask: bool, nor
         assert torch.allclose(value, expected[key], rtol=1e-6, atol=1e-6), key
 
 
-def test_normalised_clips_have_zero_mean_and_unit_variance_and_silent_padding() -> None:
+def test_normalised_clips_have_zero_mean_unit_variance() -> None:
     samples, num_samples = batch_of([0.1 + noise(0.3), noise(0.5)])
-    for clip, n in zip(normalised(samples, num_samples), num_samples.tolist(), strict=True):
+    for clip, n in zip(normalise(samples, num_samples), num_samples.tolist(), strict=True):
         assert float(clip[:n].mean()) == pytest.approx(0, abs=1e-4)
         assert float(clip[:n].var(correction=0)) == pytest.approx(1, abs=1e-3)
         assert not clip[n:].any()
 
 
-def test_models_that_hear_mel_spectra_are_refused() -> None:
+def test_models_of_mel_spectra_are_rejected() -> None:
     with pytest.raises(SpeechmillError, match="mel spectra"):
         DeviceFeatures(SeamlessM4TFeatureExtractor())
 
 
-PLACES = st.tuples(
+SPANS = st.tuples(
     st.lists(st.integers(0, 60), min_size=1, max_size=5),
     st.floats(0, 1),
     st.integers(1, 20),
@@ -314,11 +314,9 @@ PLACES = st.tuples(
 )
 
 
-@given(PLACES, st.integers(0, 2**31))
-def test_spans_lie_within_the_clip_and_are_as_many_as_transformers_makes(
-    places: tuple[list[int], float, int, int], seed: int
-) -> None:
-    lengths, probability, span, min_spans = places
+@given(SPANS, st.integers(0, 2**31))
+def test_number_and_place_of_spans(spans: tuple[list[int], float, int, int], seed: int) -> None:
+    lengths, probability, span, min_spans = spans
     size = max(max(lengths), 1)
     torch.manual_seed(seed)
     mask = span_mask(torch.tensor(lengths), size, probability, span, min_spans)
@@ -327,11 +325,11 @@ def test_spans_lie_within_the_clip_and_are_as_many_as_transformers_makes(
         most = min(max(int(probability * length / span + 1), min_spans), size // span, max(length - span + 1, 0))
         fewest = min(max(int(probability * length / span), min_spans), size // span, max(length - span + 1, 0))
         assert not row[length:].any()
-        # Starts differ, so that each span masks a place more at least, and a whole span at most.
+        # Span starts differ, so each further span masks at least one more frame and at most a complete span.
         assert (span + fewest - 1 if fewest else 0) <= int(row.sum()) <= most * span
 
 
-def test_clips_of_one_length_have_the_same_number_of_spans_and_it_is_rounded_at_random() -> None:
+def test_span_count_is_rounded_at_random() -> None:
     torch.manual_seed(1)
     counts = [span_mask(torch.full((5,), 30), 30, 0.25, 1, 0).sum(1).tolist() for _ in range(300)]
     assert all(len(set(each)) == 1 for each in counts)
@@ -341,22 +339,22 @@ def test_clips_of_one_length_have_the_same_number_of_spans_and_it_is_rounded_at_
 
 @pytest.mark.parametrize(
     ("probability", "span", "min_spans"),
-    # Wav2Vec2Config's own; many; and so rare that the fewest decide. The number of spans is never rounded here.
+    # The defaults of Wav2Vec2Config; many spans; so few that the minimum applies. No number of spans is rounded here.
     [(0.05, 10, 2), (0.5, 10, 0), (0.01, 4, 1)],
 )
-def test_each_place_is_masked_as_often_as_by_transformers(probability: float, span: int, min_spans: int) -> None:
+def test_mask_frequency_matches_transformers(probability: float, span: int, min_spans: int) -> None:
     size, clips = 120, 8000
     torch.manual_seed(3)
     np.random.seed(3)
     for length in (120, 80, 40):
         real = (torch.arange(size) < length).expand(clips, -1)
-        ours = span_mask(real.sum(1), size, probability, span, min_spans).float().mean(0)
-        made = modeling_wav2vec2._compute_mask_indices((clips, size), probability, span, real.long(), min_spans)
-        theirs = torch.from_numpy(made).float().mean(0)
-        assert float(ours[:length].mean()) == pytest.approx(float(theirs[:length].mean()), abs=0.003)
-        assert float((ours - theirs).abs().max()) < 0.03
-        assert (ours[:length] > 0).all()
-        assert not ours[length:].any()
+        masked_share = span_mask(real.sum(1), size, probability, span, min_spans).float().mean(0)
+        expected = modeling_wav2vec2._compute_mask_indices((clips, size), probability, span, real.long(), min_spans)
+        expected_share = torch.from_numpy(expected).float().mean(0)
+        assert float(masked_share[:length].mean()) == pytest.approx(float(expected_share[:length].mean()), abs=0.003)
+        assert float((masked_share - expected_share).abs().max()) < 0.03
+        assert (masked_share[:length] > 0).all()
+        assert not masked_share[length:].any()
 
 
 TINY_MASKED = LAYER_NORM | {
@@ -402,7 +400,7 @@ each_model = pytest.mark.parametrize("model_type", ["wav2vec2", "hubert", "wavlm
 def no_masks_of_transformers(monkeypatch: pytest.MonkeyPatch) -> Callable[[PreTrainedModel], None]:
     def forbid(model: PreTrainedModel) -> None:
         def called(*args: object, **kwargs: object) -> None:
-            raise AssertionError("transformers made a mask on the CPU")
+            raise AssertionError("transformers created a mask on the CPU")
 
         monkeypatch.setattr(f"{type(model).__module__}._compute_mask_indices", called)
 
@@ -410,7 +408,7 @@ def no_masks_of_transformers(monkeypatch: pytest.MonkeyPatch) -> Callable[[PreTr
 
 
 @each_model
-def test_training_with_masks_made_on_the_device_has_a_finite_loss_and_gradients(
+def test_device_masks_give_finite_gradients(
     model_type: str, no_masks_of_transformers: Callable[[PreTrainedModel], None]
 ) -> None:
     model = tiny(model_type).train()
@@ -428,7 +426,7 @@ def test_training_with_masks_made_on_the_device_has_a_finite_loss_and_gradients(
 
 
 @each_model
-def test_masks_come_from_torchs_generator(model_type: str) -> None:
+def test_masks_are_drawn_from_torch_generator(model_type: str) -> None:
     model = tiny(model_type).train()
     spec_augment_on_device(model)
 
@@ -441,7 +439,7 @@ def test_masks_come_from_torchs_generator(model_type: str) -> None:
 
 
 @each_model
-def test_nothing_is_masked_in_evaluation_or_where_the_configuration_says_so(model_type: str) -> None:
+def test_no_masks_in_eval_mode_or_if_disabled(model_type: str) -> None:
     evaluated, unmasked = tiny(model_type).eval(), tiny(model_type, apply_spec_augment=False).train()
     with torch.no_grad():
         expected = evaluated(**inputs(evaluated)).logits
@@ -451,7 +449,7 @@ def test_nothing_is_masked_in_evaluation_or_where_the_configuration_says_so(mode
 
 
 @each_model
-def test_masked_frames_hold_the_embedding_and_masked_features_are_zero(model_type: str) -> None:
+def test_masked_values(model_type: str) -> None:
     model = tiny(model_type, mask_time_prob=0.4, mask_feature_prob=0.25).train()
     spec_augment_on_device(model)
     base: Any = model.base_model
@@ -470,7 +468,7 @@ def test_masked_frames_hold_the_embedding_and_masked_features_are_zero(model_typ
         assert not embedded[length:].any()
 
 
-def test_a_group_norm_models_masks_cover_the_whole_row_as_transformers_has_it() -> None:
+def test_group_norm_masks_cover_the_padding() -> None:
     model = tiny("wav2vec2", mask_time_prob=0.9, mask_feature_prob=0).train()
     spec_augment_on_device(model)
     base: Any = model.base_model
@@ -479,8 +477,8 @@ def test_a_group_norm_models_masks_cover_the_whole_row_as_transformers_has_it() 
     assert (hidden > 0).all()
 
 
-def test_masks_wait_for_no_device() -> None:
-    # A tensor on `meta` has no values: whatever would ask for one fails.
+def test_masks_do_not_synchronise() -> None:
+    # Tensors on `meta` have no values: reading one raises an error.
     model = tiny("wav2vec2").to("meta").train()
     spec_augment_on_device(model)
     base: Any = model.base_model
@@ -500,6 +498,6 @@ def test_masks_compile_into_one_graph() -> None:
     assert torch.equal(compiled(hidden, attention_mask=real), expected)
 
 
-def test_a_feature_mask_wider_than_the_features_is_refused() -> None:
+def test_feature_mask_wider_than_features_is_rejected() -> None:
     with pytest.raises(SpeechmillError, match="mask_feature_length is 64, more than its 16"):
         spec_augment_on_device(tiny("wav2vec2", mask_feature_length=64))

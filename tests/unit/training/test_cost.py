@@ -34,32 +34,32 @@ def cost(init: dict[str, Any], longest_seconds: float = 20.0, processes: int = 1
 
 
 @pytest.mark.parametrize(("init", "flop"), [(XLS_R_1B, 300e9), (XLS_R_300M, 101e9)])
-def test_arithmetic_is_that_which_was_counted_of_the_published_models(init: dict[str, Any], flop: float) -> None:
-    # Source: forward and backward at clips of 5 s with the feature encoder frozen, as counted for this project.
+def test_flop_of_published_models(init: dict[str, Any], flop: float) -> None:
+    # Source: operations of forward and backward pass, counted for clips of 5 s with a frozen feature encoder.
     assert cost(init).flop_per_audio_second == pytest.approx(flop, rel=0.02)
 
 
-def test_memory_of_xls_r_1b_is_that_which_was_estimated_for_a_card_of_78_gib() -> None:
-    # Source: 15.4 GB of weights, gradients and moments; batches of 320 to 500 s without gradient checkpointing.
+def test_memory_of_xls_r_1b_on_78_gib() -> None:
+    # Source: 15.4 GB of weights, gradients and moments; batches of 320 to 500 s fit without gradient checkpointing.
     estimated = cost(XLS_R_1B)
     assert estimated.weights + estimated.gradients + estimated.optimizer == pytest.approx(15.4e9, rel=0.01)
     assert 320 < estimated.fitting_seconds(78 * 2**30, False) < 500
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-# With dropout in attention, torch has no fused kernel on a CPU.
+# torch has no fused attention kernel with dropout on a CPU.
 @pytest.mark.parametrize(("attention", "dropout"), [("sdpa", 0.0), ("eager", 0.1)])
-def test_activations_are_those_that_a_forward_pass_keeps(frozen: bool, attention: str, dropout: float) -> None:
+def test_activations_match_a_forward_pass(frozen: bool, attention: str, dropout: float) -> None:
     torch.set_num_threads(1)
-    # Of the proportions of XLS-R.
+    # The proportions of XLS-R.
     init = LAYER_NORM | {
         "conv_dim": [32] * 7, "hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 16,
         "intermediate_size": 256, "hidden_dropout": 0.1, "activation_dropout": 0.1, "attention_dropout": dropout,
     }  # fmt: skip
     seconds, clips = 4, 2
-    built = config(init)
-    built._attn_implementation = attention
-    model = AutoModelForCTC.from_config(built).train()
+    model_configuration = config(init)
+    model_configuration._attn_implementation = attention
+    model = AutoModelForCTC.from_config(model_configuration).train()
     if frozen:
         model.freeze_feature_encoder()
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -79,7 +79,7 @@ def test_activations_are_those_that_a_forward_pass_keeps(frozen: bool, attention
     assert estimated == pytest.approx(sum(kept.values()) / (seconds * clips), rel=0.25)
 
 
-def test_gradient_checkpointing_and_16_bits_keep_less_and_eager_attention_keeps_more() -> None:
+def test_activation_memory_by_setting() -> None:
     usual = cost(XLS_R_300M)
     assert usual.activations[True] < usual.activations[False] / 2
     assert cost(XLS_R_300M, precision="fp32").activations[False] > 1.4 * usual.activations[False]
@@ -88,7 +88,7 @@ def test_gradient_checkpointing_and_16_bits_keep_less_and_eager_attention_keeps_
     assert cost(XLS_R_300M, 20.0).activations == cost(XLS_R_300M, 5.0).activations
 
 
-def test_a_batch_that_just_fits_takes_all_of_the_memory() -> None:
+def test_largest_fitting_batch_uses_all_memory() -> None:
     estimated = cost(LAYER_NORM)
     for checkpointing in (False, True):
         seconds = estimated.fitting_seconds(4 * 2**30, checkpointing)
@@ -101,11 +101,11 @@ def test_several_processes_hold_gradients_twice() -> None:
     assert two.fixed - one.fixed == one.gradients
 
 
-def test_what_is_not_trained_has_no_gradient_and_no_moments() -> None:
+def test_frozen_weights_have_no_gradients_or_moments() -> None:
     adapters = LAYER_NORM | {"adapter_attn_dim": 4}
-    whole, frozen = (cost(adapters, freeze_feature_encoder=freeze) for freeze in (False, True))
-    only = cost(adapters, train_only_adapters=True)
-    for more, less in ((whole, frozen), (frozen, only)):
+    full, frozen = (cost(adapters, freeze_feature_encoder=freeze) for freeze in (False, True))
+    adapters_only = cost(adapters, train_only_adapters=True)
+    for more, less in ((full, frozen), (frozen, adapters_only)):
         assert more.gradients > less.gradients
         assert more.flop_per_audio_second > less.flop_per_audio_second
         assert less.optimizer == 2 * less.gradients
@@ -121,6 +121,6 @@ def test_every_architecture_has_an_estimate(architecture: str) -> None:
     assert 0 < estimated.activations[True] <= estimated.activations[False]
 
 
-def test_freezing_what_is_not_there_is_an_error_before_training() -> None:
+def test_training_missing_adapters_is_an_error() -> None:
     with pytest.raises(SpeechmillError, match=r"finetune\.train_only_adapters: the model has no adapters"):
         cost(LAYER_NORM, train_only_adapters=True)

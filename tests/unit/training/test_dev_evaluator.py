@@ -28,23 +28,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Clips:
 def model(letters: Wav2Vec2Processor) -> Any:
     vocab = letters.tokenizer.get_vocab()
     torch.manual_seed(3)
-    made = new_model(model_config(LAYER_NORM | {"hidden_dropout": 0.5}, None, {}, len(vocab)), None, vocab)
-    torch.nn.init.normal_(made.lm_head.weight)
-    return made.train()
+    model = new_model(model_config(LAYER_NORM | {"hidden_dropout": 0.5}, None, {}, len(vocab)), None, vocab)
+    torch.nn.init.normal_(model.lm_head.weight)
+    return model.train()
 
 
-def test_a_probe_gives_the_wer_that_the_stage_evaluate_would(
-    clips: Clips, letters: Wav2Vec2Processor, model: Any
-) -> None:
+def test_wer_equals_that_of_the_evaluate_stage(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
     found = DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
     expected = score(clips[0], *transcribe(model.eval(), letters, *clips, 10, CPU), TextConfig())[1]
     assert found == {"dev_wer": expected["wer"], "dev_clips": 6, "dev_empty": 0}
     assert found["dev_wer"] > 0
 
 
-def test_training_goes_on_after_a_probe_as_if_there_had_been_none(
-    clips: Clips, letters: Wav2Vec2Processor, model: Any
-) -> None:
+def test_evaluation_leaves_mode_and_random_states(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
     assert model.training
@@ -53,14 +49,14 @@ def test_training_goes_on_after_a_probe_as_if_there_had_been_none(
     assert np.array_equal(np.random.get_state()[1], before[2])
 
 
-def test_clips_for_which_nothing_is_written_are_counted(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
+def test_empty_hypotheses_are_counted(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
     with torch.no_grad():
         model.lm_head.bias[0] = 1000.0
     found = DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
     assert found == {"dev_wer": 1.0, "dev_clips": 6, "dev_empty": 6}
 
 
-def test_the_clips_of_a_probe_go_from_the_shortest_to_the_longest() -> None:
+def test_dev_clips_are_spread_over_lengths() -> None:
     clips = [{"id": i, "num_samples": n} for i, n in enumerate([50, 10, 40, 20, 30])]
     assert [clip["num_samples"] for clip in spread_over_lengths(clips, 3)] == [10, 30, 50]
     assert [clip["num_samples"] for clip in spread_over_lengths(clips, 9)] == [10, 20, 30, 40, 50]

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,12 +18,21 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import Wav2Vec2Processor
 
-from material import LAYER_NORM, ROOT, as_json, recording, store
+from finetune_process import (
+    ForkedPopen,
+    Stored,
+    command_line,
+    output_arguments,
+    run_stage,
+    stop_at_step_2,
+    write_inputs,
+)
+from material import LAYER_NORM, ROOT, STOCHASTIC, as_json, recording, store
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import CLIPS, clips_digest, write_json, write_table
-from speechmill.training import finetune
+from speechmill.core.files import read_json
+from speechmill.training import distributed, finetune
 from speechmill.training.distributed import (
-    Vote,
+    AnyRank,
     all_reduce_sum,
     barrier,
     broadcast,
@@ -35,12 +46,11 @@ from speechmill.training.guards import EXIT_RESUMABLE
 
 CPU = torch.device("cpu")
 Program = Callable[[str], str]
-Stored = tuple[list[dict[str, Any]], list[Path]]
 
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
-    """Writes a module that processes can run; they run in `tmp_path`. No Slurm has started anything."""
+    """Return a function that writes a module which processes run in `tmp_path`, outside of Slurm."""
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT / 'workflow'}")
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -52,115 +62,107 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     return write
 
 
-def json_of(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
-
-
-REACHING = """
+COLLECTIVES = """
 import json, sys
 from speechmill.training import distributed
-from speechmill.training.distributed import Vote
 
-with distributed.joined() as device:
-    rank, vote, heard = distributed.rank(), Vote(), []
+with distributed.process_group() as device:
+    rank, any_rank, flags = distributed.rank(), distributed.AnyRank(), []
     for step in range(9):
-        heard.append(vote.any(rank == 1 and step == 5))
+        flags.append(any_rank.update(rank == 1 and step == 5))
         distributed.barrier()
-    found = {
+    results = {
         "arguments": sys.argv[1:],
         "device": str(device),
-        "processes": distributed.world_size(),
+        "world_size": distributed.world_size(),
         "sum": distributed.all_reduce_sum(10.0 ** rank),
-        "first": distributed.broadcast(lambda: f"of {rank}"),
-        "heard": heard,
+        "broadcast": distributed.broadcast(lambda: f"of {rank}"),
+        "flags": flags,
     }
-    open(f"{rank}.json", "w").write(json.dumps(found))
+    open(f"{rank}.json", "w").write(json.dumps(results))
     print("printed by", rank)
 """
 
 
 @pytest.mark.slow
-def test_processes_reach_each_other_and_hear_a_yes_at_the_same_step(
+def test_collectives_and_any_rank_in_two_processes(
     tmp_path: Path, program: Program, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert launch(program(REACHING), ["--run", "demo"], [CPU, CPU])
-    found = [json_of(tmp_path / f"{number}.json") for number in (0, 1)]
-    assert found[0] == found[1]
-    heard = [False] * 6 + [True] + [False] * 2
-    assert found[0] == {
-        "arguments": ["--run", "demo"], "device": "cpu", "processes": 2, "sum": 11.0, "first": "of 0", "heard": heard,
+    assert launch(program(COLLECTIVES), ["--run", "demo"], [CPU, CPU])
+    results = [read_json(tmp_path / f"{number}.json") for number in (0, 1)]
+    assert results[0] == results[1]
+    flags = [False] * 6 + [True] + [False] * 2
+    assert results[0] == {
+        "arguments": ["--run", "demo"], "device": "cpu", "world_size": 2, "sum": 11.0, "broadcast": "of 0",
+        "flags": flags,
     }  # fmt: skip
     assert capfd.readouterr().out == "printed by 0\n"
 
 
-def test_a_process_alone_needs_nobody() -> None:
+def test_collectives_in_a_single_process() -> None:
     assert not launched()
-    assert (rank(), world_size(), all_reduce_sum(2.5), broadcast(lambda: "made")) == (0, 1, 2.5, "made")
+    assert (rank(), world_size(), all_reduce_sum(2.5), broadcast(lambda: "value")) == (0, 1, 2.5, "value")
     barrier()
-    vote = Vote()
-    assert [vote.any(each) for each in (False, True, False)] == [False, True, False]
+    any_rank = AnyRank()
+    assert [any_rank.update(each) for each in (False, True, False)] == [False, True, False]
 
 
 FAILING = """
 from speechmill.training import distributed
 from speechmill.core.command import SpeechmillError
 
-with distributed.joined():
+with distributed.process_group():
     if distributed.rank() == 1:
-        raise SpeechmillError("corpus: shard 3 cannot be read; make it again")
+        raise SpeechmillError("shard 3 is corrupt; delete it")
     distributed.barrier()
 """
 
 
 @pytest.mark.slow
-def test_one_that_fails_ends_all_and_its_message_is_all_that_is_told(
-    program: Program, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_failure_ends_all_and_shows_one_message(program: Program, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         launch(program(FAILING), [], [CPU, CPU])
     assert ended.value.code == 1
     assert [line for line in capfd.readouterr().err.splitlines() if "error" in line.lower()] == [
-        "error: corpus: shard 3 cannot be read; make it again"
+        "error: shard 3 is corrupt; delete it"
     ]
 
 
-# Without torch, so that they start at once.
 def as_rank(first: str, second: str) -> str:
-    """A program whose process of rank 0 runs `first`, and that of rank 1 `second`."""
+    """Return a program that runs `first` in rank 0 and `second` in rank 1; it imports no torch, and so starts fast."""
     return f"import os, signal, sys\nif os.environ['RANK'] == '0':\n    {first}\nelse:\n    {second}\n"
 
 
 @pytest.mark.parametrize(
-    ("second", "told"),
+    ("second", "message"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", "process 1 of the training was killed by SIGKILL"),
-        # The other has lost its peer, and says so before it is ended.
+        ("os.kill(os.getpid(), signal.SIGKILL)", "training process 1 was killed by SIGKILL"),
+        # The other process reports its lost connection before it is killed.
         (
-            "open(os.environ['SPEECHMILL_FAULT'], 'x').close(); os.kill(os.getpid(), signal.SIGKILL)",
-            "process 1 of the training was killed by SIGKILL",
+            "open(os.environ['SPEECHMILL_ERROR_FILE'], 'x').close(); os.kill(os.getpid(), signal.SIGKILL)",
+            "training process 1 was killed by SIGKILL",
         ),
-        ("sys.exit('last words')", "(?s)process 1 of the training ended with status 1.*last words"),
+        ("sys.exit('last output')", "(?s)training process 1 ended with status 1.*last output"),
     ],
 )
-def test_one_that_is_killed_ends_all_with_what_is_known(program: Program, second: str, told: str) -> None:
-    with pytest.raises(SpeechmillError, match=told):
+def test_killed_process_ends_all_and_is_named(program: Program, second: str, message: str) -> None:
+    with pytest.raises(SpeechmillError, match=message):
         launch(program(as_rank("signal.pause()", second)), [], [CPU, CPU])
 
 
-def test_processes_that_stop_to_go_on_later_say_so_together(program: Program) -> None:
+def test_resumable_exit_status_is_passed_on(program: Program) -> None:
     with pytest.raises(SystemExit) as ended:
         launch(program(as_rank(f"sys.exit({EXIT_RESUMABLE})", f"sys.exit({EXIT_RESUMABLE})")), [], [CPU, CPU])
     assert ended.value.code == EXIT_RESUMABLE
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_that_comes_before_they_listen_can_be_gone_on_from(program: Program, name: str) -> None:
+def test_signal_before_handlers_is_resumable(program: Program, name: str) -> None:
     before = signal.getsignal(signal.Signals[name])
-    listening = f"signal.signal(signal.{name}, signal.SIG_DFL); signal.pause()"
+    waiting = f"signal.signal(signal.{name}, signal.SIG_DFL); signal.pause()"
     sending = f"signal.signal(signal.{name}, signal.SIG_DFL); os.kill(os.getppid(), signal.{name}); signal.pause()"
     with pytest.raises(SystemExit) as ended:
-        launch(program(as_rank(listening, sending)), [], [CPU, CPU])
+        launch(program(as_rank(waiting, sending)), [], [CPU, CPU])
     assert ended.value.code == EXIT_RESUMABLE
     assert signal.getsignal(signal.Signals[name]) == before
 
@@ -170,13 +172,13 @@ import os, sys, torch
 from speechmill.training import distributed
 
 if distributed.launched():
-    with distributed.joined():
-        everyone = torch.zeros(2, dtype=torch.int64)
-        everyone[distributed.rank()] = os.getpid()
-        torch.distributed.all_reduce(everyone)
+    with distributed.process_group():
+        pids = torch.zeros(2, dtype=torch.int64)
+        pids[distributed.rank()] = os.getpid()
+        torch.distributed.all_reduce(pids)
         if distributed.rank() == 0:
-            print(*everyone.tolist(), flush=True)
-        # Rank 0 in Python, rank 1 deep in a collective.
+            print(*pids.tolist(), flush=True)
+        # Rank 0 blocks in Python, rank 1 in a collective.
         sys.stdin.read() if distributed.rank() == 0 else distributed.barrier()
 else:
     distributed.launch("program", [], [torch.device("cpu")] * 2)
@@ -184,7 +186,7 @@ else:
 
 
 @pytest.mark.slow
-def test_a_killed_launcher_leaves_nobody_behind(program: Program) -> None:
+def test_killed_launcher_leaves_no_process(program: Program) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", program(WAITING)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as launcher:
@@ -193,63 +195,51 @@ def test_a_killed_launcher_leaves_nobody_behind(program: Program) -> None:
         assert len(handles) == 2
         launcher.kill()
         for handle in handles:
-            # It can be read from once the process has ended.
+            # A pidfd becomes readable when the process ends.
             assert select.select([handle], [], [], 60)[0]
             os.close(handle)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Stored:
-    """Twenty-six clips: seven batches of four, the last of which has two."""
-    drawn = np.random.default_rng(0)
-    recordings = [recording(float(drawn.uniform(0.3, 0.9)), seed=i) for i in range(26)]
-    texts = ["".join(drawn.choice(list("abcde"), size=drawn.integers(2, 6))) for _ in range(26)]
+    """Return 26 clips: seven batches of four, the last of which has two."""
+    rng = np.random.default_rng(0)
+    recordings = [recording(float(rng.uniform(0.3, 0.9)), seed=i) for i in range(26)]
+    texts = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 6))) for _ in range(26)]
     return store(tmp_path_factory.mktemp("clips"), recordings, texts)
 
 
 class Training:
-    """A training by the stage's own program, in a folder of its own."""
+    """A training run of the stage, in a folder of its own."""
 
     def __init__(
         self, folder: Path, clips: Stored, letters: Wav2Vec2Processor, gpus: int, accumulation: int, **init: Any
     ) -> None:
-        self.folder, self.out = folder, folder / "out"
+        self.work, self.out = folder / "work", folder / "out"
         self.out.mkdir(parents=True)
         settings = {
             "device": "cpu", "gpus": gpus, "model": {"init": LAYER_NORM | init}, "augment": {}, "text": {},
-            "plan": {"epochs": 3, "batch": {"clips": 4}, "gradient_accumulation": accumulation, "save_steps": 5},
+            "plan": {"epochs": 3, "batch": {"clips": 4}, "gradient_accumulation": accumulation, "save_steps": 4},
             "finetune": {"learning_rate": 1e-3, "precision": "fp32", "warmup_steps": 1, "threads": 1},
             "checkpoints": {"best": None}, "batch_seconds": 20,
         }  # fmt: skip
-        pace = {"finetune": {"logging_steps": 1}, "checkpoints": {"dev_clips": 0}}
-        # 21 batches, two a step: the last step has one.
-        plan = {
-            "batches": 21, "total_steps": 11, "epochs": 3, "checkpoints": [5, 11], "gradient_checkpointing": False,
-            "peak_throughput": None,
-            "clips_per_batch": 4.0, "parameters": 1,
-        }  # fmt: skip
-        letters.save_pretrained(folder / "vocab")
-        write_table(clips[0], CLIPS, folder / "train.parquet")
-        (folder / "train.sha256").write_text(clips_digest(clips[0]))
-        write_json(plan, folder / "plan.json")
-        self._arguments: dict[str, list[Any]] = {
-            "--run": ["demo"], "--settings": [as_json(settings)], "--runtime-settings": [as_json(pace)], "--gpus": [0],
-            "--code": ["abc"], "--clips": [folder / "train.parquet"], "--digest": [folder / "train.sha256"],
-            "--shards": clips[1], "--dev-clips": [folder / "train.parquet"], "--dev-shards": clips[1],
-            "--vocab": [folder / "vocab"], "--base": [], "--base-source": [], "--plan": [folder / "plan.json"],
-            "--work": [folder / "work"], "--checkpoints": [self.out / "checkpoints"],
-            "--record": [self.out / "training.json"], "--log": [self.out / "training.jsonl"],
-        }  # fmt: skip
+        runtime_settings = {"finetune": {"logging_steps": 1}, "checkpoints": {"dev_clips": 0}}
+        # 21 batches, four per step: the last step has one.
+        plan = {"batches": 21, "total_steps": 6, "epochs": 3, "checkpoints": [4, 6], "gradient_checkpointing": False}
+        self._arguments = command_line(
+            write_inputs(folder, clips, letters, plan)
+            | output_arguments(folder)
+            | {"--settings": [as_json(settings)], "--runtime-settings": [as_json(runtime_settings)]}
+        )
 
-    def run(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Start it, or go on with it."""
-        given = [str(part) for key, values in self._arguments.items() for part in (key, *values)]
-        monkeypatch.setattr(sys, "argv", ["finetune", *given])
-        monkeypatch.setenv("PYTHONPATH", f"{self.folder}:{ROOT / 'workflow'}")
+    def run(self, monkeypatch: pytest.MonkeyPatch, main: Callable[[], None] = run_stage) -> None:
+        """Start or resume it, with `main` in the processes that it launches."""
+        monkeypatch.setattr(sys, "argv", ["finetune", *self._arguments])
+        monkeypatch.setattr(distributed, "subprocess", SimpleNamespace(Popen=partial(ForkedPopen, main)))
         finetune.main()
 
     def steps(self, *keys: str) -> list[list[float]]:
-        """What was logged under `keys` at each step."""
+        """Return the values of `keys` in the log, by step."""
         rows = [json.loads(line) for line in (self.out / "training.jsonl").read_text().splitlines()]
         return [[row[key] for key in keys] for row in rows if "loss" in row]
 
@@ -258,7 +248,7 @@ class Training:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_doubled_accumulation(
+def test_two_processes_equal_one_with_more_accumulation(
     tmp_path: Path,
     clips: Stored,
     letters: Wav2Vec2Processor,
@@ -266,75 +256,46 @@ def test_two_processes_train_as_one_with_doubled_accumulation(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     trainings = {}
-    for gpus, accumulation in ((1, 2), (2, 1)):
+    for gpus, accumulation in ((1, 4), (2, 2)):
         trainings[gpus] = Training(tmp_path / f"{gpus}", clips, letters, gpus, accumulation)
         trainings[gpus].run(monkeypatch)
     one, two = trainings[1], trainings[2]
-    assert [step for (step,) in two.steps("step")] == list(range(1, 12))
-    for key, tolerance in (("loss", 1e-4), ("grad_norm", 1e-3), ("learning_rate", 0.0)):
-        for here, there in zip(one.steps(key), two.steps(key), strict=True):
-            assert there == pytest.approx(here, rel=tolerance), key
-    for step in (5, 11):
+    assert [step for (step,) in two.steps("step")] == [1, 2, 3, 4, 5, 6]
+    for key, tolerance in (("loss", 1e-5), ("grad_norm", 1e-4), ("learning_rate", 0.0)):
+        for expected, value in zip(one.steps(key), two.steps(key), strict=True):
+            assert value == pytest.approx(expected, rel=tolerance), key
+    for step in (4, 6):
         torch.testing.assert_close(one.weights(step), two.weights(step), rtol=1e-3, atol=2e-5)
-    assert json_of(two.out / "training.json")["hyper_parameters"]["total_train_batch_size"] == 8
-    # Progress is shown once a training, not once a process.
-    assert capfd.readouterr().err.count("11/11") == 2
-
-
-# Ends the training of which it is part at step 2: rank 0 asks the one that started it to end, and goes on when the
-# signal has come back to it.
-SIGNALLED = """
-import os, signal
-from speechmill.training import finetune
-from speechmill.core.command import run_command
-from speechmill.training.checkpoint_callback import CheckpointCallback
-
-on_step_end = CheckpointCallback.on_step_end
-
-def signalled(self, args, state, control, **kwargs):
-    if state.global_step == 2:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer)
-        os.kill(os.getppid(), signal.SIGTERM)
-        os.read(reader, 1)
-    return on_step_end(self, args, state, control, **kwargs)
-
-CheckpointCallback.on_step_end = signalled
-run_command(finetune.main)
-"""
+    hyper_parameters = read_json(two.out / "training.json")["hyper_parameters"]
+    assert (hyper_parameters["total_train_batch_size"], hyper_parameters["num_devices"]) == (16, 2)
+    assert [path.name for path in two.work.iterdir()] == ["tensorboard"]
+    # Progress is shown once per training, not once per process.
+    assert capfd.readouterr().err.count("6/6") == 2
 
 
 @pytest.mark.slow
-def test_sigterm_ends_two_processes_at_the_same_step_and_they_go_on_to_the_same_weights(
+def test_sigterm_stops_two_processes_resumably(
     tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lively = {"hidden_dropout": 0.1, "layerdrop": 0.3, "apply_spec_augment": True, "mask_time_prob": 0.3} | {
-        "mask_time_length": 2
-    }
-    undisturbed, stopped = (
-        Training(tmp_path / name, clips, letters, 2, 1, **lively) for name in ("undisturbed", "stopped")
+    uninterrupted, stopped = (
+        Training(tmp_path / name, clips, letters, 2, 2, **STOCHASTIC) for name in ("uninterrupted", "stopped")
     )
-    undisturbed.run(monkeypatch)
-    (stopped.folder / "program.py").write_text(SIGNALLED)
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(finetune, "launch", lambda _, arguments, devices: launch("program", arguments, devices))
-        stopped.run(patch)
+    uninterrupted.run(monkeypatch)
+    with pytest.raises(SystemExit) as ended:
+        stopped.run(monkeypatch, stop_at_step_2)
     assert ended.value.code == EXIT_RESUMABLE
-    assert [path.name for path in stopped.folder.glob("work/*/checkpoint-*")] == ["checkpoint-3"]
+    assert [path.name for path in stopped.work.glob("*/checkpoint-*")] == ["checkpoint-3"]
     stopped.run(monkeypatch)
-    assert stopped.steps("step", "loss", "grad_norm") == undisturbed.steps("step", "loss", "grad_norm")
-    for step in (5, 11):
-        expected = undisturbed.weights(step)
+    assert stopped.steps("step", "loss", "grad_norm") == uninterrupted.steps("step", "loss", "grad_norm")
+    for step in (4, 6):
+        expected = uninterrupted.weights(step)
         assert all(torch.equal(tensor, expected[name]) for name, tensor in stopped.weights(step).items())
 
 
-SEEN = "import json, os\nopen(f\"{os.environ['RANK']}.json\", 'w').write(json.dumps(dict(os.environ)))\n"
+RECORD_ENVIRONMENT = "import json, os\nopen(f\"{os.environ['RANK']}.json\", 'w').write(json.dumps(dict(os.environ)))\n"
 
 
-def test_the_tasks_of_a_slurm_step_make_one_training(
-    tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_tasks_form_one_training(tmp_path: Path, program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     step = {
         "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": "4711", "SLURM_STEP_ID": "0", "SLURM_STEP_NODELIST": "localhost",
     }  # fmt: skip
@@ -342,25 +303,25 @@ def test_the_tasks_of_a_slurm_step_make_one_training(
         monkeypatch.setenv(name, value)
     for task in (0, 1):
         monkeypatch.setenv("SLURM_PROCID", str(task))
-        # Only the first has results to write.
-        assert launch(program(SEEN), [], [CPU, CPU]) is (task == 0)
-    seen = [json_of(tmp_path / f"{number}.json") for number in range(4)]
-    assert [each["LOCAL_RANK"] for each in seen] == ["0", "1", "0", "1"]
+        # Only the first task writes results.
+        assert launch(program(RECORD_ENVIRONMENT), [], [CPU, CPU]) is (task == 0)
+    environments = [read_json(tmp_path / f"{number}.json") for number in range(4)]
+    assert [each["LOCAL_RANK"] for each in environments] == ["0", "1", "0", "1"]
     for name, value in (("WORLD_SIZE", "4"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "localhost")):
-        assert {each[name] for each in seen} == {value}
-    (port,) = {int(each["MASTER_PORT"]) for each in seen}
+        assert {each[name] for each in environments} == {value}
+    (port,) = {int(each["MASTER_PORT"]) for each in environments}
     assert 10_000 <= port < 30_000
 
 
 names = st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True)
-# A part of a list: its compact form, and the first host that it stands for.
+# A part of a node list in compact form, and its first host.
 plain = st.builds(lambda name, number: (f"{name}{number}", f"{name}{number}"), names, st.integers(0, 99))
 numbers = st.builds(lambda first, more: (first, more), st.integers(0, 999), st.lists(st.integers(1, 9), max_size=3))
 
 
 @st.composite
 def ranges(draw: st.DrawFn) -> tuple[str, str]:
-    """`gpu[03-07,11]`, whose first host is `gpu03`."""
+    """Draw a range such as `gpu[03-07,11]`, and its first host, `gpu03`."""
     name, (first, steps), width = draw(names), draw(numbers), draw(st.integers(1, 4))
     parts, last = [f"{first:0{width}d}"], first
     for step in steps:
@@ -370,14 +331,14 @@ def ranges(draw: st.DrawFn) -> tuple[str, str]:
 
 
 @given(st.lists(plain | ranges(), min_size=1, max_size=4))
-def test_the_first_host_of_a_list_is_found_in_its_compact_form(parts: list[tuple[str, str]]) -> None:
+def test_first_host_of_compact_node_lists(parts: list[tuple[str, str]]) -> None:
     assert first_host(",".join(compact for compact, _ in parts)) == parts[0][1]
 
 
-# In the forms of Slurm's manual pages (srun, scontrol), and of a site that counts racks and nodes.
+# From Slurm's manual pages (srun, scontrol), and from a site that numbers racks and nodes.
 @pytest.mark.parametrize(
     ("nodes", "first"),
     [("lx[15,18,32-33]", "lx15"), ("tux[1-3]", "tux1"), ("rack[0-1]n[05-08],login1", "rack0n05"), ("n1", "n1")],
 )
-def test_the_first_host_of_lists_from_practice(nodes: str, first: str) -> None:
+def test_first_host_of_real_node_lists(nodes: str, first: str) -> None:
     assert first_host(nodes) == first

@@ -12,17 +12,18 @@ from transformers import AutoModelForCTC
 
 from material import LAYER_NORM, ROOT
 from speechmill.config.root import load
-from speechmill.dag import stage_settings
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import CLIPS, SAMPLE_RATE, write_table
+from speechmill.core.schemas import CLIPS, SAMPLE_RATE
+from speechmill.core.tables import write_table
+from speechmill.dag import stage_settings
 from speechmill.model.models import model_config
-from speechmill.training.plan import PlanSettings, in_words, make_plan, steps_digest, trainer_steps
+from speechmill.training.plan import PlanSettings, format_plan, make_plan, steps_digest, trainer_steps
 
 COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {"long": 2}}
 
 
 def status(dataset: str = "corpus", **listed: int) -> dict[str, Any]:
-    """The status of a dataset whose splits list so many clips."""
+    """Return the status of a dataset whose splits list these numbers of clips."""
     return {"dataset": dataset, "available": True, "why": None, "differences": [], "listed": listed, "sets": listed}
 
 
@@ -34,7 +35,7 @@ def plan(
     statuses: list[dict[str, Any]] | None = None,
     **changes: Any,
 ) -> dict[str, Any]:
-    """The plan of a run over clips of `seconds`: `changes` to its section `plan`, `run` to what else it reads."""
+    """Return the plan of a run on clips of `seconds`; `changes` go into `plan`, `run` into other settings."""
     settings = {
         "plan": {"epochs": 2, "batch": {"seconds": 10}, "save_steps": 3} | changes,
         "model": {"init": LAYER_NORM},
@@ -46,8 +47,8 @@ def plan(
         "stretch": 1,
     } | (run or {})
     clips = folder / "train.parquet"
-    where = {"dataset": "corpus", "split": "train", "shard": 0}
-    rows = (where | {"num_samples": round(s * SAMPLE_RATE), "row_group": i // 16} for i, s in enumerate(seconds))
+    location = {"dataset": "corpus", "split": "train", "shard": 0}
+    rows = (location | {"num_samples": round(s * SAMPLE_RATE), "row_group": i // 16} for i, s in enumerate(seconds))
     write_table(rows, CLIPS, clips)
     return make_plan(
         "demo",
@@ -59,40 +60,38 @@ def plan(
     )
 
 
-def read_by_a_person(made: dict[str, Any], free: int = 10**15) -> str:
-    return in_words(made, {}, [], free)
+def plan_text(planned: dict[str, Any], free: int = 10**15) -> str:
+    return format_plan(planned, {}, [], free)
 
 
 def lengths_like(clips: int, hours: float, longest: float) -> list[float]:
-    """Seconds of so many clips, spread about as read sentences are, of so many hours in all."""
-    drawn = np.random.default_rng(0).gamma(6.0, size=clips)
-    return [float(each) for each in np.minimum(drawn * hours * 3600 / drawn.sum(), longest)]
+    """Return durations in seconds, distributed about like read sentences, with a total of `hours`."""
+    durations = np.random.default_rng(0).gamma(6.0, size=clips)
+    return [float(each) for each in np.minimum(durations * hours * 3600 / durations.sum(), longest)]
 
 
 @pytest.mark.parametrize(
     ("clips", "batch", "accumulation", "epochs"), list(itertools.product((1, 7, 30), (1, 4), (1, 3), (1, 2)))
 )
-def test_steps_hold_all_batches_and_no_step_is_empty(
+def test_steps_cover_all_batches_without_empty_steps(
     tmp_path: Path, clips: int, batch: int, accumulation: int, epochs: int
 ) -> None:
-    made = plan(tmp_path, [1.0] * clips, epochs=epochs, batch={"clips": batch}, gradient_accumulation=accumulation)
-    assert made["batches"] == epochs * math.ceil(clips / batch)
-    assert (made["total_steps"] - 1) * accumulation < made["batches"] <= made["total_steps"] * accumulation
+    planned = plan(tmp_path, [1.0] * clips, epochs=epochs, batch={"clips": batch}, gradient_accumulation=accumulation)
+    assert planned["batches"] == epochs * math.ceil(clips / batch)
+    assert (planned["total_steps"] - 1) * accumulation < planned["batches"] <= planned["total_steps"] * accumulation
 
 
 @pytest.mark.parametrize(
     ("clips", "saved"),
     [(1, [1]), (2, [2]), (3, [3]), (4, [3, 4]), (6, [3, 6]), (7, [3, 6, 7])],
 )
-def test_a_checkpoint_is_saved_at_each_interval_and_at_the_last_step(
-    tmp_path: Path, clips: int, saved: list[int]
-) -> None:
-    made = plan(tmp_path, [1.0] * clips, epochs=1, batch={"clips": 1})
-    assert made["checkpoints"] == saved
-    assert made["total_steps"] == saved[-1]
+def test_checkpoints_at_each_interval_and_last_step(tmp_path: Path, clips: int, saved: list[int]) -> None:
+    planned = plan(tmp_path, [1.0] * clips, epochs=1, batch={"clips": 1})
+    assert planned["checkpoints"] == saved
+    assert planned["total_steps"] == saved[-1]
 
 
-def test_a_clip_longer_than_a_batch_is_an_error_that_names_both_keys(tmp_path: Path) -> None:
+def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError) as caught:
         plan(tmp_path, [1.0, 12.5])
     assert str(caught.value) == (
@@ -101,125 +100,128 @@ def test_a_clip_longer_than_a_batch_is_an_error_that_names_both_keys(tmp_path: P
     )
 
 
-def test_a_clip_as_long_as_a_batch_fits(tmp_path: Path) -> None:
+def test_clip_as_long_as_batch_fits(tmp_path: Path) -> None:
     assert plan(tmp_path, [10.0, 10.0])["batches"] == 4
 
 
-def test_hours_padding_and_largest_batch_are_those_of_the_clips(tmp_path: Path) -> None:
+def test_hours_padding_and_largest_batch(tmp_path: Path) -> None:
     # Batches of 5 + 5 and 3 + 3 + 2 s: one second of padding in 19, each epoch.
-    made = plan(tmp_path, [5, 5, 3, 3, 2], epochs=1)
-    assert made["hours"] == pytest.approx(18 / 3600)
-    assert (made["batches"], made["largest_batch_seconds"]) == (2, 10)
-    assert made["padding_share"] == pytest.approx(1 / 19)
-    assert (made["clips"], made["clips_per_batch"], made["longest_seconds"]) == (5, 2.5, 5)
+    planned = plan(tmp_path, [5, 5, 3, 3, 2], epochs=1)
+    assert planned["hours"] == pytest.approx(18 / 3600)
+    assert (planned["batches"], planned["largest_batch_seconds"]) == (2, 10)
+    assert planned["padding_share"] == pytest.approx(1 / 19)
+    assert (planned["clips"], planned["clips_per_batch"], planned["longest_seconds"]) == (5, 2.5, 5)
 
 
-def test_parameters_are_those_of_the_model(tmp_path: Path) -> None:
+def test_parameters_match_the_model(tmp_path: Path) -> None:
     model = AutoModelForCTC.from_config(model_config(LAYER_NORM, None, {}, 7))
     assert plan(tmp_path, [1.0])["parameters"] == sum(p.numel() for p in model.parameters())
 
 
-def test_longer_batches_and_more_checkpoints_are_estimated_to_take_more(tmp_path: Path) -> None:
+def test_estimates_grow_with_batches_and_checkpoints(tmp_path: Path) -> None:
     small = plan(tmp_path, [1.0] * 100)
     assert plan(tmp_path, [1.0] * 100, batch={"seconds": 20})["memory_bytes"] > small["memory_bytes"]
     assert plan(tmp_path, [1.0] * 100, save_steps=1)["disk_bytes"]["checkpoints"] > small["disk_bytes"]["checkpoints"]
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 3])
-def test_a_step_takes_batches_for_each_gpu(tmp_path: Path, gpus: int) -> None:
-    made = plan(tmp_path, [1.0] * 31, {"gpus": gpus}, epochs=2, batch={"clips": 2}, gradient_accumulation=2)
-    assert made["batches"] == 32
-    assert made["total_steps"] == math.ceil(32 / (2 * gpus))
+def test_step_has_batches_for_each_gpu(tmp_path: Path, gpus: int) -> None:
+    planned = plan(tmp_path, [1.0] * 31, {"gpus": gpus}, epochs=2, batch={"clips": 2}, gradient_accumulation=2)
+    assert planned["batches"] == 32
+    assert planned["total_steps"] == math.ceil(32 / (2 * gpus))
 
 
 @pytest.mark.parametrize(("best", "kept"), [(None, 4), (1, 2), (3, 4), (9, 4)])
-def test_the_disk_holds_the_checkpoints_that_are_kept_and_one_more(tmp_path: Path, best: int | None, kept: int) -> None:
+def test_disk_holds_one_more_checkpoint_than_kept(tmp_path: Path, best: int | None, kept: int) -> None:
     disk = plan(tmp_path, [1.0] * 4, {"best": best}, epochs=1, batch={"clips": 1}, save_steps=1)["disk_bytes"]
     assert disk["checkpoints"] == kept * disk["checkpoint"]
 
 
-def test_memory_is_the_sum_of_its_parts_and_slower_clips_take_more_of_it(tmp_path: Path) -> None:
-    made, slowed = (plan(tmp_path, [2.0] * 20, {"stretch": stretch}) for stretch in (1, 1.25))
-    assert made["memory_bytes"] == sum(made["memory_parts"].values())
-    assert slowed["memory_parts"]["activations"] == pytest.approx(1.25 * made["memory_parts"]["activations"], rel=1e-3)
-    assert slowed["fits_seconds"]["without_checkpointing"] < made["fits_seconds"]["without_checkpointing"]
+def test_memory_is_sum_of_parts_and_grows_with_stretch(tmp_path: Path) -> None:
+    planned, slowed = (plan(tmp_path, [2.0] * 20, {"stretch": stretch}) for stretch in (1, 1.25))
+    assert planned["memory_bytes"] == sum(planned["memory_parts"].values())
+    assert slowed["memory_parts"]["activations"] == pytest.approx(
+        1.25 * planned["memory_parts"]["activations"], rel=1e-3
+    )
+    assert slowed["fits_seconds"]["without_checkpointing"] < planned["fits_seconds"]["without_checkpointing"]
 
 
-def test_activations_are_computed_twice_where_they_would_not_fit(tmp_path: Path) -> None:
+def test_gradient_checkpointing_if_memory_is_exceeded(tmp_path: Path) -> None:
     roomy = plan(tmp_path, [2.0] * 20, {"gpu_memory_gib": 2})
     assert not roomy["gradient_checkpointing"]
     fits = roomy["fits_seconds"]
     assert fits["without_checkpointing"] < fits["with_checkpointing"]
-    # What is said to fit just fits, and a little more does not.
+    # A batch just below the limit fits, and one just above does not.
     for seconds, checkpointing in ((0.99, False), (1.01, True)):
         batch = {"seconds": seconds * fits["without_checkpointing"]}
         clips = [2.0] * math.ceil(batch["seconds"] / 2)
-        made = plan(tmp_path, clips, {"gpu_memory_gib": 2}, batch=batch)
-        assert made["gradient_checkpointing"] is checkpointing
-        assert "runs.demo.gpu_memory_gib" in made["gradient_checkpointing_because"]
+        planned = plan(tmp_path, clips, {"gpu_memory_gib": 2}, batch=batch)
+        assert planned["gradient_checkpointing"] is checkpointing
+        assert "runs.demo.gpu_memory_gib" in planned["gradient_checkpointing_reason"]
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_what_is_asked_for_is_done_whatever_the_memory(tmp_path: Path, asked: bool) -> None:
-    made = plan(
-        tmp_path, [2.0] * 20, {"gpu_memory_gib": 0.1, "memory": {"gradient_checkpointing": asked}}, batch={"clips": 9}
+@pytest.mark.parametrize("requested", [True, False])
+def test_explicit_gradient_checkpointing_is_respected(tmp_path: Path, requested: bool) -> None:
+    planned = plan(
+        tmp_path,
+        [2.0] * 20,
+        {"gpu_memory_gib": 0.1, "memory": {"gradient_checkpointing": requested}},
+        batch={"clips": 9},
     )
-    assert made["gradient_checkpointing"] is asked
-    assert "TOO MUCH     for a GPU of 0.1 GiB" in read_by_a_person(made)
+    assert planned["gradient_checkpointing"] is requested
+    assert "TOO MUCH     for a GPU of 0.1 GiB" in plan_text(planned)
 
 
-def test_on_a_cpu_no_activations_are_computed_twice_and_no_gpu_is_spoken_of(tmp_path: Path) -> None:
-    made = plan(tmp_path, [2.0] * 20, {"gpu_memory_gib": 0.1, "device": "cpu"})
-    assert not made["gradient_checkpointing"]
-    assert not re.search("TOO MUCH|H100|GPU of|fits  ", read_by_a_person(made))
+def test_cpu_plan_mentions_no_gpu(tmp_path: Path) -> None:
+    planned = plan(tmp_path, [2.0] * 20, {"gpu_memory_gib": 0.1, "device": "cpu"})
+    assert not planned["gradient_checkpointing"]
+    assert not re.search("TOO MUCH|H100|GPU of|fits  ", plan_text(planned))
 
 
-def test_clips_are_told_in_seconds_and_seconds_in_clips(tmp_path: Path) -> None:
+def test_equivalent_batch_in_the_other_unit(tmp_path: Path) -> None:
     lengths = [1.0, 2.0, 3.0, 4.0] * 8
     by_clips = plan(tmp_path, lengths, batch={"clips": 4}, gradient_accumulation=2)
     assert by_clips["seconds_per_batch"] == pytest.approx(10)
-    seconds = by_clips["other_batch"]["batch"]["seconds"]
+    seconds = by_clips["equivalent_batch"]["batch"]["seconds"]
     assert by_clips["largest_batch_seconds"] <= seconds <= 16
     by_seconds = plan(tmp_path, lengths, batch={"seconds": seconds}, gradient_accumulation=2, epochs=1)
-    assert by_seconds["batches"] / 2 == by_clips["other_batch"]["steps_per_epoch"]
-    assert by_seconds["other_batch"]["batch"] == {"clips": round(by_seconds["clips_per_batch"])}
-    assert f"`batch: {{seconds: {seconds:g}}}`, about as large: " in read_by_a_person(by_clips)
+    assert by_seconds["batches"] / 2 == by_clips["equivalent_batch"]["steps_per_epoch"]
+    assert by_seconds["equivalent_batch"]["batch"] == {"clips": round(by_seconds["clips_per_batch"])}
+    assert f"`batch: {{seconds: {seconds:g}}}`, about the same size: " in plan_text(by_clips)
 
 
-def test_a_disk_that_is_too_small_is_said(tmp_path: Path) -> None:
-    made = plan(tmp_path, [1.0])
-    needed = made["disk_bytes"]["checkpoints"] + made["disk_bytes"]["resume"]
-    assert "TOO LITTLE   disk is free here" in read_by_a_person(made, needed - 1)
-    assert "TOO LITTLE" not in read_by_a_person(made, needed)
+def test_too_little_disk_space_is_reported(tmp_path: Path) -> None:
+    planned = plan(tmp_path, [1.0])
+    needed = planned["disk_bytes"]["checkpoints"] + planned["disk_bytes"]["resume"]
+    assert "TOO LITTLE   disk space is free" in plan_text(planned, needed - 1)
+    assert "TOO LITTLE" not in plan_text(planned, needed)
 
 
 @pytest.mark.parametrize(
     ("clips", "batch", "accumulation", "steps"),
     [
-        # Source: the step tables of the two published cards, 695 and 1,448 steps an epoch; 696 is what the Trainer of
-        # transformers 5.23 was seen to take.
+        # Source: the step tables of the two published model cards, 695 and 1,448 steps per epoch; the Trainer of
+        # transformers 5.23 took 696.
         (22_263, 8, 4, (695, 696)),
         (46_329, 32, 1, (1448, 1448)),
         (31_127, 32, 1, (973, 973)),
         (2, 8, 4, (1, 1)),
     ],
 )
-def test_steps_are_counted_as_the_trainer_does(
-    clips: int, batch: int, accumulation: int, steps: tuple[int, int]
-) -> None:
+def test_trainer_steps_match_the_trainer(clips: int, batch: int, accumulation: int, steps: tuple[int, int]) -> None:
     assert trainer_steps(clips, batch, accumulation, 1) == steps
     assert trainer_steps(clips, batch // 2, accumulation, 2) == steps
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """What the plan of a recipe reads, but for its base."""
+    """Return the settings that the plan of a recipe reads, without its base model."""
     config = load(yaml.safe_load((ROOT / "config" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")))
     read = json.loads(stage_settings.plan(config, name))
     return read | {"model": {"init": LAYER_NORM}, "memory": read["memory"] | {"precision": "fp32"}}
 
 
-def test_the_published_korean_run_is_planned_at_its_size_and_its_steps_are_explained(tmp_path: Path) -> None:
-    # Source: Zeroth-Korean, 22,263 utterances of 51.6 h in train; the card's 34,750 steps in 50 epochs.
+def test_korean_recipe_steps_are_explained(tmp_path: Path) -> None:
+    # Source: Zeroth-Korean has 22,263 utterances, 51.6 h, in train; the model card lists 34,750 steps in 50 epochs.
     settings = recipe("ko_zeroth")
     lengths = lengths_like(22_263, 51.6, 30.0)
     listed = [status("zeroth", train=22_263)]
@@ -227,73 +229,75 @@ def test_the_published_korean_run_is_planned_at_its_size_and_its_steps_are_expla
     everything = plan(tmp_path, lengths, settings, counts, listed, **settings["plan"])
     assert everything["hours"] == pytest.approx(51.6, abs=0.05)
     assert 50 * trainer_steps(22_263, 8, 4, 1)[0] == 34_750
-    # Batches are rounded up in each epoch, steps only at the end: 50 times 2,783 batches, four a step.
+    # Batches are rounded up in each epoch, steps only at the end: 50 times 2,783 batches, four per step.
     assert everything["total_steps"] == 34_788
     assert everything["padding_share"] < 0.1
     assert everything["explanations"] == [
-        "the Trainer of transformers would take 695 steps (transformers 4) or 696 (5) an epoch for the 22,263 clips:"
-        " version 4 makes no step of what is left at an epoch's end, version 5 a smaller one; here it is 695.75, as a"
-        " step may go on into the next epoch",
-        "for all 22,263 clips that are listed in zeroth-train, it would take 695 steps (transformers 4) or 696 (5) an"
+        "the Trainer of transformers would take 695 steps (transformers 4) or 696 (5) per epoch for the 22,263 clips:"
+        " version 4 drops an incomplete last step of an epoch, version 5 takes it as a smaller step; this run takes"
+        " 695.75, since a step may continue into the next epoch",
+        "for all 22,263 clips that are listed in zeroth-train, it would take 695 steps (transformers 4) or 696 (5) per"
         " epoch",
     ]
     used = [seconds for seconds in lengths if seconds <= 20]
     counts["excluded"] = {"long": 85}
-    words = read_by_a_person(plan(tmp_path, used, settings, counts, listed, **settings["plan"]))
-    assert "would take 693 steps (transformers 4) or 694 (5) an epoch for the 22,178 clips" in words
+    text = plan_text(plan(tmp_path, used, settings, counts, listed, **settings["plan"]))
+    assert "would take 693 steps (transformers 4) or 694 (5) per epoch for the 22,178 clips" in text
     assert (
-        "with the 85 clips that are left out as long, it would take 695 steps (transformers 4) or 696 (5) an epoch"
-        in words
+        "with the 85 clips that are excluded as long, it would take 695 steps (transformers 4) or 696 (5) per epoch"
+        in text
     )
 
 
-def test_the_published_russian_run_is_explained_by_the_sets_that_it_trained_on(tmp_path: Path) -> None:
-    # Source: Common Voice 8.0 ru, and the card's 1,448 steps an epoch at batch 32.
+def test_russian_recipe_steps_are_explained(tmp_path: Path) -> None:
+    # Source: Common Voice 8.0 ru; the model card lists 1,448 steps per epoch at batch size 32.
     settings = recipe("ru_common_voice_8")
-    used, leakage, held = 42_000, 3_000, 1_000
+    used, leakage, drawn = 42_000, 3_000, 1_000
     counts = {
         "sets": ["cv8_ru-train", "cv8_ru-dev", "cv8_ru-other"],
         "speakers": 2_000,
-        "excluded": {"leakage": leakage, "long": 46_329 - used - leakage - held},
+        "excluded": {"leakage": leakage, "long": 46_329 - used - leakage - drawn},
     }
     listed = status("cv8_ru", train=21_712, dev=9_415, test=9_419, other=15_202)
-    made = plan(tmp_path, lengths_like(used, 61.0, 20.0), settings, counts, [listed], **settings["plan"])
-    words = read_by_a_person(made)
+    planned = plan(tmp_path, lengths_like(used, 61.0, 20.0), settings, counts, [listed], **settings["plan"])
+    text = plan_text(planned)
     for sentence in (
-        "would take 1,313 steps an epoch for the 42,000 clips",
-        "with the 3,000 clips that are left out as leakage, it would take 1,407 steps an epoch",
-        "for all 21,712 clips that are listed in cv8_ru-train, it would take 679 steps an epoch",
-        "with cv8_ru-dev, 31,127 clips, it would take 973 steps an epoch",
-        "with cv8_ru-other, 46,329 clips, it would take 1,448 steps an epoch",
-        "1,000 of the listed clips are in drawn sets or in several of these, or could not be read",
+        "would take 1,313 steps per epoch for the 42,000 clips",
+        "with the 3,000 clips that are excluded as leakage, it would take 1,407 steps per epoch",
+        "for all 21,712 clips that are listed in cv8_ru-train, it would take 679 steps per epoch",
+        "with cv8_ru-dev, 31,127 clips, it would take 973 steps per epoch",
+        "with cv8_ru-other, 46,329 clips, it would take 1,448 steps per epoch",
+        "1,000 of the listed clips are in drawn splits, are in several of these sets, or could not be read",
     ):
-        assert sentence in words
+        assert sentence in text
 
 
-def test_of_batches_by_seconds_nothing_is_said_of_the_trainer(tmp_path: Path) -> None:
+def test_no_explanations_for_batches_by_seconds(tmp_path: Path) -> None:
     assert plan(tmp_path, [1.0])["explanations"] == []
 
 
-def test_the_plan_can_be_read_by_a_person(tmp_path: Path) -> None:
-    words = read_by_a_person(plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4))
+def test_plan_text_has_the_main_figures(tmp_path: Path) -> None:
+    text = plan_text(plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4))
     for part in ("run demo", "5 of 3 speakers", "2 long", "6: 3 epochs", "at steps 4, 6", "at most 10.0 s"):
-        assert part in words
+        assert part in text
 
 
-def test_the_words_say_what_leaks_and_what_cannot_be_had(tmp_path: Path) -> None:
+def test_plan_text_lists_leakage_and_missing_datasets(tmp_path: Path) -> None:
     kinds = {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio"))}
     statuses = [
-        {"dataset": "robust", "available": False, "why": "the Hub says no", "differences": []},
-        {"dataset": "cv", "available": True, "why": None, "differences": ["train has 6 clips, expected were 7"]},
+        {"dataset": "robust", "available": False, "why": "access denied", "differences": []},
+        {"dataset": "cv", "available": True, "why": None, "differences": ["train has 6 clips, but 7 were expected"]},
     ]
-    words = in_words(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses, 10**15)
-    assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio; 2 are taken out of training" in words
-    assert "robust: the Hub says no" in words
-    assert "cv: train has 6 clips, expected were 7" in words
+    text = format_plan(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses, 10**15)
+    assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio; 2 are removed from training" in text
+    assert "robust: access denied" in text
+    assert "cv: train has 6 clips, but 7 were expected" in text
 
 
-def test_the_digest_is_another_where_training_would_be_and_only_there(tmp_path: Path) -> None:
-    made = plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4)
-    assert steps_digest(made | {"memory_bytes": 1, "gpu_memory_gib": 24, "clips_per_batch": 1.0}) == steps_digest(made)
+def test_digest_changes_only_with_the_steps(tmp_path: Path) -> None:
+    planned = plan(tmp_path, [5, 5, 3, 3, 2], epochs=3, save_steps=4)
+    assert steps_digest(planned | {"memory_bytes": 1, "gpu_memory_gib": 24, "clips_per_batch": 1.0}) == steps_digest(
+        planned
+    )
     for changes in ({"epochs": 4, "save_steps": 4}, {"epochs": 3, "save_steps": 2}):
-        assert steps_digest(plan(tmp_path, [5, 5, 3, 3, 2], **changes)) != steps_digest(made)
+        assert steps_digest(plan(tmp_path, [5, 5, 3, 3, 2], **changes)) != steps_digest(planned)

@@ -1,1 +1,1 @@
-"""The typed configuration: one module a section, so that a stage imports its own section alone."""
+"""The typed configuration, with one module per section, so that a stage imports only the sections it reads."""

@@ -1,4 +1,4 @@
-"""Section `runs.*.card`: what only its author can say about a model."""
+"""Section `runs.*.card`: the parts of the model card that only the author can write."""
 
 from pydantic import Field
 
@@ -6,10 +6,12 @@ from speechmill.config.base import Section
 
 
 class CardConfig(Section):
-    """What the card says beside what was measured."""
+    """Text of the model card; all figures in it come from the run."""
 
-    title: str = Field(description="the heading of the card and the name in its model-index")
-    licence: str = Field("apache-2.0", description="the licence of the model, as the Hugging Face Hub spells it")
-    description: str = Field(description="what the model is and for whom: the section `Model description`")
-    uses: str = Field(description="what it is meant for and what not: the section `Intended uses & limitations`")
-    tags: list[str] = Field(default_factory=list, description="tags beside `automatic-speech-recognition`")
+    title: str = Field(description="title of the card and name of the model in its model-index")
+    licence: str = Field("apache-2.0", description="licence of the model, as an identifier of the Hugging Face Hub")
+    description: str = Field(description="what the model is: the card's section `Model description`")
+    uses: str = Field(
+        description="what the model is and is not meant for: the card's section `Intended uses & limitations`"
+    )
+    tags: list[str] = Field(default_factory=list, description="tags in addition to `automatic-speech-recognition`")

@@ -1,4 +1,4 @@
-"""Section `runs.*.checkpoints`: which of the plan's checkpoints are kept."""
+"""Section `runs.*.checkpoints`: which checkpoints are kept."""
 
 from pydantic import Field
 
@@ -6,14 +6,16 @@ from speechmill.config.base import Section
 
 
 class CheckpointConfig(Section):
-    """All, or the best on dev."""
+    """Which of the saved checkpoints are kept and scored: all of them, or the best on dev."""
 
     best: int | None = Field(
         None,
         gt=0,
-        description="keep so many, those whose greedy WER on the whole dev set, taken in training, is lowest; unless"
-        " given, all are kept, scored and shown",
+        description="number of checkpoints to keep, those with the lowest greedy WER on the complete dev set during"
+        " training; default: all",
     )
     dev_clips: int = Field(
-        32, ge=0, description="clips of dev on which each checkpoint is tried while training goes on; with `best`, all"
+        32,
+        ge=0,
+        description="number of dev clips on which each checkpoint is evaluated during training; with `best`, all",
     )

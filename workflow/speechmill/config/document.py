@@ -1,4 +1,4 @@
-"""The schema and the reference of the configuration, written from its types: `python -m speechmill.config.document`."""
+"""Generate the JSON schema and the reference of the configuration: `python -m speechmill.config.document`."""
 
 import json
 from pathlib import Path
@@ -15,13 +15,13 @@ _BEGIN, _END = "<!-- reference: begin -->", "<!-- reference: end -->"
 
 
 def schema() -> str:
-    """The JSON schema of the configuration, as YAML."""
-    head = "# Written by `python -m speechmill.config.document` from workflow/speechmill/config; change it there.\n"
+    """Return the JSON schema of the configuration as YAML."""
+    head = "# Generated from workflow/speechmill/config by `python -m speechmill.config.document`; do not edit.\n"
     return head + yaml.safe_dump(Config.model_json_schema(), allow_unicode=True, sort_keys=False, width=120)
 
 
 def reference() -> str:
-    """Every key of the configuration with its kind, its default and what it is for, section by section."""
+    """Return Markdown tables of all keys, section by section, with type, default and description."""
     document = Config.model_json_schema()
     lines: list[str] = []
     _section("", document, document, lines)
@@ -29,63 +29,63 @@ def reference() -> str:
 
 
 def with_reference(page: str) -> str:
-    """The page `config/README.md` with the reference between its two marks."""
+    """Return the text of `config/README.md` with the reference between its two marks replaced."""
     head, tail = page[: page.index(_BEGIN) + len(_BEGIN)], page[page.index(_END) :]
     return f"{head}\n\n{reference()}\n{tail}"
 
 
-def _section(place: str, node: dict[str, Any], document: dict[str, Any], lines: list[str]) -> None:
+def _section(path: str, node: dict[str, Any], document: dict[str, Any], lines: list[str]) -> None:
     inner: list[tuple[str, dict[str, Any]]] = []
-    if place:
-        lines += [f"### `{place}`", "", node.get("description", "").split("\n")[0], ""]
-    lines += ["| key | kind | default | what it is |", "|:--|:--|:--|:--|"]
+    if path:
+        lines += [f"### `{path}`", "", node.get("description", "").split("\n")[0], ""]
+    lines += ["| key | type | default | description |", "|:--|:--|:--|:--|"]
     for key, field in node["properties"].items():
         required = key in node.get("required", [])
-        default = "needed" if required else f"`{json.dumps(field.get('default'), ensure_ascii=False)}`"
+        default = "required" if required else f"`{json.dumps(field.get('default'), ensure_ascii=False)}`"
         if not required and "default" not in field:
             default = "empty"
-        kinds, sections = _kinds(field, document)
+        types, sections = _types(field, document)
         if sections and not required:
-            default = "its defaults" if field.get("default") is not None else default
+            default = "defaults below" if field.get("default") is not None else default
         text = field.get("description", "").replace("|", "\\|")
-        lines.append(f"| `{key}` | {' or '.join(kinds)} | {default} | {text} |")
-        prefix = f"{place}.{key}" if place else key
+        lines.append(f"| `{key}` | {' or '.join(types)} | {default} | {text} |")
+        prefix = f"{path}.{key}" if path else key
         inner += [(prefix + suffix, section) for suffix, section in sections]
     lines.append("")
-    for inner_place, section in inner:
-        _section(inner_place, section, document, lines)
+    for inner_path, section in inner:
+        _section(inner_path, section, document, lines)
 
 
-def _kinds(field: dict[str, Any], document: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
-    """What kinds of value a field takes, and the sections below it with what is added to its place."""
+def _types(field: dict[str, Any], document: dict[str, Any]) -> tuple[list[str], list[tuple[str, dict[str, Any]]]]:
+    """Return the types of a field, and the sections it contains, each with the suffix of its path."""
     if "$ref" in field:
         section = document["$defs"][field["$ref"].rsplit("/", 1)[1]]
         return ["section"], [("", section)]
     choices = field.get("oneOf") or field.get("anyOf")
     if choices:
-        kinds, sections = [], []
+        types, sections = [], []
         for choice in choices:
-            found, below = _kinds(choice, document)
-            kinds += [kind for kind in found if kind not in kinds]
+            found, below = _types(choice, document)
+            types += [kind for kind in found if kind not in types]
             sections += [
                 (f" ({s['properties']['source']['const']}){suffix}" if "source" in s["properties"] else suffix, s)
                 for suffix, s in below
             ]
-        return kinds, sections
+        return types, sections
     if "const" in field or "enum" in field:
         return [", ".join(f"`{value}`" for value in field.get("enum", [field.get("const")]))], []
     if field.get("type") == "array" and "items" in field:
-        kinds, sections = _kinds(field["items"], document)
-        return [f"list of {' or '.join(kinds)}"], [(f"[]{suffix}", section) for suffix, section in sections]
+        types, sections = _types(field["items"], document)
+        return [f"list of {' or '.join(types)}"], [(f"[]{suffix}", section) for suffix, section in sections]
     if field.get("type") == "object" and ("additionalProperties" in field or "patternProperties" in field):
         values = field.get("additionalProperties") or next(iter(field["patternProperties"].values()))
-        kinds, sections = _kinds(values, document) if isinstance(values, dict) else (["any value"], [])
-        return [f"mapping to {' or '.join(kinds)}"], [(f".NAME{suffix}", section) for suffix, section in sections]
+        types, sections = _types(values, document) if isinstance(values, dict) else (["any value"], [])
+        return [f"mapping to {' or '.join(types)}"], [(f".NAME{suffix}", section) for suffix, section in sections]
     names = {
         "string": "text",
-        "integer": "whole number",
+        "integer": "integer",
         "number": "number",
-        "boolean": "true or false",
+        "boolean": "boolean",
         "null": "null",
     }
     return [names.get(str(field.get("type")), "any value")], []

@@ -1,4 +1,4 @@
-"""Sections `runs.*.evaluation` and `runs.*.select`: what is scored, and which checkpoint is taken."""
+"""Sections `runs.*.evaluation` and `runs.*.select`: what is scored, and how a checkpoint is selected."""
 
 from typing import Annotated, Literal
 
@@ -10,78 +10,75 @@ from speechmill.config.robustness import RobustnessConfig
 
 Decoder = Literal["greedy", "lm"]
 
-
 Protocol = Literal["plain", "robust_speech_event"]
 
 
 class SetConfig(Section):
-    """An evaluation set and how it is scored; its name alone is understood."""
+    """An evaluation set and how it is scored; can be given as its name only."""
 
-    set: EvalSet = Field(description="the evaluation set, `{dataset}-{split}`")
+    set: EvalSet = Field(description="name of the evaluation set, `{dataset}-{split}`")
     protocols: list[Protocol] = Field(
         ["plain"],
         min_length=1,
-        description="which texts are compared: `plain`, reference and hypothesis after the run's text rules, or"
-        " `robust_speech_event`, as `eval.py` of the Robust Speech Event has it; the first gives the figure that plots"
-        " and choices go by",
+        description="scoring protocols: `plain` compares reference and hypothesis after the run's text rules,"
+        " `robust_speech_event` does it as `eval.py` of the Robust Speech Event; plots and the selection use the first",
     )
     chunk_seconds: float | None = Field(
-        None, gt=0, description="the model hears a recording in chunks of this length; unless given, as a whole"
+        None, gt=0, description="length of the chunks in which recordings are processed; default: no chunks"
     )
     stride_seconds: float | None = Field(
         None,
         ge=0,
-        description="what neighbouring chunks have in common on each side of where they are joined; unless given, a"
-        " sixth of `chunk_seconds`, as in the pipeline of transformers",
+        description="context on each side of a chunk, whose output is discarded; default: a sixth of `chunk_seconds`,"
+        " as in the pipeline of transformers",
     )
     checkpoints: Literal["all", "selected"] = Field(
-        "all", description="which checkpoints are scored on it: each that was kept, or the one that became the model"
+        "all", description="checkpoints that are scored on it: all that are kept, or only the selected one"
     )
 
     @model_validator(mode="after")
     def _chunks_advance(self) -> "SetConfig":
         if self.chunk_seconds is None and self.stride_seconds is not None:
-            raise ValueError("`stride_seconds` belongs to `chunk_seconds`: give both, or neither")
+            raise ValueError("`stride_seconds` needs `chunk_seconds`: give both, or neither")
         if self.chunk_seconds is not None and 2 * (self.stride_seconds or 0) >= self.chunk_seconds:
-            raise ValueError("twice `stride_seconds` must be less than `chunk_seconds`, which leaves no chunk to keep")
+            raise ValueError(
+                "`stride_seconds` must be less than half of `chunk_seconds`: it is on both sides of a chunk"
+            )
         if len(set(self.protocols)) < len(self.protocols):
-            raise ValueError("a protocol is listed twice")
+            raise ValueError("`protocols` lists a protocol twice")
         return self
 
     @property
     def stride(self) -> float:
-        """What neighbouring chunks have in common on each side, in seconds."""
+        """The context on each side of a chunk, in seconds."""
         return (self.chunk_seconds or 0) / 6 if self.stride_seconds is None else self.stride_seconds
 
 
-def _named(value: object) -> object:
+def _from_name(value: object) -> object:
     return {"set": value} if isinstance(value, str) else value
 
 
 class EvaluationConfig(Section):
-    """What every checkpoint is scored on, and how."""
+    """The evaluation of every checkpoint: sets, decoders and precision."""
 
-    sets: list[Annotated[SetConfig, BeforeValidator(_named, json_schema_input_type=SetConfig | EvalSet)]] = Field(
-        min_length=1, description="the evaluation sets, each `{dataset}-{split}`, or a section with such a `set`"
+    sets: list[Annotated[SetConfig, BeforeValidator(_from_name, json_schema_input_type=SetConfig | EvalSet)]] = Field(
+        min_length=1, description="evaluation sets, each a name `{dataset}-{split}` or a section with `set`"
     )
     decoders: list[Decoder] = Field(
         ["greedy"],
         min_length=1,
-        description="how frames become text: `greedy`, or `lm`, by beam search with an n-gram language model",
+        description="how CTC outputs become text: `greedy`, or `lm`, a beam search with an n-gram language model",
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="the precision of the forward pass; on a GPU the 16-bit ones are several times as fast"
+        "fp32", description="precision of the forward pass; on a GPU, 16 bits are several times as fast"
     )
-    batch_seconds: float = Field(
-        120.0, gt=0, description="seconds of audio a forward pass of the evaluation, padding included"
-    )
-    lm: LmConfig | None = Field(None, description="the language model of the decoder `lm`")
+    batch_seconds: float = Field(120.0, gt=0, description="seconds of audio per forward pass, including padding")
+    lm: LmConfig | None = Field(None, description="language model of the decoder `lm`")
     robustness: RobustnessConfig | None = Field(
-        None, description="changed copies of evaluation sets that the selected checkpoint is scored on as well"
+        None, description="perturbed copies of evaluation sets, on which the selected checkpoint is scored as well"
     )
-
     worst_clips: int = Field(
-        20, ge=0, description="clips with the most errors on the page that shows those of each set; 0 makes no pages"
+        20, ge=0, description="number of clips on the page with the worst clips of each set; 0 writes no pages"
     )
 
     @model_validator(mode="after")
@@ -93,12 +90,12 @@ class EvaluationConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _what_is_said_is_used(self) -> "EvaluationConfig":
+    def _sections_are_used(self) -> "EvaluationConfig":
         if self.lm is not None and "lm" not in self.decoders:
-            raise ValueError("`lm` belongs to the decoder `lm`: list it in `decoders`, or leave the section out")
+            raise ValueError("the section `lm` needs the decoder `lm`: add it to `decoders`, or remove the section")
         for name in self.robustness.sets if self.robustness else []:
             if name not in self.set_names:
-                raise ValueError(f"`robustness.sets` has {name}, which `sets` lacks: copies are held against it")
+                raise ValueError(f"`robustness.sets` has {name}, which is not in `sets`; add it there")
         return self
 
     @property
@@ -108,18 +105,18 @@ class EvaluationConfig(Section):
 
     @property
     def language_model(self) -> LmConfig | None:
-        """How the language model is made, where one of the decoders needs one."""
+        """The settings of the language model, or None if no decoder needs one."""
         return (self.lm or LmConfig()) if "lm" in self.decoders else None
 
-    def settings_of(self, name: str) -> SetConfig:
-        """How the set, or the changed copy, with this name is scored; a copy is scored as its original is."""
+    def set_config(self, name: str) -> SetConfig:
+        """Return how the set with this name is scored; a perturbed copy is scored like its original."""
         original = "-".join(name.split("-")[:2])
         return next((each for each in self.sets if each.set == original), SetConfig(set=original))
 
 
 class SelectConfig(Section):
-    """Which checkpoint becomes the model."""
+    """How the checkpoint that becomes the model is selected."""
 
-    set: EvalSet | None = Field(None, description="the evaluation set that decides; by default the run's `dev`")
-    decoder: Decoder = Field("greedy", description="the decoder that decides")
-    metric: Literal["wer", "cer", "loss"] = Field("wer", description="the figure that must be smallest")
+    set: EvalSet | None = Field(None, description="evaluation set to select on; default: the run's `dev`")
+    decoder: Decoder = Field("greedy", description="decoder to select by")
+    metric: Literal["wer", "cer", "loss"] = Field("wer", description="metric to minimise")

@@ -1,4 +1,4 @@
-"""Section `runs.*.leakage`: what is done about training clips that collide with a set that the run is scored on."""
+"""Section `runs.*.leakage`: what happens to training clips that overlap with an evaluation set."""
 
 from typing import Literal
 
@@ -10,27 +10,27 @@ Action = Literal["remove", "report", "fail"]
 
 
 class LeakageRule(Section):
-    """What is done about a collision, by what collides; one word for all three is understood."""
+    """The action per kind of overlap; a single word stands for all three."""
 
     speaker: Action = Field("report", description="the clips have the same speaker")
-    sentence: Action = Field("report", description="the clips have the same text after the run's normalisation")
-    audio: Action = Field("report", description="the clips have the same file, or the same samples once decoded")
+    sentence: Action = Field("report", description="the clips have the same normalised text")
+    audio: Action = Field("report", description="the clips have the same file, or the same decoded samples")
 
     @model_validator(mode="before")
     @classmethod
-    def _one_word_for_all(cls, value: object) -> object:
+    def _same_action_for_all(cls, value: object) -> object:
         return dict.fromkeys(("speaker", "sentence", "audio"), value) if isinstance(value, str) else value
 
 
 class LeakageConfig(Section):
-    """`remove` leaves a training clip out, `report` counts it, `fail` stops the run; one word is for the test sets."""
+    """`remove` excludes the training clip, `report` counts it, `fail` stops the run; a single word is for `test`."""
 
     test: LeakageRule = Field(
-        LeakageRule(), description="collisions with an evaluation set other than `dev`, across all datasets of the run"
+        LeakageRule(), description="overlap with an evaluation set other than `dev`, across all datasets of the run"
     )
-    dev: LeakageRule = Field(LeakageRule(), description="collisions with the set that choices are made on")
+    dev: LeakageRule = Field(LeakageRule(), description="overlap with the set that checkpoints are selected on")
 
     @model_validator(mode="before")
     @classmethod
-    def _one_word_for_test(cls, value: object) -> object:
+    def _single_word_is_test(cls, value: object) -> object:
         return {"test": value} if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Section `runs.*.evaluation.lm`: the n-gram language model, and how it is searched with."""
+"""Section `runs.*.evaluation.lm`: the n-gram language model and the beam search."""
 
 from typing import Literal
 
@@ -10,70 +10,69 @@ Vocabulary = Literal["open", "closed"]
 
 
 class BeamConfig(Section):
-    """What the beam search keeps from frame to frame: more finds better sentences, and takes longer.
+    """Width of the beam search: wider finds better hypotheses and is slower; `threshold` usually prunes most."""
 
-    Of these, `threshold` takes most of what others leave over: where the model is sure, few hypotheses are so near.
-    """
-
-    size: int = Field(64, gt=0, description="hypotheses that are kept")
-    tokens: int = Field(32, gt=0, description="the likeliest tokens of a frame that are tried")
+    size: int = Field(64, gt=0, description="number of hypotheses that are kept")
+    tokens: int = Field(32, gt=0, description="number of tokens that are tried per frame, the most likely ones")
     threshold: float = Field(
-        20.0, gt=0, description="how far a hypothesis may fall behind the best, in natural logarithms of probability"
+        20.0, gt=0, description="hypotheses that score worse than the best by more than this are dropped; natural log"
     )
 
 
 class LmConfig(Section):
-    """The language model is of words, made by KenLM; its two weights are tuned on the run's `dev` alone."""
+    """The word n-gram language model, built with KenLM; its weights are tuned on the run's `dev` only."""
 
     text: Literal["training", "files"] = Field(
         "training",
-        description="the text that it is made of: the run's training clips, each sentence once, or `files`; without the"
-        " sentences of dev and of every scored set",
+        description="source of the text: the training clips of the run, each sentence once, or `files`; sentences of"
+        " dev and of all scored sets are removed from it",
     )
     files: list[str] = Field(
-        default_factory=list, description="with `text: files`, plain text in UTF-8 with a sentence a line"
+        default_factory=list, description="with `text: files`: plain text files in UTF-8, one sentence per line"
     )
-    order: int = Field(4, ge=2, le=6, description="words of the longest n-grams")
+    order: int = Field(4, ge=2, le=6, description="order of the n-grams, in words")
     prune: list[int] = Field(
         [0, 0, 1],
-        description="n-grams seen no more often than this are left out, a number an order from the unigrams on; the"
-        " last holds for the orders above, and numbers above `order` for nothing",
+        description="n-grams that occur at most this often are removed: one number per order, starting with unigrams;"
+        " the last one also applies to all higher orders, and numbers beyond `order` are ignored",
     )
     format: Literal["trie", "probing"] = Field(
-        "trie", description="how it is stored: `trie` takes the least memory, `probing` is faster"
+        "trie", description="data structure of the model: `trie` takes the least memory, `probing` is faster"
     )
     max_words: int = Field(
-        300_000, gt=0, description="words that can be written, the most frequent of the text; a million take some GB"
+        300_000,
+        gt=0,
+        description="size of the vocabulary of words, the most frequent of the text; a million words take some GB",
     )
     vocabulary: Vocabulary = Field(
         "open",
-        description="with `open`, words that greedy decoding writes in the set can be written as well, as unknown words"
-        " of the language model; with `closed`, those of the text alone",
+        description="words that the beam search can write: those of the text (`closed`), or those and all words in the"
+        " greedy hypotheses of the set, which the language model treats as unknown (`open`)",
     )
     lm_weight: list[float] = Field(
         [0.5, 1.0, 2.0, 4.0],
         min_length=1,
-        description="weights of the language model that are tried; what lies halfway to the best one's neighbours is"
-        " tried after them. They multiply logarithms to base 10",
+        description="grid of weights of the language model, which multiply log10 probabilities; the midpoints to the"
+        " neighbours of the best one are tried as well",
     )
     word_score: list[float] = Field(
         [-2.0, 0.0, 2.0],
         min_length=1,
-        description="what is added for each word, tried likewise with each of the weights: more makes more words",
+        description="grid of scores added per word, tried with each weight; higher values give more words",
     )
-    beam: BeamConfig = Field(BeamConfig(), description="how wide the search is")
+    beam: BeamConfig = Field(BeamConfig(), description="width of the beam search")
     tuning_clips: int = Field(
-        1000, gt=0, description="of a larger dev set, about this many clips are taken evenly for the tuning"
+        1000, gt=0, description="largest number of dev clips used for tuning; a larger dev set is sampled evenly"
     )
 
     @model_validator(mode="after")
-    def _files_are_named(self) -> "LmConfig":
+    def _files_match_text(self) -> "LmConfig":
         if (self.text == "files") != bool(self.files):
             raise ValueError("`text: files` and a list of `files` belong together: give both, or neither")
         return self
 
     @model_validator(mode="after")
-    def _pruning_grows(self) -> "LmConfig":
+    def _prune_ascends(self) -> "LmConfig":
         if self.prune != sorted(self.prune) or min(self.prune, default=0) < 0:
-            raise ValueError(f"`prune` is {self.prune}: the numbers may not become smaller, nor be negative")
+            raise ValueError(f"`prune` is {self.prune}: the numbers must be ascending and not negative")
         return self

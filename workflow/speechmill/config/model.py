@@ -1,4 +1,4 @@
-"""Section `runs.*.model`: what training starts from."""
+"""Section `runs.*.model`: the weights that training starts from."""
 
 import hashlib
 import re
@@ -10,60 +10,60 @@ from speechmill.config.base import Section
 
 
 class ModelConfig(Section):
-    """A base model, another run's model, or a configuration for random weights."""
+    """A base model, the model of another run, or random weights."""
 
     base: str | None = Field(
         None,
-        description="a model to fine-tune: an id on the Hugging Face Hub, `owner/name`, or a local folder, written with"
-        " `/`, `./`, `../` or `~` in front",
+        description="model to fine-tune: a Hugging Face Hub id, `owner/name`, or a local folder that starts with `/`,"
+        " `./`, `../` or `~`",
     )
     run: str | None = Field(
-        None, description="instead of a base: another run of this configuration, whose model this one starts from"
+        None, description="instead of `base`: another run of this configuration, whose model is fine-tuned further"
     )
     revision: str | None = Field(
         None,
-        description="the commit, tag or branch of a Hub id; resolved to a commit when fetched, and recorded",
+        description="commit, tag or branch of a Hub id; resolved to a commit at download, which is recorded",
     )
     init: dict[str, Any] | None = Field(
         None,
-        description="instead of a base: `model_type` and any settings of that model's transformers configuration, to"
-        " start from random weights",
+        description="instead of `base`: `model_type` and any settings of the transformers configuration of that model,"
+        " for random weights",
     )
     expected_bytes: int | None = Field(
-        None, gt=0, description="the size of a base on the Hub, for `make plan`, which fetches nothing"
+        None, gt=0, description="size of a base model on the Hub, for `make plan`, which downloads nothing"
     )
     config: dict[str, Any] = Field(
         default_factory=dict,
-        description="settings of the base's transformers configuration to change, such as dropouts",
+        description="settings of the base model's transformers configuration to override, such as dropouts",
     )
 
     @model_validator(mode="after")
-    def _base_or_init(self) -> "ModelConfig":
+    def _one_start(self) -> "ModelConfig":
         if [self.base, self.run, self.init].count(None) != 2:
-            raise ValueError("give one of `base`, `run` and `init`")
+            raise ValueError("give exactly one of `base`, `run` and `init`")
         if self.init is not None and "model_type" not in self.init:
             raise ValueError("`init` needs a `model_type`, such as wav2vec2")
         if self.init is not None and self.config:
-            raise ValueError("`config` changes a base; `init` holds all its settings itself")
+            raise ValueError("`config` overrides settings of a base model: with `init`, put all settings there")
         if self.base is None and (self.revision or self.expected_bytes):
-            raise ValueError("`revision` and `expected_bytes` belong to a `base`")
+            raise ValueError("`revision` and `expected_bytes` need a `base`")
         if self.base is not None and not self.base_is_folder and self.revision is None:
-            raise ValueError(f"pin `revision` for the Hub id {self.base}, so that the run can be repeated")
+            raise ValueError(f"add a `revision` for the Hub id {self.base}, so that the run is reproducible")
         return self
 
     @property
     def has_base(self) -> bool:
-        """Whether training starts from weights that are there."""
+        """Whether training starts from existing weights."""
         return self.init is None
 
     @property
     def base_is_folder(self) -> bool:
-        """Whether `base` is written as a path, not as a Hub id."""
+        """Whether `base` is a path, not a Hub id."""
         return self.base is not None and self.base.startswith(("/", "./", "../", "~"))
 
     @property
     def base_name(self) -> str:
-        """The folder of the base under `results/models`: readable, and different for each base and revision."""
+        """The name of the base model's folder below `results/models`, unique for each base and revision."""
         if self.run is not None:
             return f"run-{self.run}"
         key = hashlib.sha256(f"{self.base}@{self.revision}".encode()).hexdigest()[:8]

@@ -1,4 +1,4 @@
-"""Section `runs.*.publish`: where on the Hugging Face Hub a model goes when its user asks for that."""
+"""Section `runs.*.publish`: the repository on the Hugging Face Hub for the model."""
 
 from pydantic import Field
 
@@ -6,16 +6,18 @@ from speechmill.config.base import Section
 
 
 class PublishConfig(Section):
-    """The repository that the model's folder is uploaded to."""
+    """The repository that `snakemake publish` uploads the model folder to."""
 
     repo: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
-        description="the model's repository, `NAME/MODEL`, under your name or that of an organisation; made if it is"
-        " not there, and what else is in it stays",
+        description="repository of the model, `NAME/MODEL`, owned by you or by an organisation; created if it does not"
+        " exist, and its other files are kept",
     )
     private: bool = Field(
-        False, description="whether only you may see the repository; a public one that is there is then not touched"
+        False, description="whether the repository must be private; an existing public one is then refused"
     )
     branch: str = Field(
-        "main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", description="the repository's branch, made if it is not there"
+        "main",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
+        description="branch of the repository, created if it does not exist",
     )

@@ -1,4 +1,4 @@
-"""Section `runs.*.evaluation.robustness`: changed copies of evaluation sets, to see what a model bears."""
+"""Section `runs.*.evaluation.robustness`: perturbed copies of evaluation sets, to measure robustness."""
 
 import re
 from typing import Annotated, Literal
@@ -7,8 +7,8 @@ from pydantic import Field, field_validator, model_validator
 
 from speechmill.config.base import EvalSet, Name, Section
 
-# What SoX can do to one channel with numbers and options alone. No effect that reads or writes a file, starts a
-# plugin, takes out a part of the clip or draws random numbers.
+# Effects of SoX for one channel whose arguments are numbers and options. None of them reads or writes a file, loads a
+# plugin, removes part of the clip or is random.
 _SOX_EFFECTS = (
     "allpass",
     "band",
@@ -43,55 +43,57 @@ _SOX_EFFECTS = (
     "tremolo",
     "vol",
 )
-# A number, with what follows it, or an option; so that none can be the name of another effect.
+# A number with an optional unit, or an option, but never the name of another effect.
 _SOX_ARGUMENT = re.compile(r"[-+=.0-9][\w.,:%+-]*")
 
 SoxEffect = Annotated[list[str | int | float], Field(min_length=1)]
-"""An effect of SoX as its manual writes it: its name, then its arguments."""
+"""An effect of SoX, written as in its manual: the name, then the arguments."""
 
 
 class Effect(Section):
-    """What is done to each clip: exactly one of `sox`, `noise_snr_db` and `codec`."""
+    """A perturbation of each clip: exactly one of `sox`, `noise_snr_db` and `codec`."""
 
     sox: list[SoxEffect] | None = Field(
         None,
         min_length=1,
-        description="effects of SoX, one after another, each a list of its name and its arguments as the manual of SoX"
-        " has them: `[[highpass, 300], [lowpass, 3400]]`. Names: " + ", ".join(_SOX_EFFECTS),
+        description="effects of SoX, applied in order, each a list of its name and its arguments as in the manual of"
+        " SoX: `[[highpass, 300], [lowpass, 3400]]`. Available effects: " + ", ".join(_SOX_EFFECTS),
     )
     noise_snr_db: float | None = Field(
         None,
         ge=-20,
         le=60,
-        description="pink noise, with the ratio of the clip's power, where there is sound in it, to the noise's in dB",
+        description="signal-to-noise ratio in dB of added pink noise; the signal power is that of the clip without its"
+        " silence",
     )
     codec: Literal["gsm", "mp3"] | None = Field(
-        None, description="the clip is encoded and decoded: GSM 06.10 (13 kbit/s, at 8 kHz) or MP3 (at 16 kHz)"
+        None,
+        description="codec to encode and decode the clip with: GSM 06.10 (13 kbit/s, 8 kHz) or MP3 (16 kHz)",
     )
-    kbps: Literal[8, 16, 24, 32, 40, 48, 56, 64] | None = Field(None, description="bit rate of `mp3`, in kbit/s")
+    kbps: Literal[8, 16, 24, 32, 40, 48, 56, 64] | None = Field(None, description="bit rate of `mp3` in kbit/s")
 
     @field_validator("sox")
     @classmethod
-    def _sox_knows(cls, effects: list[SoxEffect] | None) -> list[SoxEffect] | None:
+    def _effects_are_allowed(cls, effects: list[SoxEffect] | None) -> list[SoxEffect] | None:
         for name, *arguments in effects or []:
             if name not in _SOX_EFFECTS:
-                raise ValueError(f"`{name}` is no effect that can be used here; those are {', '.join(_SOX_EFFECTS)}")
+                raise ValueError(f"`{name}` is not an available effect; available are {', '.join(_SOX_EFFECTS)}")
             for argument in arguments:
                 if not _SOX_ARGUMENT.fullmatch(str(argument)):
-                    raise ValueError(f"`{argument}` is no argument of {name}: give numbers and options, such as -s")
+                    raise ValueError(f"`{argument}` is not an argument of {name}: use numbers and options, such as -s")
         return effects
 
     @model_validator(mode="after")
-    def _one_thing(self) -> "Effect":
+    def _exactly_one(self) -> "Effect":
         given = [key for key in ("sox", "noise_snr_db", "codec") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(
                 "give exactly one of `sox`, `noise_snr_db` and `codec`" + (f", not {' and '.join(given)}" * bool(given))
             )
         if self.codec == "mp3" and self.kbps is None:
-            raise ValueError("`mp3` has many bit rates: give `kbps`")
+            raise ValueError("`codec: mp3` needs a bit rate, `kbps`")
         if self.codec != "mp3" and self.kbps is not None:
-            raise ValueError("`kbps` is the bit rate of `codec: mp3`: leave it out")
+            raise ValueError("`kbps` is only for `codec: mp3`; remove it")
         return self
 
 
@@ -108,17 +110,17 @@ DEFAULT_EFFECTS = {
     "gsm": Effect(codec="gsm"),
     "mp3_16k": Effect(codec="mp3", kbps=16),
 }
-"""A narrow band, noise, a room, pace, level and codecs: what recordings of speech suffer from most often."""
+"""The default perturbations: band limits, noise, reverberation, tempo, level and codecs."""
 
 
 class RobustnessConfig(Section):
-    """Which sets are scored once more in changed copies, at the selected checkpoint, and how they are changed."""
+    """The evaluation sets whose perturbed copies are scored with the selected checkpoint, and the perturbations."""
 
-    sets: list[EvalSet] = Field(min_length=1, description="the evaluation sets, each `{dataset}-{split}`")
+    sets: list[EvalSet] = Field(min_length=1, description="evaluation sets, each `{dataset}-{split}`")
     effects: dict[Name, Effect] = Field(
         DEFAULT_EFFECTS,
         min_length=1,
-        description="what is done to the clips, by name; a copy is the set `{dataset}-{split}-{name}`. Unless given: "
+        description="perturbations by name; each gives a set `{dataset}-{split}-{name}`. Default: "
         + ", ".join(
             f"`{name}: {effect.model_dump_json(exclude_none=True)}`" for name, effect in DEFAULT_EFFECTS.items()
         ),

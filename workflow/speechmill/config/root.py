@@ -1,4 +1,4 @@
-"""The whole configuration: what the Snakefile validates before any job runs."""
+"""The complete configuration, which the Snakefile validates before any job runs."""
 
 import difflib
 from collections.abc import Mapping
@@ -23,102 +23,115 @@ from speechmill.config.speak import SpeakConfig
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError
 
-# What only a run that trains has; what it cannot do without comes first.
-_TRAINING_NEEDS = ("train", "dev", "plan", "finetune", "card")
-_OF_TRAINING = (
-    *(key for key in _TRAINING_NEEDS if key != "dev"),
+# Keys that a run with training needs, and keys that a run without training must not have.
+_REQUIRED_FOR_TRAINING = ("train", "dev", "plan", "finetune", "card")
+_ONLY_FOR_TRAINING = (
+    *(key for key in _REQUIRED_FOR_TRAINING if key != "dev"),
     *("gpus", "gpu_memory_gib", "clips", "leakage", "augment", "checkpoints", "select", "publish"),
 )
 
+# Former names of keys.
+_RENAMED = {
+    "look_alikes": "map_confusables",
+    "otherwise": "default",
+    "probe_clips": "dev_clips",
+    "published": "reference_card",
+    "published_splits": "source_splits",
+    "put": "replacement",
+    "seconds": "rt60_seconds",
+}
+
 
 class Run(Section):
-    """One model: its data, its training, its evaluation, its card; or a model that is there, and its evaluation."""
+    """A model with its data, training, evaluation and card; or an existing model with its evaluation."""
 
     training: Literal["finetune", "none"] = Field(
         "finetune",
-        description="with `none`, the model that `model.base` or `model.run` names is scored as it is, by its own"
-        " vocabulary: `train`, `plan`, `finetune`, `card` and all else that is for training are left out",
+        description="with `none`, the model of `model.base` or `model.run` is only scored, with its own vocabulary;"
+        " `train`, `plan`, `finetune`, `card` and all other keys for training must be absent",
     )
-    language: str = Field(description="the language's code in the card: `ru`")
-    device: Device = Field("gpu", description="where the model runs: `gpu`, `cpu`, or `auto`: a GPU where there is one")
+    language: str = Field(description="language code in the card, such as `ru`")
+    device: Device = Field("gpu", description="device for the model; `auto` uses a GPU if there is one")
     gpus: int = Field(
-        1, gt=0, description="GPUs that training takes, with a process each; with `device: cpu`, processes alone"
+        1, gt=0, description="number of GPUs for training, with one process each; with `device: cpu`, processes"
     )
     gpu_memory_gib: float = Field(
         78,
         gt=0,
-        description="the memory of one such GPU, as `nvidia-smi` shows it; the plan, which may be made where there is"
-        " none, holds its estimate against it. 78 is what an H100 has for one job",
+        description="memory of one GPU as shown by `nvidia-smi`, which the plan compares its estimate to, also on a"
+        " machine without a GPU; the default is the memory available to a job on an H100",
     )
     train: list[EvalSet] | None = Field(
-        None, min_length=1, description="what it is trained on, each `{dataset}-{split}`; needed for training"
+        None, min_length=1, description="training sets, each `{dataset}-{split}`; required for training"
     )
     dev: EvalSet | None = Field(
         None,
-        description="the set that choices are made on, `{dataset}-{split}`; needed for training and by the decoder"
-        " `lm`",
+        description="development set, `{dataset}-{split}`, for the selection of a checkpoint and for tuning; required"
+        " for training and for the decoder `lm`",
     )
     text: TextConfig = Field(TextConfig(), description="how sentences are normalised")
-    clips: ClipConfig = Field(ClipConfig(), description="which training clips are used")
+    clips: ClipConfig = Field(ClipConfig(), description="filters of the training clips")
     leakage: LeakageConfig = Field(
-        LeakageConfig(), description="what is done about training clips that collide with a set that is scored"
+        LeakageConfig(), description="what happens to training clips that overlap with an evaluation set"
     )
-    model: ModelConfig = Field(description="what training starts from")
-    plan: PlanConfig | None = Field(
-        None, description="how long training lasts and what a batch is; needed for training"
-    )
-    finetune: FinetuneConfig | None = Field(None, description="how the weights are changed; needed for training")
+    model: ModelConfig = Field(description="weights that training starts from")
+    plan: PlanConfig | None = Field(None, description="length of training and batch size; required for training")
+    finetune: FinetuneConfig | None = Field(None, description="optimiser and precision; required for training")
     augment: AugmentConfig = Field(
-        AugmentConfig(), description="how training clips are changed, differently each time that they are seen"
+        AugmentConfig(), description="random changes of the training audio, drawn anew in every epoch"
     )
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="which checkpoints are kept")
-    evaluation: EvaluationConfig = Field(description="what every checkpoint is scored on")
-    select: SelectConfig = Field(SelectConfig(), description="which checkpoint becomes the model")
+    evaluation: EvaluationConfig = Field(description="evaluation sets, decoders and protocols")
+    select: SelectConfig = Field(SelectConfig(), description="how the checkpoint that becomes the model is selected")
     card: CardConfig | None = Field(
-        None, description="what only its author can say about the model; needed for training"
+        None, description="parts of the model card that only the author can write; required for training"
     )
     reference_card: ReferenceCard | None = Field(
-        None, description="what a published card says of the same model, for the run's figures to be held against"
+        None, description="contents of a published card of the same model, to compare the results of the run to"
     )
     publish: PublishConfig | None = Field(
         None,
-        description="where the model's folder is uploaded to by `snakemake publish`, and by nothing else;"
-        " `snakemake publish_dry_run` shows what would go, without any network",
+        description="repository that `snakemake publish`, and nothing else, uploads the model folder to;"
+        " `snakemake publish_dry_run` lists the files without network access",
     )
 
     @property
     def trains(self) -> bool:
-        """Whether a model is made, and not only scored."""
+        """Whether a model is trained, not only scored."""
         return self.training == "finetune"
 
     @property
     def select_set(self) -> str | None:
-        """The evaluation set that decides which checkpoint is taken."""
+        """The evaluation set that the checkpoint is selected on."""
         return self.select.set or self.dev
 
     @model_validator(mode="after")
-    def _training_is_whole_or_absent(self) -> "Run":
+    def _training_is_complete_or_absent(self) -> "Run":
         if self.trains:
-            missing = [f"`{key}`" for key in _TRAINING_NEEDS if getattr(self, key) is None]
+            missing = [f"`{key}`" for key in _REQUIRED_FOR_TRAINING if getattr(self, key) is None]
             if missing:
-                raise ValueError(f"{_listed(missing)} needed and absent; with `training: none` a model is only scored")
+                raise ValueError(
+                    f"{_listed(missing)} required for training; to only score a model, set `training: none`"
+                )
             return self
         defaults = {key: field.get_default() for key, field in type(self).model_fields.items()}
-        extra = [f"`{key}`" for key in _OF_TRAINING if getattr(self, key) != defaults[key]]
+        extra = [f"`{key}`" for key in _ONLY_FOR_TRAINING if getattr(self, key) != defaults[key]]
         if extra:
-            raise ValueError(f"{_listed(extra)} for training: leave that out, or `training: none`")
+            raise ValueError(f"{_listed(extra)} only for training: remove it, or `training: none`")
         if self.model.init is not None or self.model.config:
             raise ValueError(
-                "with `training: none` a model is scored as it is: give `model.base` or `model.run`, without `init` or"
-                " `config`"
+                "with `training: none` the model is scored unchanged: give `model.base` or `model.run`, without `init`"
+                " and `config`"
             )
         if any(each.checkpoints == "selected" for each in self.evaluation.sets):
-            raise ValueError("with `training: none` there is one model and no choice: leave `checkpoints` out")
+            raise ValueError(
+                "with `training: none` there is nothing to select: remove `checkpoints` from `evaluation.sets`"
+            )
         lm = self.evaluation.language_model
         if lm is not None and (self.dev is None or lm.text == "training"):
             raise ValueError(
-                "with `training: none` the decoder `lm` needs `dev`, on which its weights are tuned, and"
-                " `evaluation.lm` with `text: files`, since there are no training clips"
+                "with `training: none` the decoder `lm` needs `dev`, to tune its weights on, and `evaluation.lm` with"
+                " `text: files`, because there are no training clips"
             )
         return self
 
@@ -126,16 +139,15 @@ class Run(Section):
     def _selection_is_evaluated(self) -> "Run":
         if not self.trains:
             return self
-        chosen_by = self.evaluation.settings_of(str(self.select_set))
+        select_set = self.evaluation.set_config(str(self.select_set))
         if self.select_set not in self.evaluation.set_names:
-            raise ValueError(f"`evaluation.sets` lacks {self.select_set}, by which the checkpoint is selected")
-        if chosen_by.checkpoints != "all":
+            raise ValueError(f"`evaluation.sets` lacks {self.select_set}, which the checkpoint is selected on; add it")
+        if select_set.checkpoints != "all":
             raise ValueError(
-                f"`evaluation.sets` scores {self.select_set}, by which the checkpoint is selected, at the selected one"
-                " alone: it needs `checkpoints: all`"
+                f"the checkpoint is selected on {self.select_set}: set `checkpoints: all` for it in `evaluation.sets`"
             )
         if self.select.decoder not in self.evaluation.decoders:
-            raise ValueError(f"`evaluation.decoders` lacks {self.select.decoder}, by which the checkpoint is selected")
+            raise ValueError(f"`evaluation.decoders` lacks {self.select.decoder}, the decoder to select by; add it")
         return self
 
     @model_validator(mode="after")
@@ -143,8 +155,8 @@ class Run(Section):
         for name in self.reference_card.sets if self.reference_card else []:
             if name not in self.evaluation.set_names:
                 raise ValueError(
-                    f"`reference_card` holds figures against {name}, which `evaluation.sets` lacks;"
-                    f"{_nearest(name, self.evaluation.set_names)} leave `set` out where there is no such set"
+                    f"`reference_card` refers to {name}, which `evaluation.sets` lacks;"
+                    f"{_nearest(name, self.evaluation.set_names)} add it, or remove `set` from `reference_card`"
                 )
         return self
 
@@ -154,11 +166,11 @@ class Config(Section):
 
     speak: dict[Name, SpeakConfig] = Field(
         default_factory=dict,
-        description="corpora that espeak-ng speaks, packed as published ones; `results/speak/{name}.tar.gz` is the"
-        " `path` of a dataset",
+        description="corpora that espeak-ng synthesises, packed like published ones; use `results/speak/{name}.tar.gz`"
+        " as the `path` of a dataset",
     )
-    datasets: dict[Name, Dataset] = Field(min_length=1, description="the corpora, by name")
-    runs: dict[Name, Run] = Field(min_length=1, description="the models to make, by name")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="corpora by name")
+    runs: dict[Name, Run] = Field(min_length=1, description="models by name")
 
     @model_validator(mode="after")
     def _sets_exist(self) -> "Config":
@@ -168,8 +180,8 @@ class Config(Section):
             for key, sets in (("train", train), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
                 for missing in sorted(set(sets) - set(known)):
                     raise ValueError(
-                        f"runs.{run_name}.{key} names {missing}, which no dataset has;{_nearest(missing, known)}"
-                        f" known are {', '.join(known)}"
+                        f"runs.{run_name}.{key}: no dataset has the set {missing};{_nearest(missing, known)} known sets"
+                        f" are {', '.join(known)}"
                     )
             for key, name in (
                 *(("train", each) for each in train),
@@ -178,25 +190,26 @@ class Config(Section):
             ):
                 if self.datasets[name.split("-")[0]].optional:
                     raise ValueError(
-                        f"runs.{run_name}.{key} names {name}, which is optional: a run cannot go on without"
+                        f"runs.{run_name}.{key}: {name} belongs to an optional dataset, but a run needs it; set"
+                        f" datasets.{name.split('-')[0]}.optional to false"
                     )
         return self
 
     @model_validator(mode="after")
-    def _bases_come_before(self) -> "Config":
+    def _base_runs_exist(self) -> "Config":
         for name, run in self.runs.items():
             chain = [name]
             while (base := run.model.run) is not None:
                 if base not in self.runs:
                     raise ValueError(
-                        f"runs.{chain[-1]}.model.run is {base}, which is no run;{_nearest(base, list(self.runs))} known"
-                        f" are {', '.join(self.runs)}"
+                        f"runs.{chain[-1]}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known"
+                        f" runs are {', '.join(self.runs)}"
                     )
                 if base in chain:
-                    raise ValueError(f"runs.{name}.model.run: {' starts from '.join([*chain, base])}, in a circle")
+                    raise ValueError(f"runs.{name}.model.run: circular, {' starts from '.join([*chain, base])}")
                 if not self.runs[base].trains:
                     raise ValueError(
-                        f"runs.{chain[-1]}.model.run is {base}, which makes no model: take its `model.base` yourself"
+                        f"runs.{chain[-1]}.model.run: the run {base} trains no model; use its `model.base` instead"
                     )
                 chain.append(base)
                 run = self.runs[base]
@@ -204,26 +217,30 @@ class Config(Section):
 
 
 def load(raw: Mapping[str, Any]) -> Config:
-    """The typed configuration of what the YAML files and the command line gave.
+    """Return the typed configuration for the values of the YAML files and the command line.
 
-    Raises SpeechmillError with a line for each fault: the key, its place, and what to write instead.
+    Raises:
+        SpeechmillError: The configuration is invalid; the message has one line for each error, with the key and what to
+            write instead.
     """
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        faults = [_fault(dict(each)) for each in error.errors()]
-        raise SpeechmillError("the configuration is not right:\n" + "\n".join(f"  {f}" for f in faults)) from error
+        lines = [f"  {_message(dict(each))}" for each in error.errors()]
+        raise SpeechmillError("\n".join(["the configuration is invalid:", *lines])) from error
 
 
-def _fault(error: dict[str, Any]) -> str:
+def _message(error: dict[str, Any]) -> str:
     tags = {"common_voice", "folder", "hub", "zeroth"}
-    place = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and part in tags)]
-    key = ".".join(place) or "configuration"
+    path = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and part in tags)]
+    key = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(place[:-1], error["loc"])
-        return f"{key}: unknown key `{place[-1]}`;{_nearest(place[-1], known)} known are {', '.join(known)}"
+        known = _known_keys(error["loc"])
+        if (renamed := _RENAMED.get(path[-1])) in known:
+            return f"{key}: unknown key `{path[-1]}`; it is called `{renamed}` now"
+        return f"{key}: unknown key `{path[-1]}`;{_nearest(path[-1], known)} known keys are {', '.join(known)}"
     if error["type"] == "missing":
-        return f"{key}: this key is needed and absent"
+        return f"{key}: this key is required"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}: {message}" + (
         f" (found {error['input']!r})" if isinstance(error["input"], str | int | float) else ""
@@ -239,23 +256,23 @@ def _nearest(word: str, known: list[str]) -> str:
     return f" did you mean `{close[0]}`?" if close else ""
 
 
-def _known_keys(place: list[str], loc: tuple[str | int, ...]) -> list[str]:
-    """The keys of the section at `place`, found by walking the schema as the fault's location does."""
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """Return the keys of the section that contains the key at `location`, a location in an error of pydantic."""
     schema = Config.model_json_schema()
     node: dict[str, Any] = schema
-    for part in loc[: len(loc) - 1]:
+    for part in location[:-1]:
         node = _resolve(node, schema)
         if "oneOf" in node and str(part) in node.get("discriminator", {}).get("mapping", {}):
             node = {"$ref": node["discriminator"]["mapping"][str(part)]}
         elif str(part) in node.get("properties", {}):
             node = node["properties"][str(part)]
         elif str(part) in schema["$defs"]:
-            # One of several types of a value, which pydantic names in the fault's location.
+            # Where a value can have several types, pydantic adds the type to the location.
             node = schema["$defs"][str(part)]
         elif isinstance(part, int):
             node = node["items"]
         else:
-            # A mapping: its names are free, its values are all alike.
+            # A mapping with free names, whose values all have the same schema.
             node = next(iter(node.get("patternProperties", {}).values()), node.get("additionalProperties", {}))
     return sorted(_resolve(node, schema).get("properties", {}))
 

@@ -1,4 +1,4 @@
-"""What `shards` reads of a dataset's section."""
+"""Settings of the stage `shards`."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ Resampler = Literal["soxr", "sox", "torchaudio"]
 
 
 class ShardSettings(Section):
-    """What is written about a shard, and what resamples its clips."""
+    """The metadata of a shard and the resampler of its clips."""
 
     name: str
     version: str

@@ -1,1 +1,1 @@
-"""What every package uses: errors, files and tables, progress, formatting."""
+"""Shared building blocks: errors, files, tables and their schemas, progress bars, formatting."""

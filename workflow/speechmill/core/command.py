@@ -1,26 +1,19 @@
-"""How every stage's program meets its user: one error type, one exit path."""
+"""The command line of every stage: the one error type for users, and the exit status and message of a failure."""
 
 import errno
-import glob
-import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY = {errno.EACCES, errno.EPERM, errno.EROFS}
-# What snakemake makes as a whole: of a file in it that is gone it knows nothing.
-_FOLDERS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/checkpoints)(?=/)")
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class SpeechmillError(Exception):
-    """A fault that the user can mend: the message names the file or key and says what to do."""
+    """An error that the user can fix; the message names the file or key and says what to do."""
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run a stage's `main`; a SpeechmillError or a full disk ends it with a message alone and exit status 1."""
+    """Run the `main` of a stage; print an error that the user can fix without a traceback and exit with status 1."""
     try:
         main()
     except Exception as error:
@@ -32,46 +25,17 @@ def run_command(main: Callable[[], None]) -> None:
 
 
 def user_message(error: Exception) -> str | None:
-    """What a user can do about `error`; None where it is a fault of ours, which wants its traceback."""
+    """Return what the user can do about `error`, or None for a bug, which needs its traceback."""
     if isinstance(error, SpeechmillError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _FULL:
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
         return (
-            f"the disk has no room left, or a quota or limit is reached ({error}); make room and run snakemake again:"
-            " nothing half-written stands in place"
+            f"the disk is full, or a quota or size limit is reached ({error}); free some space and run snakemake again:"
+            " no incomplete file was left behind"
         )
-    if isinstance(error, OSError) and error.errno in _READ_ONLY:
+    if isinstance(error, OSError) and error.errno in _NO_PERMISSION:
         return (
-            f"this may not be written or read ({error}); give yourself the right to it, or run where you have it, and"
-            " run snakemake again: all that was made before is as it was"
+            f"no permission to read or write a file ({error}); fix the permissions, or run as a user who has them, and"
+            " run snakemake again: existing results are unchanged"
         )
     return None
-
-
-def corrupt_file_error(path: Path, how: str) -> SpeechmillError:
-    """What to say of a file that speechmill made and that cannot be used any more; `how` ends "the file ...".
-
-    It names what to delete, so that the next run makes it again: of a folder that is made as a whole the folder, and of
-    an entry of the cache between workflows the entry, which would be linked again otherwise.
-    """
-    folder = _FOLDERS.match(path.as_posix())
-    made = Path(folder[0]) if folder else path
-    gone = made.resolve() if made.is_symlink() else made
-    return SpeechmillError(f"{path} {how}; delete {'it' if gone == path else gone} and run snakemake again")
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes the name `path` only if the block succeeds.
-
-    A reader, or a run that is started after a kill, never sees half a file; what a killed one left is cleared away.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        left.unlink(missing_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

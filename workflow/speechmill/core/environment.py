@@ -1,15 +1,26 @@
 """The environment that every job inherits."""
 
 import os
+import sys
+from pathlib import Path
 
 
 def set_for_jobs(library: str) -> None:
-    """Let jobs find the library and share cores, and keep all but those that say otherwise off the network.
+    """Prepare the environment of all jobs: their Python, the library, shared cores, no network.
 
-    The workflow calls it while it is read, which a job on a cluster does anew where it runs.
+    The workflow calls it while it is parsed, which a job on a cluster does again where it runs.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [library, os.environ.get("PYTHONPATH")]))
+    # Jobs call `python`: the one that runs Snakemake, whether or not its environment is activated. With `--sdm conda`
+    # the activation of the job's own environment puts another one first.
+    _prepend("PATH", Path(sys.executable).parent.as_posix())
+    _prepend("PYTHONPATH", library)
+    # Stages that need the network set this to 0 in their rule.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # Threads that spin while they wait slow each other to a crawl where jobs share cores.
+    # Threads that spin while they wait slow one another down where jobs share cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _prepend(variable: str, folder: str) -> None:
+    others = [each for each in os.environ.get(variable, "").split(os.pathsep) if each and each != folder]
+    os.environ[variable] = os.pathsep.join([folder, *others])

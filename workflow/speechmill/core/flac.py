@@ -1,4 +1,4 @@
-"""Samples to FLAC and back, as shards hold them."""
+"""Encoding and decoding of the FLAC files in shards."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -8,35 +8,35 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from speechmill.core.tables import SAMPLE_RATE
+from speechmill.core.schemas import SAMPLE_RATE
 
 FloatSamples = NDArray[np.float32]
-"""Samples from -1 to 1, shape (samples,)."""
+"""Samples between -1 and 1, shape (samples,)."""
 
 Int16Samples = NDArray[np.int16]
 """16-bit samples, shape (samples,)."""
 
-# Above this level FLAC takes longer and hardly less space; below, it takes 2 % more space and saves 2 % of the work.
+# Higher levels take longer and save hardly any space; lower ones take 2 % more space and save only 2 % of the time.
 _FLAC_LEVEL = 0.6
 
 
 def encode_flac(samples: Int16Samples) -> bytes:
-    """Samples as a 16-bit mono FLAC file at 16 kHz."""
+    """Return samples at 16 kHz as the bytes of a 16-bit mono FLAC file."""
     buffer = io.BytesIO()
     sf.write(buffer, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16", compression_level=_FLAC_LEVEL)
     return buffer.getvalue()
 
 
 def decode_flac(encoded: bytes) -> Int16Samples:
-    """The samples of a FLAC file that is stored in a shard."""
+    """Return the samples of a FLAC file from a shard."""
     samples, _ = sf.read(io.BytesIO(encoded), dtype="int16")
     return np.asarray(samples, dtype=np.int16)
 
 
 def decode_spans(encoded: Any, spans: Iterable[tuple[int, int]]) -> Iterator[Int16Samples]:
-    """The samples of each span, from its start to before its stop, of the FLAC file `encoded`, open for reading.
+    """Yield the samples of each (start, stop) span of the open audio file `encoded`.
 
-    One span after the other is decoded, so that a long file is never in memory as a whole.
+    Spans are decoded one at a time, so that a long file is never in memory completely.
     """
     with sf.SoundFile(encoded) as file:
         for start, stop in spans:

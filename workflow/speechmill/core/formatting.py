@@ -1,21 +1,21 @@
-"""Sizes and times as people read them, and the card that they are told for."""
+"""Formatting of sizes and durations, and the speed of the GPU that estimates are given for."""
 
 import math
 
 H100_FLOPS = 790e12
-"""Of bf16 matrix products on one H100, as measured."""
+"""Measured throughput of bf16 matrix products on an H100, in FLOP/s."""
 
 
 def gigabytes(size: float) -> str:
-    """Bytes on a disk."""
+    """Format a number of bytes on disk."""
     return f"{size / 1e9:,.1f} GB"
 
 
 def gibibytes(size: float) -> str:
-    """Bytes of memory."""
+    """Format a number of bytes of memory."""
     return f"{size / 2**30:,.1f} GiB"
 
 
 def duration(seconds: float) -> str:
-    """A time, in hours or in whole minutes."""
+    """Format a duration in hours, or in minutes below one hour."""
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{math.ceil(seconds / 60)} min"

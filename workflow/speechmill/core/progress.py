@@ -1,4 +1,4 @@
-"""Progress for a person, also where it goes through a pipe into a log."""
+"""Progress bars on terminals and in logs, and output that survives a broken pipe."""
 
 import os
 import sys
@@ -9,27 +9,27 @@ from typing import Any
 from tqdm import tqdm
 
 
-class _Lines:
-    """A stream in which each state of a bar is a line, for logs and for jobs that share a terminal."""
+class _LineStream:
+    """A stream that writes each update of a bar as a line, for logs and for jobs that share a terminal."""
 
     def write(self, text: str) -> None:
-        if shown := text.strip("\r\n "):
-            sys.stderr.write(f"{shown}\n")
+        if line := text.strip("\r\n "):
+            sys.stderr.write(f"{line}\n")
 
     def flush(self) -> None:
         sys.stderr.flush()
 
 
 def progress(iterable: Iterable[Any] | None = None, **options: Any) -> "tqdm[Any]":
-    """A tqdm bar: drawn in place on a terminal, otherwise a line every ten seconds."""
+    """Return a tqdm bar: drawn in place on a terminal, otherwise one line every ten seconds."""
     if sys.stderr.isatty():
         return tqdm(iterable, **options)
-    # A bar within a bar moves no cursor there.
-    return tqdm(iterable, file=_Lines(), position=0, mininterval=10, maxinterval=10, ascii=True, **options)
+    # Without `position`, a nested bar would write cursor movements.
+    return tqdm(iterable, file=_LineStream(), position=0, mininterval=10, maxinterval=10, ascii=True, **options)
 
 
-class _Outliving:
-    """A stream that drops what is written once its reader is gone."""
+class _PipeSafeStream:
+    """A stream that discards its output once the reader of its pipe has ended."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -38,33 +38,33 @@ class _Outliving:
         try:
             self._stream.write(text)
         except BrokenPipeError:
-            self._drop()
+            self._discard()
         return len(text)
 
     def flush(self) -> None:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            self._drop()
+            self._discard()
 
-    def _drop(self) -> None:
-        # What the stream still holds goes there too, so that nothing fails when the process ends.
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, self._stream.fileno())
-        os.close(nothing)
+    def _discard(self) -> None:
+        # Output that is still buffered goes there too, so that flushing it at exit does not fail.
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 @contextmanager
-def outliving_readers() -> Iterator[None]:
-    """A block that goes on where its standard output and error end in a pipe that nobody reads any longer.
+def ignore_broken_pipes() -> Iterator[None]:
+    """Discard the output of a block, instead of failing, once the reader of its pipe has ended.
 
-    The `tee` of the rule dies of the signal that asks training to save.
+    The `tee` in the rule is ended by the same signal that asks training to save a resume state.
     """
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = _Outliving(sys.stdout), _Outliving(sys.stderr)
+    sys.stdout, sys.stderr = _PipeSafeStream(sys.stdout), _PipeSafeStream(sys.stderr)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Audio of any kind to 16 kHz mono samples, and what can be measured on them."""
+"""Decoding of audio files to 16 kHz mono samples, and the shares of silence and clipping in them."""
 
 import io
 import itertools
@@ -21,34 +21,35 @@ from numpy.typing import NDArray
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples, Int16Samples, encode_flac
-from speechmill.core.tables import SAMPLE_RATE
-from speechmill.corpus.containers import bare_flac, inspect
+from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.corpus.containers import inspect_container, split_flac
 
 Reason = Literal["unreadable", "truncated", "empty"]
 
-# 660 MiB as 16-bit samples at 16 kHz. All that comes before is made block by block, so that a job takes little more
-# than that whatever a small file expands to.
-_MOST_HOURS = 6
+# 660 MiB as 16-bit samples at 16 kHz. Everything before that is processed in blocks, so that a job needs little more
+# memory than this, even if a small file expands to a very long recording.
+_MAX_HOURS = 6
 
-# In all channels together, 4 MiB as 32-bit floats: nearly every clip is one block.
-_BLOCK = 1 << 20
+# Over all channels, 4 MiB as 32-bit floats: nearly every clip is a single block.
+_BLOCK_SAMPLES = 1 << 20
 
-# What `sox` and `torchaudio` resample as a whole: 70 minutes at 16 kHz, 23 at 48 kHz, 256 MiB as 32-bit floats.
-_MOST_AT_ONCE = 1 << 26
+# The resamplers `sox` and `torchaudio` need all samples at once: 70 minutes at 16 kHz, 23 at 48 kHz, 256 MiB as
+# 32-bit floats.
+_MAX_UNBLOCKED_SAMPLES = 1 << 26
 
-# What anyone records speech at lies far within; outside, resampling takes time and memory without end.
-_LOWEST_RATE, _HIGHEST_RATE = 1_000, 1_000_000
+# Speech is recorded well within this range of rates, in Hz. Outside it, resampling takes unlimited time and memory.
+_MIN_RATE, _MAX_RATE = 1_000, 1_000_000
 
-# A program that has worked for so long on one clip hangs; a long one is given another second for each 100 kB.
-_MOST_SECONDS = 120
-_BYTES_A_SECOND = 100_000
+# A decoder program that runs for longer than this on one clip hangs; it gets another second for each 100 kB of input.
+_TIMEOUT_SECONDS = 120
+_BYTES_PER_EXTRA_SECOND = 100_000
 
-# Formats without a header, or whose header SoX does not know, for which it needs the file's extension. Not all that
-# it knows: it would open what a playlist names.
+# Formats without a header, or with one that SoX does not recognise, for which it needs the file name's extension.
+# SoX knows more formats, but among them are playlists, whose entries it would open.
 _SOX_EXTENSIONS = {".al", ".gsm", ".mp3", ".ul", ".vox"}
 
-# Not all that ffmpeg knows: it would open what a playlist or a script names.
-_FFMPEG_OPENS = (
+# ffmpeg knows more formats, but among them are playlists and scripts, whose entries it would open.
+_FFMPEG_ALLOWED_FORMATS = (
     "-protocol_whitelist",
     "file",
     "-format_whitelist",
@@ -58,7 +59,7 @@ _FFMPEG_OPENS = (
 
 
 class UnreadableAudioError(Exception):
-    """Bytes that are not whole audio, or hold no samples; the message says why, `reason` says it in one word."""
+    """Bytes that are not a complete audio file with samples; the message gives the details, `reason` the category."""
 
     def __init__(self, message: str, reason: Reason = "unreadable") -> None:
         super().__init__(message)
@@ -66,72 +67,77 @@ class UnreadableAudioError(Exception):
 
 
 def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Int16Samples:
-    """Decode a file's bytes, mix its channels to one by their mean, and resample to 16 kHz, 16-bit.
+    """Return the samples of an audio file, mixed to mono (mean of the channels) and resampled to 16 kHz, 16 bits.
 
-    What libsndfile cannot read is given to the `sox` program, then to the `ffmpeg` program, if there is one. The
-    content decides what a file is; the extension of its `name` counts only for SoX, where the content says nothing.
-    `resampler` is `soxr` (HQ), `sox` (the `rate` effect, at its default, high quality) or `torchaudio`. Beside the
-    samples, a block is held in memory, and with `sox` and `torchaudio` the whole before it is resampled.
+    Files that libsndfile cannot read are decoded with `sox`, then with `ffmpeg`, if these programs are installed. The
+    format is detected from the content; SoX uses the extension of `name` for formats without a header. Beside the
+    returned samples, one block is held in memory, or all samples with the resamplers `sox` and `torchaudio`.
+
+    Args:
+        encoded: The bytes of the file.
+        resampler: `soxr` (quality HQ), `sox` (the `rate` effect with its default, high quality) or `torchaudio`.
+        name: The name of the file.
 
     Raises:
-        UnreadableAudioError: No decoder can read the file, it holds more than six hours (with `sox` and `torchaudio`,
-            more than 2**26 samples of a rate other than 16 kHz), values that are not finite, or a rate outside 1 kHz
-            to 1 MHz (`unreadable`); it is cut short (`truncated`); it holds no samples (`empty`). The same file gives
-            the same message each time.
-        SpeechmillError: A program was killed from without, which says nothing of the file.
+        UnreadableAudioError: With the reason `unreadable`, if no decoder can read the file, it is longer than six
+            hours (for `sox` and `torchaudio`, longer than 2**26 samples at a rate other than 16 kHz), a sample is not
+            finite, or the rate is outside 1 kHz to 1 MHz; with `truncated`, if the file ends early; with `empty`, if
+            it has no samples. The same file always gives the same message.
+        SpeechmillError: A decoder program was killed by the system, which is not the fault of the file.
     """
     if not encoded:
         raise UnreadableAudioError("the file is empty", "empty")
-    structure = inspect(encoded)
-    if structure.cut_short:
-        raise UnreadableAudioError(f"the file is cut short {structure.cut_short}", "truncated")
-    if (at := structure.open_size) is not None:
-        encoded = encoded[:at] + (len(encoded) - at - 4).to_bytes(4, "little") + encoded[at + 4 :]
+    container = inspect_container(encoded)
+    if container.truncated:
+        raise UnreadableAudioError(f"the file is truncated {container.truncated}", "truncated")
+    if (offset := container.unset_size_offset) is not None:
+        encoded = encoded[:offset] + (len(encoded) - offset - 4).to_bytes(4, "little") + encoded[offset + 4 :]
     failures: list[str] = []
-    found: list[int] = []
-    for decoder, opened in _DECODERS.items():
+    partial_counts: list[int] = []
+    for decoder, open_stream in _DECODERS.items():
         try:
-            if structure.chained and decoder != "ffmpeg":
-                raise _NotReadError("reads only the first of the streams that are chained here")
-            with opened(encoded, name) as stream:
-                samples = _heard(stream, resampler)
-            if stream.found == 0:
-                raise UnreadableAudioError("the file holds no samples", "empty")
-            if stream.found < structure.least_samples:
-                raise _NotReadError("finds only a part", stream.found)
-        except _NotReadError as error:
+            if container.chained and decoder != "ffmpeg":
+                raise _DecoderError("reads only the first of the chained streams")
+            with open_stream(encoded, name) as stream:
+                samples = _to_16k(stream, resampler)
+            if stream.samples_read == 0:
+                raise UnreadableAudioError("the file has no samples", "empty")
+            if stream.samples_read < container.min_samples:
+                raise _DecoderError("reads only a part of the file", stream.samples_read)
+        except _DecoderError as error:
             failures.append(f"{decoder}: {error}")
-            found += [] if error.found is None else [error.found]
+            partial_counts += [] if error.samples_read is None else [error.samples_read]
         else:
             if len(samples) == 0:
-                raise UnreadableAudioError("the file is shorter than a sample at 16 kHz", "empty")
+                raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
             return samples
-    if found and max(found) < structure.least_samples:
+    if partial_counts and max(partial_counts) < container.min_samples:
         raise UnreadableAudioError(
-            f"the file is cut short or damaged: {max(found)} of its {structure.least_samples} samples can be read",
+            f"the file is truncated or damaged: only {max(partial_counts)} of its {container.min_samples} samples can"
+            " be read",
             "truncated",
         )
     raise UnreadableAudioError("; ".join(failures))
 
 
-def stored_flac(samples: Int16Samples, original: bytes) -> bytes:
-    """Samples as a 16-bit mono FLAC file at 16 kHz.
+def encode_clip(samples: Int16Samples, original: bytes) -> bytes:
+    """Return samples as a 16-bit mono FLAC file at 16 kHz.
 
-    If the file that they were decoded from, `original`, is such a file already, its frames are kept as they are, which
-    halves the time that it takes; its tags, pictures and padding are left out.
+    If `original`, the file that they were decoded from, is already in that format, its frames are copied, which takes
+    half the time; its tags, pictures and padding are dropped.
     """
-    if parts := bare_flac(original):
-        information, frames = parts
-        # RFC 9639, section 8.2: the rate in 20 bits, channels less one in 3, bits less one in 5, samples in 36.
-        if int.from_bytes(information[10:18]) == SAMPLE_RATE << 44 | 15 << 36 | len(samples):
-            return b"fLaC\x80\0\0\x22" + information + frames
+    if parts := split_flac(original):
+        stream_info, frames = parts
+        # RFC 9639, section 8.2: rate in 20 bits, channels minus one in 3, bits minus one in 5, samples in 36.
+        if int.from_bytes(stream_info[10:18]) == SAMPLE_RATE << 44 | 15 << 36 | len(samples):
+            return b"fLaC\x80\0\0\x22" + stream_info + frames
     return encode_flac(samples)
 
 
-def silence(samples: Int16Samples) -> float:
-    """The share of frames of 20 ms whose RMS is below -60 dB of full scale (32768), in one sample or more.
+def silent_share(samples: Int16Samples) -> float:
+    """Return the share of 20 ms frames with an RMS below -60 dB of full scale (32768).
 
-    What is left after the last whole frame does not count, except in a clip that is shorter than one.
+    The incomplete frame at the end is ignored, unless the clip is shorter than one frame. `samples` is not empty.
     """
     length = min(SAMPLE_RATE // 50, len(samples))
     frames = samples[: len(samples) // length * length].reshape(-1, length)
@@ -139,60 +145,64 @@ def silence(samples: Int16Samples) -> float:
     return float(np.mean(energies < length * (32768 * 10 ** (-60 / 20)) ** 2))
 
 
-def clipping(samples: Int16Samples) -> float:
-    """The share of samples at full scale, 32767, -32767 or -32768, in one sample or more."""
-    blocks = (samples[i : i + _BLOCK] for i in range(0, len(samples), _BLOCK))
+def clipped_share(samples: Int16Samples) -> float:
+    """Return the share of samples at full scale (32767, -32767 or -32768); `samples` is not empty."""
+    blocks = (samples[i : i + _BLOCK_SAMPLES] for i in range(0, len(samples), _BLOCK_SAMPLES))
     return sum(np.count_nonzero((block == 32767) | (block <= -32767)) for block in blocks) / len(samples)
 
 
-class _NotReadError(Exception):
-    """A decoder could not read a file: why, and how many samples it found before it gave up."""
+class _DecoderError(Exception):
+    """A decoder failed on a file; `samples_read` is the number of samples per channel that it read before."""
 
-    def __init__(self, why: str, found: int | None = None) -> None:
-        super().__init__(why)
-        self.found = found
+    def __init__(self, message: str, samples_read: int | None = None) -> None:
+        super().__init__(message)
+        self.samples_read = samples_read
 
 
 class _Stream:
-    """An open file that is read once, from its start to its end."""
+    """An open file that is read once, from start to end.
+
+    Attributes:
+        rate: Sampling rate in Hz.
+        num_samples: Samples per channel according to the header.
+        samples_read: Samples per channel read so far.
+        is_target_format: Whether the file is 16-bit mono at 16 kHz. Its blocks are then int16, otherwise float32.
+    """
 
     def __init__(self, file: int | BinaryIO) -> None:
         try:
             audio = sf.SoundFile(file, closefd=False)
         except sf.LibsndfileError as error:
-            raise _failed(error) from error
-        if not _LOWEST_RATE <= audio.samplerate <= _HIGHEST_RATE:
-            raise UnreadableAudioError(f"a sample rate of {audio.samplerate} Hz is none of audio")
-        # It would go to where it is after each read, from where an MP3 decodes a hair differently.
+            raise _libsndfile_failure(error) from error
+        if not _MIN_RATE <= audio.samplerate <= _MAX_RATE:
+            raise UnreadableAudioError(f"the sample rate of {audio.samplerate} Hz is outside 1 kHz to 1 MHz")
+        # soundfile seeks after each read of a seekable file, and MP3 decodes slightly differently after a seek.
         audio.seekable = lambda: False
         self._audio = audio
         self.rate: int = audio.samplerate
-        self.frames: int = audio.frames
-        """What the header promises."""
-        self.found = 0
-        """Samples a channel that were read."""
-        self.as_stored = (audio.samplerate, audio.channels, audio.subtype) == (SAMPLE_RATE, 1, "PCM_16")
-        """Whether blocks are 16-bit, as the file holds them at 16 kHz, and not float32."""
+        self.num_samples: int = audio.frames
+        self.samples_read = 0
+        self.is_target_format = (audio.samplerate, audio.channels, audio.subtype) == (SAMPLE_RATE, 1, "PCM_16")
 
     def blocks(self) -> Iterator[NDArray[Any]]:
-        """The samples, mixed to one channel."""
-        dtype = "int16" if self.as_stored else "float32"
-        block = max(1, _BLOCK // self._audio.channels)
+        """Yield the samples, mixed to one channel, in blocks of shape (samples,)."""
+        dtype = "int16" if self.is_target_format else "float32"
+        block_size = max(1, _BLOCK_SAMPLES // self._audio.channels)
         with self._audio:
-            while (asked := min(block, self.frames - self.found)) > 0:
+            while (requested := min(block_size, self.num_samples - self.samples_read)) > 0:
                 try:
-                    samples = self._audio.read(asked, dtype=dtype)
+                    samples = self._audio.read(requested, dtype=dtype)
                 except sf.LibsndfileError as error:
-                    raise _failed(error) from error
-                self.found += len(samples)
+                    raise _libsndfile_failure(error) from error
+                self.samples_read += len(samples)
                 yield _mean_of_channels(samples)
-                if len(samples) < asked:
+                if len(samples) < requested:
                     return
 
 
-def _failed(error: sf.LibsndfileError) -> _NotReadError:
-    # Without its prefix, which holds an address in memory.
-    return _NotReadError(error.error_string.rstrip("."))
+def _libsndfile_failure(error: sf.LibsndfileError) -> _DecoderError:
+    # The full message has a prefix with a memory address, which differs from run to run.
+    return _DecoderError(error.error_string.rstrip("."))
 
 
 @contextmanager
@@ -200,7 +210,7 @@ def _with_libsndfile(encoded: bytes, name: str) -> Iterator[_Stream]:
     if encoded.startswith((b"fLaC", b"RIFF")):
         yield _of_known_length(_Stream(io.BytesIO(encoded)))
     else:
-        # A file, because libsndfile reads MP3 and Ogg in small bites, and each would be a call back into Python.
+        # libsndfile reads MP3 and Ogg in small pieces. From BytesIO, each piece would be a call into Python.
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(encoded)
             file.seek(0)
@@ -208,9 +218,9 @@ def _with_libsndfile(encoded: bytes, name: str) -> Iterator[_Stream]:
 
 
 def _of_known_length(stream: _Stream) -> _Stream:
-    if stream.frames == np.iinfo(np.int64).max:
-        raise _NotReadError("the header does not say how many samples there are")
-    if stream.frames > _MOST_HOURS * 3600 * stream.rate:
+    if stream.num_samples == np.iinfo(np.int64).max:
+        raise _DecoderError("the header does not give the number of samples")
+    if stream.num_samples > _MAX_HOURS * 3600 * stream.rate:
         raise _too_long()
     return stream
 
@@ -231,109 +241,111 @@ def _with_ffmpeg(encoded: bytes, name: str) -> AbstractContextManager[_Stream]:
         "ffmpeg",
         encoded,
         "",
-        # -xerror: a packet that cannot be decoded is an error, and not left out.
-        ["-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", *_FFMPEG_OPENS, "-i"],
+        # With -xerror, a packet that cannot be decoded is an error; otherwise ffmpeg would skip it.
+        ["-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", *_FFMPEG_ALLOWED_FORMATS, "-i"],
         ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "-"],
     )
 
 
 @contextmanager
 def _with_program(
-    program: str, encoded: bytes, extension: str, before: list[str], after: list[str]
+    program: str, encoded: bytes, extension: str, input_options: list[str], output_options: list[str]
 ) -> Iterator[_Stream]:
-    """What a program makes of a temporary file, as it makes it: AU, which libsndfile reads from a pipe."""
+    """Yield the output of a decoder program as a stream while it runs; AU can be read from a pipe."""
     if shutil.which(program) is None:
-        raise _NotReadError(f"{program} is not installed")
-    seconds = _MOST_SECONDS + len(encoded) // _BYTES_A_SECOND
-    with tempfile.NamedTemporaryFile(suffix=extension) as file, tempfile.TemporaryFile() as complaints:
+        raise _DecoderError(f"{program} is not installed")
+    timeout = _TIMEOUT_SECONDS + len(encoded) // _BYTES_PER_EXTRA_SECOND
+    with tempfile.NamedTemporaryFile(suffix=extension) as file, tempfile.TemporaryFile() as errors:
         file.write(encoded)
         file.flush()
         stream = None
-        with _running([program, *before, file.name, *after], complaints, seconds) as process:
+        with _running([program, *input_options, file.name, *output_options], errors, timeout) as process:
             assert process.stdout is not None
             try:
                 stream = _Stream(process.stdout.fileno())
-            except _NotReadError:
+            except _DecoderError:
                 process.stdout.close()
             else:
                 yield stream
-                # More than its header promised: one that cannot write to its end fails.
+                # The program may write more than its header promised, and fails if it cannot write everything.
                 while process.stdout.read(1 << 16):
                     pass
             status = process.wait()
-        complaints.seek(0)
-        # The first line says most; without the file's name and ffmpeg's addresses it is the same each time.
-        complaint = complaints.readline(1000).decode(errors="replace").strip()
-    complaint = complaint.replace(f" `{file.name}'", "").replace(f"{file.name}: ", "")
-    complaint = re.sub(r"^(sox FAIL \w+: |(\[\S+ @ 0x[0-9a-f]+\] )+)", "", complaint)
+        errors.seek(0)
+        message = errors.readline(1000).decode(errors="replace").strip()
+    # Without file names and memory addresses, the message is the same in every run.
+    message = message.replace(f" `{file.name}'", "").replace(f"{file.name}: ", "")
+    message = re.sub(r"^(sox FAIL \w+: |(\[\S+ @ 0x[0-9a-f]+\] )+)", "", message)
     if status == -signal.SIGKILL:
-        raise SpeechmillError(f"{program} was killed, perhaps for want of memory; run snakemake again")
-    # ffmpeg writes what it is unsure of to where its errors go; SoX ends well after some of its errors.
-    failed = status != 0 or (program == "sox" and complaint)
+        raise SpeechmillError(f"{program} was killed, perhaps because memory ran out; run snakemake again")
+    # ffmpeg also writes warnings to stderr; SoX exits with status 0 after some errors.
+    failed = status != 0 or (program == "sox" and message)
     if stream is None:
-        raise _NotReadError(complaint or "no samples")
-    if failed or stream.found == 0:
-        raise _NotReadError(complaint or "no samples", stream.found)
+        raise _DecoderError(message or "no samples")
+    if failed or stream.samples_read == 0:
+        raise _DecoderError(message or "no samples", stream.samples_read)
 
 
 @contextmanager
-def _running(command: list[str], errors: BinaryIO, seconds: float) -> Iterator[subprocess.Popen[bytes]]:
-    """A program, stopped at the end of the block, and with a _NotReadError after `seconds`."""
-    stopped = threading.Event()
+def _running(command: list[str], errors: BinaryIO, timeout: float) -> Iterator[subprocess.Popen[bytes]]:
+    """Yield a running program, which is killed when the block ends, or with a _DecoderError after `timeout` seconds."""
+    timed_out = threading.Event()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors) as process:
 
         def stop() -> None:
-            stopped.set()
+            timed_out.set()
             process.kill()
 
-        timer = threading.Timer(seconds, stop)
+        timer = threading.Timer(timeout, stop)
         timer.start()
         try:
             yield process
         finally:
             timer.cancel()
             process.kill()
-    if stopped.is_set():
-        raise _NotReadError(f"takes longer than {seconds} seconds")
+    if timed_out.is_set():
+        raise _DecoderError(f"takes longer than {timeout} seconds")
 
 
-def _heard(stream: _Stream, resampler: str) -> Int16Samples:
+def _to_16k(stream: _Stream, resampler: str) -> Int16Samples:
     blocks = stream.blocks()
-    if not stream.as_stored:
-        blocks = _finite(blocks, "the samples are not all finite numbers")
+    if not stream.is_target_format:
+        blocks = _check_finite(blocks, "some samples are not finite numbers")
         if stream.rate != SAMPLE_RATE:
             resampled = _RESAMPLERS[resampler](blocks, stream.rate)
-            blocks = _finite(resampled, "the samples are too large to be resampled")
+            blocks = _check_finite(resampled, "the samples are too large to be resampled")
         blocks = map(_to_int16, blocks)
-    return _joined(blocks, np.dtype(np.int16), _MOST_HOURS * 3600 * SAMPLE_RATE, _too_long())
+    return _concatenate(blocks, np.dtype(np.int16), _MAX_HOURS * 3600 * SAMPLE_RATE, _too_long())
 
 
-def _finite(blocks: Iterable[FloatSamples], why: str) -> Iterator[FloatSamples]:
+def _check_finite(blocks: Iterable[FloatSamples], message: str) -> Iterator[FloatSamples]:
     for block in blocks:
         if not np.isfinite(block).all():
-            raise UnreadableAudioError(why)
+            raise UnreadableAudioError(message)
         yield block
 
 
-def _joined(blocks: Iterable[NDArray[Any]], dtype: np.dtype[Any], most: float, error: Exception) -> NDArray[Any]:
-    """Blocks end to end. Raises `error` where they have more than `most` samples."""
-    # It grows where it is; a list of blocks would take the memory twice when they are joined.
-    joined = bytearray()
+def _concatenate(
+    blocks: Iterable[NDArray[Any]], dtype: np.dtype[Any], max_samples: float, error: Exception
+) -> NDArray[Any]:
+    """Return the blocks as one array; raise `error` if they have more than `max_samples` samples."""
+    # A bytearray grows in place; np.concatenate would hold the samples twice.
+    buffer = bytearray()
     for block in blocks:
-        joined += block.data
-        if len(joined) > most * dtype.itemsize:
+        buffer += block.data
+        if len(buffer) > max_samples * dtype.itemsize:
             raise error
-    return np.frombuffer(joined, dtype)
+    return np.frombuffer(buffer, dtype)
 
 
 def _too_long() -> UnreadableAudioError:
-    return UnreadableAudioError(f"the file holds more than {_MOST_HOURS} hours")
+    return UnreadableAudioError(f"the file is longer than {_MAX_HOURS} hours")
 
 
 def _mean_of_channels(samples: NDArray[Any]) -> NDArray[Any]:
     if samples.ndim == 1:
         return samples
-    # Channel by channel: a mean over the last axis takes many times as long where that has few elements.
+    # Channel by channel, because np.mean is many times slower over a last axis with few elements.
     mono = samples[:, 0].copy()
     for channel in range(1, samples.shape[1]):
         mono += samples[:, channel]
@@ -355,24 +367,24 @@ def _to_int16(samples: FloatSamples) -> Int16Samples:
 
 
 def _with_soxr(blocks: Iterator[FloatSamples], rate: int) -> Iterator[FloatSamples]:
-    ahead = list(itertools.islice(blocks, 2))
-    if len(ahead) == 1:
-        # The same to the bit, and a clip is prepared in a sixteenth less time.
-        yield soxr.resample(ahead[0], rate, SAMPLE_RATE, quality="HQ")
+    first_two = list(itertools.islice(blocks, 2))
+    if len(first_two) == 1:
+        # Bit-identical to the stream below; it saves a sixteenth of the time per clip.
+        yield soxr.resample(first_two[0], rate, SAMPLE_RATE, quality="HQ")
         return
     stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-    for block in itertools.chain(ahead, blocks):
+    for block in itertools.chain(first_two, blocks):
         yield stream.resample_chunk(block)
     yield stream.resample_chunk(np.empty(0, dtype=np.float32), last=True)
 
 
-def _at_once(
+def _unblocked(
     resampler: str, resample: Callable[[FloatSamples, int], FloatSamples], blocks: Iterator[FloatSamples], rate: int
 ) -> Iterator[FloatSamples]:
-    """Blocks resampled as a whole, because the resampler knows no other way."""
-    most = _MOST_AT_ONCE * min(1, rate / SAMPLE_RATE)
-    error = UnreadableAudioError(f"the file is too long for {resampler}; the dataset's `resampler` may be soxr")
-    samples = _joined(blocks, np.dtype(np.float32), most, error)
+    """Yield the resampled blocks as a single block, for a resampler that cannot process a stream."""
+    max_samples = _MAX_UNBLOCKED_SAMPLES * min(1, rate / SAMPLE_RATE)
+    error = UnreadableAudioError(f"the file is too long for {resampler}; set the dataset's `resampler` to soxr")
+    samples = _concatenate(blocks, np.dtype(np.float32), max_samples, error)
     if len(samples):
         yield resample(samples, rate)
 
@@ -383,19 +395,19 @@ def _with_sox(samples: FloatSamples, rate: int) -> FloatSamples:
     transformer = sox.Transformer()
     # Without dither, so that the same input gives the same bytes.
     transformer.set_globals(dither=False, verbosity=1)
-    # The same as the `rate` effect, of which pysox warns once a clip that it may not last.
+    # Equivalent to the `rate` effect, for which pysox prints a warning about the clip's duration.
     transformer.set_output_format(rate=SAMPLE_RATE)
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         sf.write(file.name, samples, rate, subtype="FLOAT")
-        out = transformer.build_array(input_filepath=file.name)
-    return np.asarray(out, dtype=np.float32) / (32768.0 if out.dtype == np.int16 else 1.0)
+        resampled = transformer.build_array(input_filepath=file.name)
+    return np.asarray(resampled, dtype=np.float32) / (32768.0 if resampled.dtype == np.int16 else 1.0)
 
 
 def _with_torchaudio(samples: FloatSamples, rate: int) -> FloatSamples:
     import torch
     import torchaudio.functional
 
-    # A wider filter than the default, which comes only to 34 dB of SoX.
+    # A wider filter than the default, which agrees with SoX only to 34 dB.
     resampled = torchaudio.functional.resample(
         torch.from_numpy(samples),
         rate,
@@ -410,6 +422,6 @@ def _with_torchaudio(samples: FloatSamples, rate: int) -> FloatSamples:
 
 _RESAMPLERS: dict[str, Callable[[Iterator[FloatSamples], int], Iterator[FloatSamples]]] = {
     "soxr": _with_soxr,
-    "sox": partial(_at_once, "sox", _with_sox),
-    "torchaudio": partial(_at_once, "torchaudio", _with_torchaudio),
+    "sox": partial(_unblocked, "sox", _with_sox),
+    "torchaudio": partial(_unblocked, "torchaudio", _with_torchaudio),
 }

@@ -1,36 +1,36 @@
-"""audit: what is in a dataset, before an hour of training is spent on it.
+"""audit: describe the contents of a dataset, as JSON and as a page, before it is used for training.
 
-A kept clip counts in every listed split that has it, and once in the dataset as a whole. `audit.json`:
+A kept clip counts in every split that lists it, and once in the entire dataset. `audit.json`:
 
-    dataset, title, available, why   why is null where the dataset is available
-    splits.{split}, all              the facts below, of a split and of the whole dataset
-    overlaps                         for each pair of splits what they have in common: see `overlap`
-    rejected.{reason}                clips; examples of {id, split, detail}, the split being the one that would store it
+    dataset, title, available, why   why is null if the dataset is available
+    splits.{split}, all              the statistics below, of a split and of the entire dataset
+    overlaps                         what each pair of splits has in common: see `compare_splits`
+    rejected.{reason}                clips; examples of {id, split, detail}; split is the one that would store the clip
 
-The facts:
+The statistics:
 
-    published, rejected              clips as listed, and those of them that nothing could read
+    listed, rejected                 clips that the corpus lists, and the number of them that could not be read
     clips, seconds, hours, encoded_bytes   of the kept clips
-    sentences                        distinct ones: two are the same if their letters and digits are, in lower case
+    sentences                        distinct ones; sentences are equal if their letters and digits in lower case are
     speakers                         count; clips_without; clips_each: quantiles; largest: {speaker_id, clips, share}
-    gender, age, accent              [{value, clips, seconds}], most clips first; value is null where none is given
-    durations, rates                 quantiles; histogram: {edges, counts}, count i of edges[i] <= x < edges[i + 1] and
-                                     the last of all from the last edge. In seconds; in characters without blanks a
-                                     second, of the clips whose sentence is not empty
-    characters                       {character: count} in the sentences as published, in NFC, most frequent first
+    gender, age, accent              [{value, clips, seconds}], most clips first; value is null if the corpus gives none
+    durations, rates                 quantiles; histogram: {edges, counts}: counts[i] is for edges[i] <= x < edges[i+1],
+                                     the last count for x >= the last edge. Durations are in seconds, rates in
+                                     characters (without spaces) per second, of clips with a sentence
+    characters                       {character: count} in the published sentences, in NFC, most frequent first
     rare_characters                  [{character, count, examples}] of those that occur fewer than 10 times
-    empty                            sentences without a letter or digit
-    too_short                        clips that have fewer frames of 20 ms than CTC needs to spell the sentence in lower
-                                     case, of its letters, marks, digits and single blanks
-    silence                          quantiles of the silent share; the clips where it is 0.9 or more
-    clipping                         the clips with 0.001 or more of their samples at full scale
-    duplicates.files, .recordings, .sentences   clips that share their file, their samples at 16 kHz, or both their
-                                     speaker and sentence: groups, clips, and examples, a list of clips for a group
+    empty                            clips without letters or digits in the sentence
+    too_short                        clips with fewer frames of 20 ms than CTC needs for the letters, marks, digits and
+                                     single spaces of the sentence in lower case
+    silence                          quantiles of the share of silence; clips in which it is at least 0.9
+    clipping                         clips with a share of at least 0.001 of their samples at full scale
+    duplicates.files, .recordings, .sentences   clips with the same file, the same samples at 16 kHz, or the same
+                                     speaker and sentence: groups, clips, and examples (for each group a list of clips)
     extremes.longest, .shortest, .fastest, .slowest   clips
 
-`clips` is a number and goes with up to ten `examples`, the worst first: the clip's id, its sentence as published, and
-the figures that it stands there for. Quantiles are min, p5, p25, median, p75, p95, max. What nothing is known of is
-null. The same input gives the same bytes.
+`clips` is a number, followed by up to ten `examples`, the most extreme first: the clip's id, its published sentence,
+and the relevant values. Quantiles are min, p5, p25, median, p75, p95, max. Unknown values are null. The same input
+gives the same bytes.
 """
 
 import argparse
@@ -53,32 +53,45 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from speechmill.core.command import atomic_write, run_command
-from speechmill.core.page import COLOURS, STYLE, embedded, save
-from speechmill.core.tables import INDEX, SAMPLE_RATE, read_json, read_table, write_json
-from speechmill.corpus.splits import letters
+from speechmill.core.command import run_command
+from speechmill.core.files import TEMPLATES, read_json, write_json, write_text
+from speechmill.core.page import COLOURS, STYLE, data_url, save_figure
+from speechmill.core.schemas import INDEX, SAMPLE_RATE
+from speechmill.core.tables import read_table
+from speechmill.corpus.splits import sentence_key
 from speechmill.text.normaliser import ctc_frames, model_frames
 
 _FRAME_SECONDS = 0.02
-_SILENT = 0.9
-_CLIPPED = 0.001
-_RARE = 10
+_SILENT_SHARE = 0.9
+_CLIPPED_SHARE = 0.001
+_RARE_COUNT = 10
 _EXAMPLES = 10
 
 _QUANTILES = {"min": 0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
-_SECONDS = [i / 2 for i in range(61)]
-_RATES = [float(i) for i in range(41)]
+_DURATION_EDGES = [i / 2 for i in range(61)]
+_RATE_EDGES = [float(i) for i in range(41)]
 
-# The columns of codes, which are equal for clips that share the thing.
-_SHARED = {"speakers": "speaker", "sentences": "same_sentence", "files": "file", "recordings": "recording"}
+# Columns of codes, in which clips with the same speaker, sentence, file or recording have the same number.
+_CODES = {
+    "speakers": "speaker_code",
+    "sentences": "sentence_code",
+    "files": "file_code",
+    "recordings": "recording_code",
+}
 
-_OTHERS, _NOT_GIVEN = "other values", "not given"
+# The titles of the statistics that point out possibly unusable clips.
+_WARNINGS = {
+    "too_short": "Clips too short for CTC to emit the sentence",
+    "empty": "Clips without letters or digits in the sentence",
+    "silence": f"Clips with at least {_SILENT_SHARE:.0%} silence",
+    "clipping": f"Clips with at least {_CLIPPED_SHARE:.1%} of the samples at full scale",
+}
 
-_TEMPLATE = Path(__file__).parents[2] / "templates" / "audit.html.j2"
+_OTHER_VALUES, _NOT_GIVEN = "other values", "not given"
 
 
 class AuditSettings(BaseModel):
-    """The slice of a dataset's section that this stage reads: its name, its title for people, the listed splits."""
+    """The stage settings: name, title and splits of a dataset."""
 
     dataset: str
     title: str
@@ -86,27 +99,32 @@ class AuditSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Clips:
-    """The kept clips of a dataset, a row each in `frame`, sorted by id; `members` says which rows a split has."""
+class DatasetClips:
+    """The kept clips of a dataset.
+
+    Attributes:
+        frame: A row per clip, sorted by id.
+        members: For each split a mask of the rows that it lists, shape (clips,).
+    """
 
     frame: pd.DataFrame
     members: dict[str, NDArray[np.bool_]]
 
 
-def load(indexes: Iterable[Path], splits: Sequence[str]) -> Clips:
-    """Read the indexes of a dataset, and add to each clip what the audit asks of it.
+def load_clips(indexes: Iterable[Path], splits: Sequence[str]) -> DatasetClips:
+    """Read the indexes of a dataset and add the columns that the audit needs.
 
-    Codes, in the columns `speaker`, `same_sentence`, `file`, `recording` and `said`, are numbers that are equal where
-    the clips share the thing, and -1 where it is not known.
+    The columns whose names end in `_code` are numbers that are equal for clips with the same speaker, sentence, file,
+    recording, or both speaker and sentence; -1 if unknown.
     """
     columns = [name for name in INDEX.names if name not in ("shard", "row_group", "row")]
     empty = INDEX.empty_table().select(columns)
     table = pa.concat_tables([empty, *(read_table(path, columns) for path in indexes)]).sort_by("id")
     listed = table["splits"].combine_chunks()
-    having, names = pc.list_parent_indices(listed).to_numpy(), pc.list_flatten(listed)
+    rows, names = pc.list_parent_indices(listed).to_numpy(), pc.list_flatten(listed)
     members = {split: np.zeros(len(table), dtype=bool) for split in splits}
-    for split, rows in members.items():
-        rows[having[pc.equal(names, split).to_numpy(zero_copy_only=False)]] = True
+    for split, mask in members.items():
+        mask[rows[pc.equal(names, split).to_numpy(zero_copy_only=False)]] = True
 
     frame = table.drop_columns("splits").to_pandas()
     frame["sentence"] = frame["sentence"].fillna("")
@@ -114,27 +132,28 @@ def load(indexes: Iterable[Path], splits: Sequence[str]) -> Clips:
         frame[name] = frame[name].mask(frame[name] == "")
     sentences = [unicodedata.normalize("NFC", sentence) for sentence in frame["sentence"]]
     frame["nfc"] = sentences
-    frame["same_sentence"] = _codes(pd.Series([letters(sentence) for sentence in sentences], dtype="str"))
-    frame["empty"] = frame["same_sentence"] < 0
+    frame["sentence_code"] = _codes(pd.Series([sentence_key(sentence) for sentence in sentences], dtype="str"))
+    frame["empty"] = frame["sentence_code"] < 0
     frame["seconds"] = frame["num_samples"] / SAMPLE_RATE
     characters = np.array([sum(map(len, sentence.split())) for sentence in sentences], dtype=float)
     frame["rate"] = (characters / frame["seconds"]).mask(frame["empty"])
-    # One frame fewer than fits: the first one needs a whole window of the convolutions.
     frame["frames"] = [model_frames(samples, _FRAME_SECONDS) for samples in frame["num_samples"]]
     frame["needed"] = np.array(
-        [_needed(sentence, frames) for sentence, frames in zip(sentences, frame["frames"], strict=True)], dtype=np.int64
+        [_needed_frames(sentence, frames) for sentence, frames in zip(sentences, frame["frames"], strict=True)],
+        dtype=np.int64,
     )
-    frame["lacking"] = frame["needed"] - frame["frames"]
-    frame["speaker"] = _codes(frame["speaker_id"])
-    frame["file"] = _codes(frame.pop("sha256"))
-    frame["recording"] = _codes(frame.pop("audio_sha256"))
-    both = (frame["speaker"] >= 0) & (frame["same_sentence"] >= 0)
-    frame["said"] = _codes((frame["speaker"] * (len(frame) + 1) + frame["same_sentence"]).where(both))
-    return Clips(frame, members)
+    frame["missing_frames"] = frame["needed"] - frame["frames"]
+    frame["speaker_code"] = _codes(frame["speaker_id"])
+    frame["file_code"] = _codes(frame.pop("sha256"))
+    frame["recording_code"] = _codes(frame.pop("audio_sha256"))
+    both_known = (frame["speaker_code"] >= 0) & (frame["sentence_code"] >= 0)
+    pairs = frame["speaker_code"] * (len(frame) + 1) + frame["sentence_code"]
+    frame["speaker_sentence_code"] = _codes(pairs.where(both_known))
+    return DatasetClips(frame, members)
 
 
-class _Letters(dict[int, str | None]):
-    """What `str.translate` does with each character: it keeps letters, marks, digits, blanks as a space."""
+class _SpelledCharacters(dict[int, str | None]):
+    """A table for `str.translate` that keeps letters, marks, digits and spaces, filled in as characters occur."""
 
     def __missing__(self, code: int) -> str | None:
         character = chr(code)
@@ -143,48 +162,52 @@ class _Letters(dict[int, str | None]):
         return self[code]
 
 
-_LETTERS = _Letters()
+_SPELLED_CHARACTERS = _SpelledCharacters()
 
 
-def _needed(sentence: str, frames: int) -> int:
-    """The frames that CTC needs for the letters of a sentence, or 0 where `frames` are plainly enough."""
+def _needed_frames(sentence: str, frames: int) -> int:
+    """Return the frames that CTC needs for the letters of a sentence, or 0 if `frames` are enough for any sentence."""
     lowered = sentence.lower()
-    # A character takes two frames at most; to count them takes a while, and nearly all clips have more.
+    # A character takes two frames at most. Counting exactly is slow, and nearly all clips have more frames than this.
     if frames >= 2 * len(lowered):
         return 0
-    return ctc_frames(" ".join(lowered.translate(_LETTERS).split()))
+    return ctc_frames(" ".join(lowered.translate(_SPELLED_CHARACTERS).split()))
 
 
 def _codes(values: "pd.Series[Any]") -> NDArray[np.int64]:
-    """A number for each distinct value in the order of appearance, -1 for none and for the empty text."""
+    """Return a number for each distinct value, in order of appearance; -1 for null and empty strings."""
     return np.asarray(pd.factorize(values.mask(values == ""))[0], dtype=np.int64)
 
 
-def facts(clips: pd.DataFrame) -> dict[str, Any]:
-    """What the module's docstring lists, but for `published` and `rejected`, of these rows of `Clips.frame`."""
+def compute_statistics(clips: pd.DataFrame) -> dict[str, Any]:
+    """Return the statistics of rows of `DatasetClips.frame`: those of the module's docstring from `clips` on."""
     samples = int(clips["num_samples"].sum())
-    too_short = clips[~clips["empty"] & (clips["lacking"] > 0)]
-    silent, clipped = clips[clips["silence"] >= _SILENT], clips[clips["clipping"] >= _CLIPPED]
+    too_short = clips[~clips["empty"] & (clips["missing_frames"] > 0)]
+    silent, clipped = clips[clips["silence"] >= _SILENT_SHARE], clips[clips["clipping"] >= _CLIPPED_SHARE]
     characters = _characters(clips["nfc"].tolist())
     return {
         "clips": len(clips),
         "seconds": samples / SAMPLE_RATE,
         "hours": round(samples / SAMPLE_RATE / 3600, 4),
         "encoded_bytes": int(clips["encoded_bytes"].sum()),
-        "sentences": len(_sizes(clips["same_sentence"])),
+        "sentences": len(_group_sizes(clips["sentence_code"])),
         "speakers": _speakers(clips),
         **{name: _groups(clips, name) for name in ("gender", "age", "accent")},
-        "durations": _distribution(clips["seconds"], _SECONDS),
-        "rates": _distribution(clips["rate"], _RATES),
+        "durations": _distribution(clips["seconds"], _DURATION_EDGES),
+        "rates": _distribution(clips["rate"], _RATE_EDGES),
         "characters": characters,
-        "rare_characters": _rare(characters, clips),
-        "empty": _flagged(clips[clips["empty"]], "seconds"),
-        "too_short": _flagged(_most(too_short, "lacking"), "seconds", "frames", "needed"),
-        "silence": {"quantiles": _quantiles(clips["silence"]), **_flagged(_most(silent, "silence"), "silence")},
-        "clipping": _flagged(_most(clipped, "clipping"), "clipping"),
+        "rare_characters": _rare_characters(characters, clips),
+        "empty": _count(clips[clips["empty"]], "seconds"),
+        "too_short": _count(_descending(too_short, "missing_frames"), "seconds", "frames", "needed"),
+        "silence": {
+            "quantiles": _quantiles(clips["silence"]),
+            **_count(_descending(silent, "silence"), "silence"),
+        },
+        "clipping": _count(_descending(clipped, "clipping"), "clipping"),
         "duplicates": {
-            name: _duplicates(clips, column)
-            for name, column in (("files", "file"), ("recordings", "recording"), ("sentences", "said"))
+            "files": _duplicates(clips, "file_code"),
+            "recordings": _duplicates(clips, "recording_code"),
+            "sentences": _duplicates(clips, "speaker_sentence_code"),
         },
         "extremes": {
             "longest": _examples(clips.nlargest(5, "seconds"), "seconds"),
@@ -195,36 +218,36 @@ def facts(clips: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _examples(clips: pd.DataFrame, *figures: str, limit: int = _EXAMPLES) -> list[dict[str, Any]]:
-    rows = clips.head(limit)[["id", "sentence", *figures]].to_dict("records")
-    return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
+def _examples(clips: pd.DataFrame, *columns: str, limit: int = _EXAMPLES) -> list[dict[str, Any]]:
+    rows = clips.head(limit)[["id", "sentence", *columns]].to_dict("records")
+    return [{str(name): _json_value(value) for name, value in row.items()} for row in rows]
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if pd.isna(value):
         return None
     return round(value, 4) if isinstance(value, float) else value
 
 
-def _flagged(clips: pd.DataFrame, *figures: str) -> dict[str, Any]:
-    return {"clips": len(clips), "examples": _examples(clips, *figures)}
+def _count(clips: pd.DataFrame, *columns: str) -> dict[str, Any]:
+    return {"clips": len(clips), "examples": _examples(clips, *columns)}
 
 
-def _most(clips: pd.DataFrame, column: str) -> pd.DataFrame:
+def _descending(clips: pd.DataFrame, column: str) -> pd.DataFrame:
     return clips.sort_values(column, ascending=False, kind="stable")
 
 
-def _sizes(codes: "pd.Series[Any]") -> "pd.Series[int]":
-    """How many clips have each code, the most frequent first, then in the order of the codes."""
+def _group_sizes(codes: "pd.Series[Any]") -> "pd.Series[int]":
+    """Return the number of clips with each code, largest first, equal ones in the order of the codes."""
     counts = codes[codes >= 0].value_counts(sort=False).sort_index()
     return counts.sort_values(ascending=False, kind="stable")
 
 
 def _speakers(clips: pd.DataFrame) -> dict[str, Any]:
-    sizes = _sizes(clips["speaker"])
+    sizes = _group_sizes(clips["speaker_code"])
     largest = None
     if len(sizes):
-        speaker = clips["speaker_id"][clips["speaker"] == sizes.index[0]].iloc[0]
+        speaker = clips["speaker_id"][clips["speaker_code"] == sizes.index[0]].iloc[0]
         largest = {
             "speaker_id": speaker,
             "clips": int(sizes.iloc[0]),
@@ -232,7 +255,7 @@ def _speakers(clips: pd.DataFrame) -> dict[str, Any]:
         }
     return {
         "count": len(sizes),
-        "clips_without": int((clips["speaker"] < 0).sum()),
+        "clips_without": int((clips["speaker_code"] < 0).sum()),
         "clips_each": _quantiles(sizes),
         "largest": largest,
     }
@@ -242,7 +265,7 @@ def _groups(clips: pd.DataFrame, column: str) -> list[dict[str, Any]]:
     groups = clips.groupby(column, dropna=False)["num_samples"].agg(["size", "sum"]).reset_index()
     groups = groups.sort_values(["size", column], ascending=[False, True])
     return [
-        {"value": _plain(value), "clips": int(count), "seconds": int(samples) / SAMPLE_RATE}
+        {"value": _json_value(value), "clips": int(count), "seconds": int(samples) / SAMPLE_RATE}
         for value, count, samples in groups.itertuples(index=False)
     ]
 
@@ -251,8 +274,8 @@ def _quantiles(values: "pd.Series[Any]") -> dict[str, float | None]:
     known = values.dropna().to_numpy(dtype=np.float64)
     if not len(known):
         return dict.fromkeys(_QUANTILES)
-    found = np.quantile(known, list(_QUANTILES.values()))
-    return {name: round(float(value), 4) for name, value in zip(_QUANTILES, found, strict=True)}
+    quantiles = np.quantile(known, list(_QUANTILES.values()))
+    return {name: round(float(value), 4) for name, value in zip(_QUANTILES, quantiles, strict=True)}
 
 
 def _distribution(values: "pd.Series[Any]", edges: list[float]) -> dict[str, Any]:
@@ -264,14 +287,14 @@ def _characters(sentences: list[str]) -> dict[str, int]:
     counts = np.zeros(0x110000, dtype=np.int64)
     for start in range(0, len(sentences), 10_000):
         text = "".join(sentences[start : start + 10_000])
-        some = np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32))
-        counts[: len(some)] += some
-    found = np.flatnonzero(counts)
-    return {chr(code): int(counts[code]) for code in found[np.argsort(-counts[found], kind="stable")]}
+        part = np.bincount(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32))
+        counts[: len(part)] += part
+    codes = np.flatnonzero(counts)
+    return {chr(code): int(counts[code]) for code in codes[np.argsort(-counts[codes], kind="stable")]}
 
 
-def _rare(characters: dict[str, int], clips: pd.DataFrame) -> list[dict[str, Any]]:
-    rare = sorted((count, character) for character, count in characters.items() if count < _RARE)
+def _rare_characters(characters: dict[str, int], clips: pd.DataFrame) -> list[dict[str, Any]]:
+    rare = sorted((count, character) for character, count in characters.items() if count < _RARE_COUNT)
     if not rare:
         return []
     rows: dict[str, list[int]] = {character: [] for _, character in rare}
@@ -279,9 +302,9 @@ def _rare(characters: dict[str, int], clips: pd.DataFrame) -> list[dict[str, Any
     for row, sentence in enumerate(clips["nfc"].tolist()):
         for character in set(pattern.findall(sentence)):
             rows[character].append(row)
-    # All at once: a script of thousands of characters has many that are rare.
-    wanted = sorted({row for having in rows.values() for row in having[:3]})
-    examples = dict(zip(wanted, _examples(clips.iloc[wanted], limit=len(wanted)), strict=True))
+    # All examples are extracted at once, because a script of thousands of characters has many rare ones.
+    needed = sorted({row for containing in rows.values() for row in containing[:3]})
+    examples = dict(zip(needed, _examples(clips.iloc[needed], limit=len(needed)), strict=True))
     return [
         {"character": character, "count": count, "examples": [examples[row] for row in rows[character][:3]]}
         for count, character in rare
@@ -289,7 +312,7 @@ def _rare(characters: dict[str, int], clips: pd.DataFrame) -> list[dict[str, Any
 
 
 def _duplicates(clips: pd.DataFrame, column: str) -> dict[str, Any]:
-    sizes = _sizes(clips[column])
+    sizes = _group_sizes(clips[column])
     repeated = sizes[sizes > 1]
     return {
         "groups": len(repeated),
@@ -298,21 +321,22 @@ def _duplicates(clips: pd.DataFrame, column: str) -> dict[str, Any]:
     }
 
 
-def overlap(clips: Clips, one: str, other: str) -> dict[str, Any]:
-    """What two splits have in common.
+def compare_splits(clips: DatasetClips, first: str, second: str) -> dict[str, Any]:
+    """Return what two splits have in common.
 
-    `shared_clips` is the number of clips that both list. They are published so on purpose, and are left out of the
-    rest: `clips` counts the others of each side; `speakers`, `sentences`, `files` and `recordings` count what is on
-    both sides (`common`), the clips of each side that have it (`clips`), and give examples, a clip of each side.
-    `recordings` are equal samples at 16 kHz, which equal files have too.
+    `shared_clips` is the number of clips that both splits list. The corpus publishes them so, and they are excluded
+    from all other numbers: `clips` counts the other clips of each split. For each of `speakers`, `sentences`, `files`
+    and `recordings` there are the number of values that occur in both splits (`common`), the clips of each split with
+    such a value (`clips`), and examples, a clip of each split. `recordings` are equal samples at 16 kHz, which includes
+    equal files.
     """
-    in_one, in_other = clips.members[one], clips.members[other]
-    sides = [np.flatnonzero(in_one & ~in_other), np.flatnonzero(in_other & ~in_one)]
+    in_first, in_second = clips.members[first], clips.members[second]
+    sides = [np.flatnonzero(in_first & ~in_second), np.flatnonzero(in_second & ~in_first)]
     return {
-        "splits": [one, other],
-        "shared_clips": int((in_one & in_other).sum()),
+        "splits": [first, second],
+        "shared_clips": int((in_first & in_second).sum()),
         "clips": [len(rows) for rows in sides],
-        **{kind: _common(clips.frame, column, sides) for kind, column in _SHARED.items()},
+        **{kind: _common(clips.frame, column, sides) for kind, column in _CODES.items()},
     }
 
 
@@ -320,123 +344,116 @@ def _common(frame: pd.DataFrame, column: str, sides: list[NDArray[np.intp]]) -> 
     codes = frame[column].to_numpy()
     common = np.intersect1d(codes[sides[0]], codes[sides[1]])
     common = common[common >= 0]
-    concerned = [rows[np.isin(codes[rows], common)] for rows in sides]
-    figures = ["speaker_id"] if column == "speaker" else []
+    matching = [rows[np.isin(codes[rows], common)] for rows in sides]
+    columns = ["speaker_id"] if column == "speaker_code" else []
     return {
         "common": len(common),
-        "clips": [len(rows) for rows in concerned],
+        "clips": [len(rows) for rows in matching],
         "examples": [
-            _examples(frame.iloc[[rows[codes[rows] == code][0] for rows in concerned]], *figures)
+            _examples(frame.iloc[[rows[codes[rows] == code][0] for rows in matching]], *columns)
             for code in common[:_EXAMPLES]
         ],
     }
 
 
-def audit(clips: Clips, rejected: pa.Table, status: dict[str, Any], settings: AuditSettings) -> dict[str, Any]:
-    """The value of `audit.json`, from a dataset's clips, the table of rejected ones and its status."""
+def audit_dataset(
+    clips: DatasetClips, rejected: pa.Table, status: dict[str, Any], settings: AuditSettings
+) -> dict[str, Any]:
+    """Return the value of `audit.json`, from the clips of a dataset, the table of rejected clips, and the status."""
     reasons: dict[str, list[dict[str, Any]]] = {}
     for row in rejected.sort_by([("reason", "ascending"), ("id", "ascending")]).to_pylist():
         reasons.setdefault(row.pop("reason"), []).append(row)
-    counts = {
-        split: {kind: status[kind][split] for kind in ("listed", "rejected")} | facts(clips.frame[rows])
-        for split, rows in clips.members.items()
+    splits = {
+        split: {kind: status[kind][split] for kind in ("listed", "rejected")} | compute_statistics(clips.frame[mask])
+        for split, mask in clips.members.items()
     }
-    whole = {"listed": len(clips.frame) + len(rejected), "rejected": len(rejected)} | facts(clips.frame)
+    counts = {"listed": len(clips.frame) + len(rejected), "rejected": len(rejected)}
     return {
         "dataset": settings.dataset,
         "title": settings.title,
         "available": status["available"],
         "why": status["why"],
-        "splits": counts,
-        "all": whole,
-        "overlaps": [overlap(clips, one, other) for one, other in itertools.combinations(settings.splits, 2)],
+        "splits": splits,
+        "all": counts | compute_statistics(clips.frame),
+        "overlaps": [compare_splits(clips, *pair) for pair in itertools.combinations(settings.splits, 2)],
         "rejected": {reason: {"clips": len(rows), "examples": rows[:_EXAMPLES]} for reason, rows in reasons.items()},
     }
 
 
-def summary(found: dict[str, Any]) -> list[str]:
-    """The findings of an audit in sentences, the numbers first, then what is wrong or may be."""
-    whole, splits = found["all"], found["splits"]
-    speakers = whole["speakers"]
+def format_summary(audit: dict[str, Any]) -> list[str]:
+    """Return the main findings of an audit as sentences: the size of the dataset, then possible problems."""
+    total, splits = audit["all"], audit["splits"]
+    speakers = total["speakers"]
     sentences = [
-        f"{_number(whole['clips'], 'clip')}, {whole['hours']:,.2f} hours, {_number(speakers['count'], 'speaker')},"
-        f" {_number(len(splits), 'split')}."
+        f"{_count_noun(total['clips'], 'clip')}, {total['hours']:,.2f} hours,"
+        f" {_count_noun(speakers['count'], 'speaker')}, {_count_noun(len(splits), 'split')}."
     ]
-    if whole["rejected"]:
-        sentences.append(f"Could not be read: {whole['rejected']:,} of {whole['published']:,} published clips.")
-    apart = []
-    for pair in found["overlaps"]:
-        told = _pair_in_words(pair)
-        sentences += told
-        if not told:
-            apart.append(" and ".join(pair["splits"]))
-    if apart:
-        sentences.append(f"No speaker, sentence or audio in common: {', '.join(apart)}.")
+    if total["rejected"]:
+        sentences.append(f"{total['rejected']:,} of {_count_noun(total['listed'], 'listed clip')} could not be read.")
+    disjoint = []
+    for pair in audit["overlaps"]:
+        overlap = _format_overlap(pair)
+        sentences += overlap
+        if not overlap:
+            disjoint.append(" and ".join(pair["splits"]))
+    if disjoint:
+        sentences.append(f"No overlap by speaker, sentence or audio: {', '.join(disjoint)}.")
     if speakers["clips_without"]:
         sentences.append(
-            f"Without a speaker: {_number(speakers['clips_without'], 'clip')}; splits may have more speakers in common"
-            " than is counted."
+            f"Clips without a speaker: {speakers['clips_without']:,}; splits may share more speakers than are counted."
         )
-    for split, of in splits.items():
-        if repeated := of["duplicates"]["recordings"]["clips"]:
-            sentences.append(f"The same audio as another clip of {split}: {repeated:,} clips.")
-    for name, what in (
-        ("empty", "No letter or digit in the sentence"),
-        ("too_short", "Too short for CTC to spell the sentence"),
-        ("silence", "Silent for nine tenths or more"),
-        ("clipping", "A thousandth or more of the samples at full scale"),
-    ):
-        if whole[name]["clips"]:
-            sentences.append(f"{what}: {_number(whole[name]['clips'], 'clip')}.")
+    for split, statistics in splits.items():
+        if repeated := statistics["duplicates"]["recordings"]["clips"]:
+            sentences.append(f"Clips with the same audio as another clip of {split}: {repeated:,}.")
+    sentences += [f"{title}: {total[name]['clips']:,}." for name, title in _WARNINGS.items() if total[name]["clips"]]
     return sentences
 
 
-def _pair_in_words(pair: dict[str, Any]) -> list[str]:
-    one, other = pair["splits"]
+def _format_overlap(pair: dict[str, Any]) -> list[str]:
+    first, second = pair["splits"]
     sentences = []
     if pair["shared_clips"]:
-        sentences.append(f"Listed by both {one} and {other}: {_number(pair['shared_clips'], 'clip')}.")
-    # The smaller split is, as a rule, the one that is scored.
+        sentences.append(f"Clips that both {first} and {second} list: {pair['shared_clips']:,}.")
+    # The smaller split is usually the one that is scored.
     small = int(pair["clips"][1] <= pair["clips"][0])
     parts = [
-        f"{pair[kind]['clips'][small]:,} {what}"
-        for kind, what in (("sentences", "a sentence"), ("speakers", "a speaker"), ("recordings", "audio"))
+        f"{pair[kind]['clips'][small]:,} by {what}"
+        for kind, what in (("sentences", "sentence"), ("speakers", "speaker"), ("recordings", "audio"))
         if pair[kind]["common"]
     ]
     if parts:
-        has = "has" if parts[0].startswith("1 ") else "have"
-        parts[0] = parts[0].replace(" ", f" {has} ", 1)
-        of = f"the {_number(pair['clips'][small], 'clip')} of {pair['splits'][small]}"
-        alone = f" that {pair['splits'][1 - small]} does not list" if pair["shared_clips"] else ""
-        sentences.append(f"Of {of}{alone}, {', '.join(parts)} that is also in {pair['splits'][1 - small]}.")
+        clips = _count_noun(pair["clips"][small], "other clip" if pair["shared_clips"] else "clip")
+        sentences.append(
+            f"Overlap of {pair['splits'][small]} ({clips}) with {pair['splits'][1 - small]}: {', '.join(parts)}."
+        )
     return sentences
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
+def _count_noun(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
-    """The durations and the speaking rates of each split, as shares of its clips."""
+def plot_distributions(audit: dict[str, Any], path: Path) -> None:
+    """Plot the durations and the speaking rates of each split, as shares of its clips, to a PNG file."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    _histograms(axes[0], found["splits"], "durations", "seconds", "Durations")
-    _histograms(axes[1], found["splits"], "rates", "characters a second, without blanks", "Speaking rates")
-    save(figure, path)
+    _plot_histograms(axes[0], audit["splits"], "durations", "seconds", "Durations")
+    _plot_histograms(axes[1], audit["splits"], "rates", "characters per second, without spaces", "Speaking rates")
+    save_figure(figure, path)
 
 
-def _histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, title: str) -> None:
-    filled = 1
-    # More splits than colours are told apart by their lines.
-    looks = itertools.cycle(itertools.product(["-", "--", ":"], COLOURS))
-    for (line, colour), (split, of) in zip(looks, splits.items(), strict=False):
-        edges, counts = of[name]["histogram"]["edges"], of[name]["histogram"]["counts"]
+def _plot_histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, title: str) -> None:
+    last_bin = 1
+    # If there are more splits than colours, the line styles distinguish them.
+    styles = itertools.cycle(itertools.product(["-", "--", ":"], COLOURS))
+    for (line, colour), (split, statistics) in zip(styles, splits.items(), strict=False):
+        edges, counts = statistics[name]["histogram"]["edges"], statistics[name]["histogram"]["counts"]
         if not (total := sum(counts)):
             continue
-        filled = max([filled, *(bin + 1 for bin, count in enumerate(counts[:-1]) if count)])
+        last_bin = max([last_bin, *(bin + 1 for bin, count in enumerate(counts[:-1]) if count)])
         label = f"{split} ({counts[-1]:,} beyond {edges[-1]:g})" if counts[-1] else split
         shares = [100 * count / total for count in counts[:-1]]
         axes.stairs(shares, edges, color=colour, linestyle=line, linewidth=1.5, label=label)
-    axes.set_xlim(0, edges[filled])
+    axes.set_xlim(0, edges[last_bin])
     axes.set_ylim(bottom=0)
     axes.set_xlabel(unit)
     axes.set_ylabel("% of the split's clips")
@@ -447,42 +464,43 @@ def _histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, title:
         axes.legend(edgecolor="none", framealpha=0.9)
 
 
-def page(found: dict[str, Any], picture: bytes) -> str:
-    """An audit as a page of its own, with the PNG `picture` of its plots inside it."""
+def render_page(audit: dict[str, Any], plots: bytes) -> str:
+    """Return an audit as a self-contained HTML page; `plots` is the PNG file of `plot_distributions`."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(number=_shown_number, counted=_number, glyph=_glyph, code_point=_code_point)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        audit=found,
-        columns=found["splits"] | {"all": found["all"]},
-        genders=_genders(found),
-        picture=embedded(picture),
+    environment.filters.update(number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point)
+    return environment.from_string((TEMPLATES / "audit.html.j2").read_text(encoding="utf-8")).render(
+        audit=audit,
+        columns=audit["splits"] | {"all": audit["all"]},
+        genders=_genders(audit),
+        plots=data_url(plots),
         style=STYLE,
-        summary=summary(found),
+        summary=format_summary(audit),
+        warnings=_WARNINGS,
     )
 
 
-def _genders(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each gender of the dataset its colour and its seconds in each split; what has no colour is one group."""
-    values = [group["value"] for group in found["all"]["gender"] if group["value"] is not None]
-    colours = dict(zip(values, COLOURS, strict=False)) | {_OTHERS: "#777777", _NOT_GIVEN: "#cccccc"}
+def _genders(audit: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the colour and the seconds in each split for each gender; genders beyond the last colour are merged."""
+    values = [group["value"] for group in audit["all"]["gender"] if group["value"] is not None]
+    colours = dict(zip(values, COLOURS, strict=False)) | {_OTHER_VALUES: "#777777", _NOT_GIVEN: "#cccccc"}
     genders: dict[str, dict[str, Any]] = {name: {"colour": c, "seconds": Counter()} for name, c in colours.items()}
-    for split, of in found["splits"].items():
-        for group in of["gender"]:
+    for split, statistics in audit["splits"].items():
+        for group in statistics["gender"]:
             name = _NOT_GIVEN if group["value"] is None else group["value"]
-            genders[name if name in genders else _OTHERS]["seconds"][split] += group["seconds"]
+            genders[name if name in genders else _OTHER_VALUES]["seconds"][split] += group["seconds"]
     return {name: gender for name, gender in genders.items() if gender["seconds"]}
 
 
-def _shown_number(value: float | None, decimals: int = 0) -> str:
+def _format_number(value: float | None, decimals: int = 0) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
 
 
 def _glyph(character: str) -> str:
-    """A character as it can be seen: a mark on a circle, and nothing for one that has no shape."""
-    kind = unicodedata.category(character)[0]
-    return {"M": f"◌{character}", "Z": "", "C": ""}.get(kind, character)
+    """Return a visible form of a character: a combining mark on a dotted circle, nothing for spaces and controls."""
+    category = unicodedata.category(character)[0]
+    return {"M": f"◌{character}", "Z": "", "C": ""}.get(category, character)
 
 
 def _code_point(character: str) -> str:
@@ -494,15 +512,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--settings", type=AuditSettings.model_validate_json, required=True)
     parser.add_argument("--indexes", type=Path, nargs="+", required=True, help="the index of each split")
-    for one in ("rejected", "status", "audit", "page", "plot"):
-        parser.add_argument(f"--{one}", type=Path, required=True)
+    for name in ("rejected", "status", "audit", "page", "plot"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    clips = load(args.indexes, args.settings.splits)
-    found = audit(clips, read_table(args.rejected), read_json(args.status), args.settings)
-    write_json(found, args.audit)
-    plot(found, args.plot)
-    with atomic_write(args.page) as beside:
-        beside.write_text(page(found, args.plot.read_bytes()), encoding="utf-8")
+    clips = load_clips(args.indexes, args.settings.splits)
+    audit = audit_dataset(clips, read_table(args.rejected), read_json(args.status), args.settings)
+    write_json(audit, args.audit)
+    plot_distributions(audit, args.plot)
+    write_text(render_page(audit, args.plot.read_bytes()), args.page)
 
 
 if __name__ == "__main__":

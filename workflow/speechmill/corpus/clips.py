@@ -1,4 +1,4 @@
-"""clips: the clips that a run uses in one role, with their text, and those that it leaves out."""
+"""clips: select the clips that a run uses for training, for dev evaluations or as a scored set, and add their text."""
 
 import argparse
 from collections import Counter
@@ -13,24 +13,17 @@ from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import DrawnSplit
 from speechmill.config.leakage import LeakageConfig
 from speechmill.config.text import TextConfig
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
-from speechmill.core.tables import (
-    CLIPS,
-    EXCLUDED,
-    SAMPLE_RATE,
-    clips_digest,
-    read_json,
-    read_rows,
-    write_json,
-    write_table,
-)
-from speechmill.corpus.leakage import Leakage, in_words
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import read_json, write_json, write_text
+from speechmill.core.schemas import CLIPS, EXCLUDED, SAMPLE_RATE
+from speechmill.core.tables import clips_digest, read_rows, write_table
+from speechmill.corpus.leakage import Leakage, format_leakage
 from speechmill.corpus.splits import splits_of
 from speechmill.text.normaliser import Normaliser, ctc_frames, model_frames, to_units
 
 
 class TrainingSettings(BaseModel):
-    """What may leave a training clip out; `speakers` says whose names the speaker ids of each dataset are."""
+    """The rules that exclude training clips; `speakers` is the namespace of the speaker ids of each dataset."""
 
     clips: ClipConfig
     leakage: LeakageConfig
@@ -39,7 +32,7 @@ class TrainingSettings(BaseModel):
 
 
 class ClipsSettings(BaseModel):
-    """The slice of a run's section that this stage reads; `training` is None where nothing may be left out."""
+    """The stage settings: parts of the section of a run; `training` is None for a set that nothing is excluded from."""
 
     text: TextConfig
     sets: list[str]
@@ -48,18 +41,18 @@ class ClipsSettings(BaseModel):
 
 
 @dataclass(frozen=True)
-class Choice:
-    """The clips used and excluded, which together are all that is kept, and the normaliser with its counts."""
+class Selection:
+    """The used and the excluded clips, together all kept clips of the sets, and the normaliser with its counts."""
 
     used: list[dict[str, Any]]
     excluded: list[dict[str, Any]]
     normaliser: Normaliser
 
 
-def choose(indexes: list[Path], settings: ClipsSettings, leakage: Leakage | None = None) -> Choice:
-    """Choose among the clips of the sets, each `{dataset}-{split}`, by their `…/{dataset}/{split}/index.parquet`.
+def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage | None = None) -> Selection:
+    """Return the clips of the sets, each set a `{dataset}-{split}`, from indexes `.../{dataset}/{split}/index.parquet`.
 
-    A clip that several of the sets have is taken once.
+    A clip that belongs to several of the sets is selected once.
     """
     normalise = Normaliser(settings.text)
     used: list[dict[str, Any]] = []
@@ -78,18 +71,18 @@ def choose(indexes: list[Path], settings: ClipsSettings, leakage: Leakage | None
                     "split": index.parent.name,
                     "text": to_units(normalise(row["sentence"]), settings.text.units),
                 }
-                why = why_excluded(clip, settings.training, leakage)
+                why = exclusion_reason(clip, settings.training, leakage)
                 if why is None:
                     used.append(clip)
                 else:
                     excluded.append(clip | {"reason": why[0], "detail": why[1]})
-    return Choice(used, excluded, normalise)
+    return Selection(used, excluded, normalise)
 
 
-def why_excluded(
+def exclusion_reason(
     clip: dict[str, Any], settings: TrainingSettings | None, leakage: Leakage | None
 ) -> tuple[str, str] | None:
-    """The reason for which a clip is left out of training and its detail, or None."""
+    """Return why a clip is excluded from training, as a reason and its details, or None if it is used."""
     if settings is None:
         return None
     text, num_samples, limits = clip["text"], clip["num_samples"], settings.clips
@@ -103,13 +96,13 @@ def why_excluded(
     frames, needed = model_frames(num_samples, limits.frame_seconds), ctc_frames(text)
     if frames < needed:
         return "infeasible", f"{frames} frames, CTC needs {needed} for the text"
-    # Last, so that what is counted as leakage is what would be trained on.
-    collision = leakage.collisions(clip) if leakage else None
+    # Checked last, so that leakage counts only clips that would otherwise be used for training.
+    collision = leakage.check(clip) if leakage else None
     return None if collision is None else ("leakage", collision)
 
 
-def kept(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
-    """The number of clips that the datasets of `sets` keep for them, each once, by what each dataset has counted."""
+def count_kept(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
+    """Return the number of distinct kept clips of `sets` according to the statuses of their datasets."""
     count = 0
     for status in statuses:
         splits = {name.split("-")[1] for name in sets if name.split("-")[0] == status["dataset"]}
@@ -117,10 +110,10 @@ def kept(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def published(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
-    """The number of clips that the datasets publish for `sets`; one that is in several of them counts in each."""
-    of = {status["dataset"]: status["sets"] for status in statuses}
-    return sum(of[name.split("-")[0]][name.split("-")[1]] for name in sets)
+def count_listed(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
+    """Return the number of clips that the corpora list in `sets`; a clip of several sets counts in each."""
+    set_sizes = {status["dataset"]: status["sets"] for status in statuses}
+    return sum(set_sizes[name.split("-")[0]][name.split("-")[1]] for name in sets)
 
 
 def main() -> None:
@@ -133,8 +126,8 @@ def main() -> None:
     parser.add_argument("--digest", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True)
     parser.add_argument("--scored", type=Path, nargs="*", help="the clips of each scored set; training only")
-    parser.add_argument("--excluded", type=Path, help="where the clips that are left out are listed; training only")
-    parser.add_argument("--leakage", type=Path, help="where collisions are counted; training only")
+    parser.add_argument("--excluded", type=Path, help="the table of excluded clips to write; training only")
+    parser.add_argument("--leakage", type=Path, help="the counts of collisions to write; training only")
     args = parser.parse_args()
     settings: ClipsSettings = args.settings
     statuses = [read_json(path) for path in args.status]
@@ -142,45 +135,44 @@ def main() -> None:
     if settings.training:
         leakage = Leakage(settings.training.leakage, settings.training.dev, settings.training.speakers)
         for path in args.scored:
-            leakage.add(path.stem, read_rows(path))
-    choice = choose(args.indexes, settings, leakage)
-    used, excluded = choice.used, choice.excluded
+            leakage.add_scored_set(path.stem, read_rows(path))
+    selection = select_clips(args.indexes, settings, leakage)
+    used, excluded = selection.used, selection.excluded
     names = " + ".join(settings.sets)
-    if len(used) + len(excluded) != (expected := kept(settings.sets, statuses)):
+    if len(used) + len(excluded) != (expected := count_kept(settings.sets, statuses)):
         raise SpeechmillError(
-            f"{names}: {len(used)} clips used and {len(excluded)} excluded are not the {expected} that were kept; a"
-            " table under results/data was changed: delete the dataset's folder there and run snakemake again"
+            f"{names}: {len(used)} used and {len(excluded)} excluded clips do not add up to the {expected} kept clips;"
+            " a table under results/data was changed: delete the dataset's folder there and run snakemake again"
         )
     reasons = dict(sorted(Counter(row["reason"] for row in excluded).items()))
     if not used and (settings.training or all(status["available"] for status in statuses)):
         raise SpeechmillError(
-            f"no clip is left in {names}: {len(excluded)} were excluded ({reasons or 'none'});"
+            f"{names}: no clips are left, {len(excluded)} were excluded ({reasons or 'none'});"
             " check the splits, and the run's `clips`, `text` and `leakage`"
         )
     write_table(used, CLIPS, args.clips)
-    with atomic_write(args.digest) as beside:
-        beside.write_text(clips_digest(used) + "\n")
+    write_text(clips_digest(used) + "\n", args.digest)
     write_json(
         {
             "sets": settings.sets,
-            "listed": published(settings.sets, statuses),
+            "listed": count_listed(settings.sets, statuses),
             "unavailable": "; ".join(status["why"] for status in statuses if status["why"]) or None,
             "clips": len(used),
             "seconds": sum(row["num_samples"] for row in used) / SAMPLE_RATE,
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),
             "excluded": reasons,
-            "clips_touched": dict(choice.normaliser.clips_touched),
-            "characters_replaced": dict(choice.normaliser.characters_replaced.most_common()),
-            "characters_dropped": dict(choice.normaliser.characters_dropped.most_common()),
+            "clips_touched": dict(selection.normaliser.clips_touched),
+            "characters_replaced": dict(selection.normaliser.characters_replaced.most_common()),
+            "characters_dropped": dict(selection.normaliser.characters_dropped.most_common()),
         },
         args.counts,
     )
     if args.excluded:
         write_table(excluded, EXCLUDED, args.excluded)
     if leakage is not None:
-        found = leakage.found()
-        write_json(found, args.leakage)
-        for sentence in in_words(found):
+        summary = leakage.summary()
+        write_json(summary, args.leakage)
+        for sentence in format_leakage(summary):
             print(sentence)
 
 

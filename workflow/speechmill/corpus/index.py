@@ -1,13 +1,14 @@
-"""index: the kept clips of one split, and where each is stored."""
+"""index: list the kept clips of one split, and where each is stored."""
 
 import argparse
 from pathlib import Path
 
 from speechmill.core.command import run_command
-from speechmill.core.tables import INDEX, read_rows, write_in_row_groups
+from speechmill.core.schemas import INDEX
+from speechmill.core.tables import read_rows, write_in_row_groups
 
-# So many rows at a time are in the memory of those that write the index and of those that go through it.
-_ROWS = 8192
+# Both the writer and the readers of the index hold one row group in memory.
+_ROW_GROUP = 8192
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
     parser.add_argument("--index", type=Path, required=True)
     args = parser.parse_args()
     kept = (row for path in args.rows for row in read_rows(path) if row["reason"] is None)
-    write_in_row_groups(kept, INDEX, args.index, _ROWS)
+    write_in_row_groups(kept, INDEX, args.index, _ROW_GROUP)
 
 
 if __name__ == "__main__":

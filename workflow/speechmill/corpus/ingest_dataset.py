@@ -1,4 +1,4 @@
-"""ingest: a corpus as published, read once, into raw shards of encoded clips."""
+"""Ingest stage: reads a corpus from its source once and writes raw shards of encoded clips."""
 
 import argparse
 import shutil
@@ -11,11 +11,13 @@ from pydantic import BaseModel
 
 from speechmill.config.datasets import CommonVoice, Download, Folder, IngestSettings, Zeroth
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.tables import RAW, write_in_row_groups, write_json
+from speechmill.core.files import write_json
+from speechmill.core.schemas import RAW
+from speechmill.core.tables import write_in_row_groups
 from speechmill.corpus.download import download
 from speechmill.corpus.download_record import downloaded
 from speechmill.corpus.sources.common_voice import open_common_voice
-from speechmill.corpus.sources.corpus import Corpus, Published, UnavailableError
+from speechmill.corpus.sources.corpus import Corpus, SourceClip, UnavailableError
 from speechmill.corpus.sources.folder import open_folder
 from speechmill.corpus.sources.zeroth import open_zeroth
 
@@ -23,80 +25,78 @@ _ROW_GROUP = 32
 
 
 class SourceLocation(BaseModel):
-    """Where a corpus lies on this host, and how it gets there; None for a dataset on the Hub."""
+    """The path of a corpus on this host, None for a dataset on the Hub, and the download that creates it."""
 
     path: Path | None
     download: Download | None = None
 
 
-def ingest(place: SourceLocation, settings: IngestSettings, fingerprint: str, raw: Path) -> None:
-    """Write every clip that the corpus publishes under `raw/{split}/shard-{number}.parquet`, and `raw/source.json`.
+def ingest(location: SourceLocation, settings: IngestSettings, fingerprint: str, raw: Path) -> None:
+    """Write every clip of the corpus to `raw/{split}/shard-{number}.parquet`, and a summary to `raw/source.json`.
 
-    The clips of a split are dealt out to its shards in turn, so that shards are equally large and each is a fair
-    sample; a clip that several splits have is in the first. A listed clip without a file is there too, with
-    null for its bytes: what is missing is counted later. An optional corpus that cannot be had leaves empty shards.
+    The clips of a split are distributed to its shards in turn, so that the shards have equal sizes and each is a fair
+    sample. A clip of several splits is in the first of them. A listed clip without a file has null for its bytes, so
+    that later stages count it. An optional corpus that is unavailable yields empty shards.
     """
-    beside = raw.with_name(f".{raw.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+    temporary = raw.with_name(f".{raw.name}.part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        source = _fill(place, settings, beside, raw.name)
-        write_json({"fingerprint": fingerprint} | source, beside / "source.json")
+        source = _ingest(location, settings, temporary, raw.name)
+        write_json({"fingerprint": fingerprint} | source, temporary / "source.json")
         shutil.rmtree(raw, ignore_errors=True)
-        beside.rename(raw)
+        temporary.rename(raw)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _fill(place: SourceLocation, settings: IngestSettings, folder: Path, name: str) -> dict[str, Any]:
+def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, name: str) -> dict[str, Any]:
     available, why = True, None
     try:
-        with _opened(place, settings, folder) as corpus:
-            published = {split: sum(split in clip.splits for clip in corpus.clips) for split in settings.splits}
+        with _open_corpus(location, settings, folder) as corpus:
+            listed = {split: sum(split in clip.splits for clip in corpus.clips) for split in settings.splits}
             about = corpus.about
-            _write(corpus, settings, folder)
+            _write_shards(corpus, settings, folder)
     except UnavailableError as error:
         if not settings.optional:
             raise
-        available, why = False, f"{error}; once it can be had, delete results/raw/{name} and run snakemake again"
-        published, about = dict.fromkeys(settings.splits, 0), {}
-        _write(Corpus([], lambda clip: None), settings, folder)
-        print(f"going on without an optional dataset: {why}")
-    return {"available": available, "why": why, "listed": published, "about": about}
+        available, why = False, f"{error}; once it is available, delete results/raw/{name} and run snakemake again"
+        listed, about = dict.fromkeys(settings.splits, 0), {}
+        _write_shards(Corpus([], lambda clip: None), settings, folder)
+        print(f"continuing without an optional dataset: {why}")
+    return {"available": available, "why": why, "published": listed, "about": about}
 
 
-def _opened(place: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
+def _open_corpus(location: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
     source, splits = settings.source, settings.splits
-    path = None if place.path is None else place.path.expanduser()
+    path = None if location.path is None else location.path.expanduser()
     if path is not None and not path.exists():
-        if place.download is None:
-            raise UnavailableError(
-                f"{path}: there is nothing here; the dataset's `path` must say where the corpus lies"
-            )
-        download(place.download, path)
-    asked = place.download
-    if asked and path and downloaded(path) and not downloaded(path, asked.bytes, asked.sha256):
-        raise SpeechmillError(f"{path} was fetched, and is not what `download` asks for any more: delete it")
+        if location.download is None:
+            raise UnavailableError(f"{path} does not exist; set the dataset's `path` to the corpus")
+        download(location.download, path)
+    wanted = location.download
+    if wanted and path and downloaded(path) and not downloaded(path, wanted.bytes, wanted.sha256):
+        raise SpeechmillError(f"{path} was downloaded and no longer matches `download`; delete it and run again")
     if isinstance(source, CommonVoice):
-        return open_common_voice(_needed(path), source, splits, work)
+        return open_common_voice(_require(path), source, splits, work)
     if isinstance(source, Zeroth):
-        return open_zeroth(_needed(path), source, splits, work)
+        return open_zeroth(_require(path), source, splits, work)
     if isinstance(source, Folder):
-        return open_folder(_needed(path), source, splits, work)
+        return open_folder(_require(path), source, splits, work)
     # Importing `datasets` takes longer than reading a small archive.
     from speechmill.corpus.sources.hub import open_hub
 
     return open_hub(path, source, splits, work)
 
 
-def _needed(path: Path | None) -> Path:
+def _require(path: Path | None) -> Path:
     if path is None:
-        raise SpeechmillError("the dataset's `path` is needed for this source")
+        raise SpeechmillError("this source needs the dataset's `path`; set it")
     return path
 
 
-def _write(corpus: Corpus, settings: IngestSettings, folder: Path) -> None:
-    by_split: dict[str, list[Published]] = {split: [] for split in settings.splits}
+def _write_shards(corpus: Corpus, settings: IngestSettings, folder: Path) -> None:
+    by_split: dict[str, list[SourceClip]] = {split: [] for split in settings.splits}
     for clip in corpus.clips:
         by_split[clip.splits[0]].append(clip)
     for split, clips in by_split.items():
@@ -106,7 +106,7 @@ def _write(corpus: Corpus, settings: IngestSettings, folder: Path) -> None:
             write_in_row_groups(_rows(corpus, clips[number::count]), RAW, shard, _ROW_GROUP)
 
 
-def _rows(corpus: Corpus, clips: list[Published]) -> Iterator[dict[str, Any]]:
+def _rows(corpus: Corpus, clips: list[SourceClip]) -> Iterator[dict[str, Any]]:
     for clip in clips:
         yield {
             "id": clip.id,
@@ -126,12 +126,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=IngestSettings.model_validate_json, required=True)
     parser.add_argument("--location", type=SourceLocation.model_validate_json, required=True)
-    parser.add_argument("--staged", type=Path, nargs="*", default=[], help="where snakemake has put the corpus")
-    parser.add_argument("--fingerprint", required=True, help="what lay there when the workflow was planned")
+    parser.add_argument("--staged", type=Path, nargs="*", default=[], help="local copy that snakemake has staged")
+    parser.add_argument("--fingerprint", required=True, help="state of the source when the workflow was planned")
     parser.add_argument("--raw", type=Path, required=True)
     args = parser.parse_args()
-    place = SourceLocation(path=args.staged[0]) if args.staged else args.location
-    ingest(place, args.settings, args.fingerprint, args.raw)
+    location = SourceLocation(path=args.staged[0]) if args.staged else args.location
+    ingest(location, args.settings, args.fingerprint, args.raw)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Training clips that collide with a set that is scored: by speaker, by sentence, by audio."""
+"""Leakage: training clips that share a speaker, a sentence or audio with a clip of a scored set."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,10 +12,15 @@ _KINDS = ("speaker", "sentence", "audio")
 
 
 class Leakage:
-    """The scored sets of a run, against which training clips are held.
+    """The scored sets of a run, and the counts of training clips that collide with them.
 
-    A clip is a mapping with `dataset`, `id`, `speaker_id`, `text`, `sha256` and `audio_sha256`. `speakers` says for
-    each dataset whose names its speaker ids are: only speakers of the same name there are one person.
+    A clip is a mapping with `dataset`, `id`, `speaker_id`, `text`, `sha256` and `audio_sha256`.
+
+    Args:
+        settings: What to do about collisions with the dev set and with the test sets.
+        dev: The name of the dev set; all other sets are test sets.
+        speakers: The namespace of the speaker ids of each dataset. Equal ids are the same speaker only in the same
+            namespace.
     """
 
     def __init__(self, settings: LeakageConfig, dev: str, speakers: Mapping[str, str]) -> None:
@@ -25,45 +30,50 @@ class Leakage:
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
         self._removed: Counter[str] = Counter()
 
-    def add(self, name: str, clips: Iterable[Mapping[str, Any]]) -> None:
-        """Learn the clips of the scored set `name`, `{dataset}-{split}`."""
+    def add_scored_set(self, name: str, clips: Iterable[Mapping[str, Any]]) -> None:
+        """Add the clips of the scored set `name`, `{dataset}-{split}`."""
         self._counts.setdefault(name, Counter())
         for clip in clips:
             for key in self._keys(clip):
                 self._sets.setdefault(key, set()).add(name)
 
-    def collisions(self, clip: Mapping[str, Any]) -> str | None:
-        """Count what a training clip has in common with the scored sets; why it is left out, or None where it stays.
+    def check(self, clip: Mapping[str, Any]) -> str | None:
+        """Count the collisions of a training clip; return the reason to exclude it, or None to keep it.
 
-        Raises SpeechmillError where the settings say that a collision stops the run.
+        Raises:
+            SpeechmillError: The clip collides, and the action for this collision is `fail`.
         """
         hits: dict[str, set[str]] = {}
         for kind, key in self._keys(clip):
             for name in self._sets.get((kind, key), ()):
                 hits.setdefault(name, set()).add(kind)
-        removed: list[str] = []
-        taken_by: set[str] = set()
+        reasons: list[str] = []
+        removing: set[str] = set()
         for name, kinds in sorted(hits.items()):
             for kind in (each for each in _KINDS if each in kinds):
                 action = self._action(name, kind)
                 if action == "fail":
                     raise SpeechmillError(
-                        f"leakage: the training clip {clip['id']} of {clip['dataset']} has the {kind} of a clip of"
-                        f" {name} (the text is {clip['text']!r}), and leakage.{self._rule(name)}.{kind} is fail; set"
-                        " it to remove, which leaves such clips out of training, or to report"
+                        f"leakage: the training clip {clip['id']} of {clip['dataset']} has the same {kind} as a clip of"
+                        f" {name} (its text is {clip['text']!r}), and leakage.{self._rule(name)}.{kind} is fail; set"
+                        " it to remove, which excludes such clips from training, or to report"
                     )
                 self._counts[name][kind] += 1
                 examples = self._examples.setdefault((name, kind), [])
                 if len(examples) < _EXAMPLES:
                     examples.append({"dataset": clip["dataset"], "id": clip["id"], "text": clip["text"]})
                 if action == "remove":
-                    removed.append(f"{kind} of {name}")
-                    taken_by.add(name)
-        self._removed.update(taken_by)
-        return ", ".join(removed) or None
+                    reasons.append(f"{kind} of {name}")
+                    removing.add(name)
+        self._removed.update(removing)
+        return ", ".join(reasons) or None
 
-    def found(self) -> dict[str, Any]:
-        """For each scored set: the training clips that collide, by kind, with what was done and examples."""
+    def summary(self) -> dict[str, Any]:
+        """Return the value of `leakage.json`.
+
+        For each scored set and each kind of collision: the number of colliding training clips, the action, and
+        examples; and for each set the number of training clips that were removed because of it.
+        """
         return {
             name: {
                 kind: {
@@ -92,12 +102,12 @@ class Leakage:
         yield "audio", clip["audio_sha256"]
 
 
-def in_words(found: Mapping[str, Any]) -> list[str]:
-    """A sentence for each scored set with which training clips collide."""
+def format_leakage(summary: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each scored set that training clips collide with."""
     sentences = []
-    for name, kinds in found.items():
+    for name, kinds in summary.items():
         counts = ", ".join(f"{kinds[kind]['clips']:,} by {kind}" for kind in _KINDS if kinds[kind]["clips"])
         if counts:
-            done = f"{kinds['removed']:,} are taken out of training" if kinds["removed"] else "none is taken out"
-            sentences.append(f"{name}: training clips collide with it, {counts}; {done}")
+            removed = f"{kinds['removed']:,} are removed from training" if kinds["removed"] else "none is removed"
+            sentences.append(f"{name}: training clips collide with it, {counts}; {removed}")
     return sentences

@@ -1,9 +1,7 @@
-"""shards: one raw shard to one shard of 16 kHz FLAC clips, every published clip accounted for."""
+"""shards: convert one raw shard to one shard of 16 kHz FLAC clips, and account for every clip that the corpus lists."""
 
 import argparse
-import ctypes
 import hashlib
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +11,22 @@ import pyarrow as pa
 from speechmill.config.shards import ShardSettings
 from speechmill.core.command import run_command
 from speechmill.core.progress import progress
-from speechmill.core.tables import ROWS, clip_schema, read_rows, write_in_row_groups
-from speechmill.corpus.audio import UnreadableAudioError, clipping, decode_to_16k, silence, stored_flac
+from speechmill.core.schemas import ROWS, clip_schema
+from speechmill.core.tables import read_rows, write_in_row_groups
+from speechmill.corpus.audio import UnreadableAudioError, clipped_share, decode_to_16k, encode_clip, silent_share
 
-# Small enough that reading one clip at random reads little else.
+# Small, so that reading one clip at random reads little else.
 _ROW_GROUP = 16
 
-# Rows of accounts that wait as Python objects, which take several times the memory that they take as a table.
-_ACCOUNTS = 1024
+# Rows that are held as Python objects, which take several times the memory of an Arrow table.
+_BUFFERED_ROWS = 1024
 
 
 def convert(raw: Path, number: int, settings: ShardSettings, shard: Path, rows: Path) -> None:
-    """Decode and resample every clip of the raw shard `raw` into `shard`.
+    """Decode and resample every clip of the raw shard `raw` and write them to `shard`, the shard with this number.
 
-    `rows` gets a row a published clip: where it is stored, or the reason for which it could not be read.
-    The same input and settings give the same bytes.
+    `rows` gets one row per listed clip: where the clip is stored, or the reason why it could not be read. The same
+    input and settings give the same bytes.
     """
     schema = clip_schema(
         name=settings.name,
@@ -35,70 +34,55 @@ def convert(raw: Path, number: int, settings: ShardSettings, shard: Path, rows: 
         licence=settings.licence,
         configuration=hashlib.sha256(settings.model_dump_json().encode()).hexdigest(),
     )
-    accounts: list[pa.Table] = []
-    groups = write_in_row_groups(_clips(raw, number, settings.resampler, accounts), schema, shard, _ROW_GROUP)
-    write_in_row_groups(_placed(accounts, groups), ROWS, rows, _ACCOUNTS)
+    tables: list[pa.Table] = []
+    group_sizes = write_in_row_groups(_clips(raw, number, settings.resampler, tables), schema, shard, _ROW_GROUP)
+    write_in_row_groups(_located(tables, group_sizes), ROWS, rows, _BUFFERED_ROWS)
 
 
-def _placed(accounts: list[pa.Table], groups: list[int]) -> Iterator[dict[str, Any]]:
-    """The accounts, those of kept clips with their places in row groups of so many clips."""
-    places = ({"row_group": group, "row": row} for group, size in enumerate(groups) for row in range(size))
-    for part in accounts:
-        for account in part.to_pylist():
-            yield account if account["reason"] else account | next(places)
+def _located(tables: list[pa.Table], group_sizes: list[int]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of `tables`, with the row group and the row for each clip that is stored."""
+    locations = ({"row_group": group, "row": row} for group, size in enumerate(group_sizes) for row in range(size))
+    for table in tables:
+        for row in table.to_pylist():
+            yield row if row["reason"] else row | next(locations)
 
 
-def _clips(raw: Path, number: int, resampler: str, accounts: list[pa.Table]) -> Iterator[dict[str, Any]]:
-    """The kept clips as they are stored; a row for each published clip is added to `accounts`."""
-    waiting: list[dict[str, Any]] = []
-    for published in progress(read_rows(raw), desc=f"{raw.parent.name}/{raw.name}", unit="clip"):
-        account, clip = _convert(published, resampler)
-        account["shard"] = number
+def _clips(raw: Path, number: int, resampler: str, tables: list[pa.Table]) -> Iterator[dict[str, Any]]:
+    """Yield the clips to store, and append to `tables` a row for each listed clip."""
+    rows: list[dict[str, Any]] = []
+    for listed in progress(read_rows(raw), desc=f"{raw.parent.name}/{raw.name}", unit="clip"):
+        row, clip = _convert_clip(listed, resampler)
+        row["shard"] = number
         if clip is not None:
             yield clip
-            # A long one takes memory that the next one needs.
+            # Frees the memory of a long clip before the next one is decoded.
             del clip
-        waiting.append(account)
-        if len(waiting) == _ACCOUNTS:
-            accounts.append(pa.Table.from_pylist(waiting, schema=ROWS))
-            waiting = []
-    accounts.append(pa.Table.from_pylist(waiting, schema=ROWS))
+        rows.append(row)
+        if len(rows) == _BUFFERED_ROWS:
+            tables.append(pa.Table.from_pylist(rows, schema=ROWS))
+            rows = []
+    tables.append(pa.Table.from_pylist(rows, schema=ROWS))
 
 
-def _convert(published: dict[str, Any], resampler: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The account of a published clip, and the clip as it is stored, if it can be read."""
-    encoded, file, splits = published.pop("encoded"), published.pop("file"), published.pop("splits")
-    account = published | {"splits": splits}
+def _convert_clip(listed: dict[str, Any], resampler: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the row of a listed clip, and the clip to store, or None if it cannot be read."""
+    encoded, file, splits = listed.pop("encoded"), listed.pop("file"), listed.pop("splits")
+    row = listed | {"splits": splits}
     if encoded is None:
-        missing = {"reason": "missing", "detail": f"{file}: the corpus lists this file and does not have it"}
-        return account | missing, None
-    account["encoded_bytes"] = len(encoded)
+        row |= {"reason": "missing", "detail": f"{file}: the corpus lists this file but does not contain it"}
+        return row, None
+    row["encoded_bytes"] = len(encoded)
     try:
         samples = decode_to_16k(encoded, resampler, file)
     except UnreadableAudioError as error:
-        return account | {"reason": error.reason, "detail": f"{file}: {error}"}, None
-    clip = published | {
+        return row | {"reason": error.reason, "detail": f"{file}: {error}"}, None
+    clip = listed | {
         "num_samples": len(samples),
         "sha256": hashlib.sha256(encoded).hexdigest(),
         "audio_sha256": hashlib.sha256(samples.data).hexdigest(),
     }
-    account |= clip | {"silence": silence(samples), "clipping": clipping(samples)}
-    return account, clip | {
-        "audio": {"bytes": stored_flac(samples, encoded), "path": f"{Path(published['id']).name}.flac"}
-    }
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep the memory that a clip has used for the next one.
-
-    By default it goes back to the kernel and is asked for again page by page, about four hundred a clip, which takes
-    an eighth of the time. Does nothing with another C library.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        # Source: mallopt(3); M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, of which 32 MiB is the most that it takes.
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 1 << 30)
-        libc.mallopt(-3, 1 << 25)
+    row |= clip | {"silence": silent_share(samples), "clipping": clipped_share(samples)}
+    return row, clip | {"audio": {"bytes": encode_clip(samples, encoded), "path": f"{Path(listed['id']).name}.flac"}}
 
 
 def main() -> None:
@@ -111,7 +95,6 @@ def main() -> None:
     parser.add_argument("--shard", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
     args = parser.parse_args()
-    keep_freed_memory()
     raw = args.raw / args.split / f"shard-{args.number}.parquet"
     convert(raw, int(args.number), args.settings, args.shard, args.rows)
 

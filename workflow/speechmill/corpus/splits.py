@@ -1,4 +1,4 @@
-"""Which sets of a dataset a clip belongs to: the published splits that have it, or the one that it is drawn into."""
+"""Membership of clips in splits: the splits of the corpus that list a clip, or the split that it is drawn into."""
 
 import hashlib
 import unicodedata
@@ -10,11 +10,17 @@ from speechmill.core.command import SpeechmillError
 
 
 def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple[str, ...]:
-    """The splits of a clip, a row with `id`, `splits`, `speaker_id` and `sentence`: all published ones, or a drawn one.
+    """Return the splits of a clip: all splits of the corpus that list it, or the one drawn split that takes it.
 
-    A clip that is drawn belongs to that split alone. What decides is a hash of its speaker (or sentence) and nothing
-    else, so that a clip stays where it is whatever is added to the corpus.
-    Raises SpeechmillError where a split is drawn by speaker and the clip has none.
+    A drawn clip belongs to the drawn split alone. The draw depends only on a hash of the speaker (or sentence), so a
+    clip stays in its split when clips are added to the corpus.
+
+    Args:
+        clip: A row with `id`, `splits`, `speaker_id` and `sentence`.
+        drawn: The drawn splits of the dataset by name.
+
+    Raises:
+        SpeechmillError: A split is drawn by speaker, and the clip has none.
     """
     for name, rule in drawn.items():
         if rule.of in clip["splits"] and _is_drawn(clip, name, rule):
@@ -22,21 +28,21 @@ def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple
     return tuple(clip["splits"])
 
 
-def letters(sentence: str) -> str:
-    """A sentence's letters, with marks, and digits in lower case: what makes two sentences the same to the ear."""
+def sentence_key(sentence: str) -> str:
+    """Return the letters (with combining marks) and digits of a sentence in lower case; equal for equal sentences."""
     folded = unicodedata.normalize("NFC", sentence.casefold())
-    return folded if folded.isalnum() else "".join(filter(_is_heard, folded))
+    return folded if folded.isalnum() else "".join(filter(_is_letter_mark_or_digit, folded))
 
 
-def _is_heard(character: str) -> bool:
+def _is_letter_mark_or_digit(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
 def _is_drawn(clip: Mapping[str, Any], name: str, rule: DrawnSplit) -> bool:
-    key = clip["speaker_id"] if rule.by == "speaker" else letters(clip["sentence"])
+    key = clip["speaker_id"] if rule.by == "speaker" else sentence_key(clip["sentence"])
     if key is None:
         raise SpeechmillError(
-            f"drawn.{name}: the clip {clip['id']} has no speaker, so that no split can be drawn by speaker; set"
+            f"drawn.{name}: the clip {clip['id']} has no speaker, but the split is drawn by speaker; set"
             f" drawn.{name}.by to sentence"
         )
     digest = hashlib.sha256(f"{rule.seed}/{name}/{key}".encode()).digest()

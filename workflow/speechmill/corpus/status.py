@@ -1,4 +1,4 @@
-"""status: what a dataset publishes, what of it is kept, and what could not be read."""
+"""status: count the clips that a dataset lists, keeps and rejects, and compare them with the expected numbers."""
 
 import argparse
 from collections import Counter
@@ -10,15 +10,17 @@ from pydantic import BaseModel
 
 from speechmill.config.datasets import DrawnSplit, Expected
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.tables import REJECTED, SAMPLE_RATE, read_json, read_table, write_json, write_table
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import REJECTED, SAMPLE_RATE
+from speechmill.core.tables import read_table, write_table
 from speechmill.corpus.splits import splits_of
 
-# Hours are published rounded, and the bytes of a split are mostly worked out from those of the archive.
+# Relative. Hours are published as rounded numbers, and the bytes of a split are mostly estimated from the archive's.
 _TOLERANCES = {"clips": 0.0, "hours": 0.05, "bytes": 0.25}
 
 
 class StatusSettings(BaseModel):
-    """The slice of a dataset's section that this stage reads."""
+    """The stage settings: parts of the section of a dataset."""
 
     dataset: str
     splits: list[str]
@@ -26,16 +28,23 @@ class StatusSettings(BaseModel):
     expected: dict[str, Expected]
 
 
-def account(
+def count_clips(
     settings: StatusSettings, source: dict[str, Any], tables: Iterable[tuple[str, Path]]
 ) -> tuple[list[dict[str, str]], dict[str, Any]]:
-    """The rejected clips, and the counts of distinct clips a split.
+    """Return the rejected clips, and the value of `status.json`.
 
-    `source` is what ingest has put down of the corpus, `tables` gives the split and the file of each shard's rows.
-    `published`, `kept` and `rejected` are by split as the corpus lists them, where a clip that several splits have
-    counts in each; `sets` holds the published clips of each split that a run can name, where a drawn split has taken
-    its clips away from the others; `memberships` counts kept clips by all the splits that they are in.
-    Raises SpeechmillError if two clips have the same id, or if clips that the corpus publishes are not in the tables.
+    `listed`, `kept` and `rejected` count the clips of each split of the corpus; a clip that several splits list counts
+    in each. `sets` counts the listed clips of each split that a run can name; drawn clips count only in the drawn
+    split. `memberships` counts the kept clips by all the splits that they belong to.
+
+    Args:
+        settings: The stage settings.
+        source: The record of the corpus that `ingest` wrote, `source.json`.
+        tables: The split and the path of the rows of each shard.
+
+    Raises:
+        SpeechmillError: Two clips have the same id, listed clips are missing from the tables, or a drawn split of an
+            available dataset is empty.
     """
     counts = {kind: Counter[str]() for kind in ("listed", "kept", "rejected")}
     samples: Counter[str] = Counter()
@@ -45,27 +54,32 @@ def account(
     rejected: list[dict[str, str]] = []
     seen: set[str] = set()
     columns = ["id", "splits", "speaker_id", "sentence", "num_samples", "encoded_bytes", "reason", "detail"]
-    for split, path in tables:
+    for stored_split, path in tables:
         for row in read_table(path, columns).to_pylist():
             if row["id"] in seen:
-                raise SpeechmillError(f"the dataset {settings.dataset} has two clips with the id {row['id']}")
+                raise SpeechmillError(
+                    f"the dataset {settings.dataset} has two clips with the id {row['id']}; make the ids of the corpus"
+                    " unique"
+                )
             seen.add(row["id"])
-            member_of = splits_of(row, settings.drawn)
-            sets.update(member_of)
+            splits = splits_of(row, settings.drawn)
+            sets.update(splits)
             if row["reason"] is None:
-                memberships[member_of] += 1
+                memberships[splits] += 1
             else:
-                rejected.append({"id": row["id"], "split": split, "reason": row["reason"], "detail": row["detail"]})
-            for having in row["splits"]:
-                counts["listed"][having] += 1
-                counts["kept" if row["reason"] is None else "rejected"][having] += 1
-                samples[having] += row["num_samples"] or 0
-                encoded[having] += row["encoded_bytes"] or 0
+                rejected.append(
+                    {"id": row["id"], "split": stored_split, "reason": row["reason"], "detail": row["detail"]}
+                )
+            for split in row["splits"]:
+                counts["listed"][split] += 1
+                counts["kept" if row["reason"] is None else "rejected"][split] += 1
+                samples[split] += row["num_samples"] or 0
+                encoded[split] += row["encoded_bytes"] or 0
     for split in settings.splits:
-        if counts["listed"][split] != source["listed"][split]:
+        if counts["listed"][split] != source["published"][split]:
             raise SpeechmillError(
-                f"the dataset {settings.dataset} publishes {source['published'][split]} clips in {split}, but"
-                f" {counts['kept'][split]} are kept and {counts['rejected'][split]} rejected: delete"
+                f"the dataset {settings.dataset} lists {source['published'][split]} clips in {split}, but"
+                f" {counts['kept'][split]} are kept and {counts['rejected'][split]} rejected; delete"
                 f" results/data/{settings.dataset} and run snakemake again"
             )
     found = {
@@ -79,7 +93,7 @@ def account(
     empty = [name for name in settings.drawn if source["available"] and not sets[name]]
     if empty:
         raise SpeechmillError(
-            f"datasets.{settings.dataset}.drawn.{empty[0]} draws no clip at all; raise its `share` or change its `seed`"
+            f"datasets.{settings.dataset}.drawn.{empty[0]} draws no clips; raise its `share` or change its `seed`"
         )
     return rejected, {
         "dataset": settings.dataset,
@@ -90,20 +104,20 @@ def account(
         "sets": {name: sets[name] for name in [*settings.splits, *settings.drawn]},
         "memberships": [{"splits": list(splits), "kept": kept} for splits, kept in sorted(memberships.items())],
         "found": found,
-        "differences": differences(settings.expected, found) if source["available"] else [],
+        "differences": format_differences(settings.expected, found) if source["available"] else [],
         "about": source["about"],
     }
 
 
-def differences(expected: dict[str, Expected], found: dict[str, dict[str, Any]]) -> list[str]:
-    """A sentence for each figure that is not as expected: clips exactly, hours and bytes about."""
+def format_differences(expected: dict[str, Expected], found: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a sentence for each number that differs from the expected one by more than its tolerance."""
     sentences = []
-    for split, figures in expected.items():
-        for kind, value in figures.model_dump(exclude_none=True).items():
-            given = found[split][kind]
-            if abs(given - value) > _TOLERANCES[kind] * value:
-                shown = f"{given:,.2f}" if kind == "hours" else f"{given:,}"
-                sentences.append(f"{split} has {shown} {kind}, expected were {value:,}")
+    for split, numbers in expected.items():
+        for kind, value in numbers.model_dump(exclude_none=True).items():
+            number = found[split][kind]
+            if abs(number - value) > _TOLERANCES[kind] * value:
+                formatted = f"{number:,.2f}" if kind == "hours" else f"{number:,}"
+                sentences.append(f"{split} has {formatted} {kind}, but {value:,} were expected")
     return sentences
 
 
@@ -117,7 +131,7 @@ def main() -> None:
     parser.add_argument("--status", type=Path, required=True)
     args = parser.parse_args()
     source = read_json(args.raw / "source.json")
-    rejected, status = account(args.settings, source, ((path.parent.name, path) for path in args.rows))
+    rejected, status = count_clips(args.settings, source, ((path.parent.name, path) for path in args.rows))
     write_table(rejected, REJECTED, args.rejected)
     write_json(status, args.status)
     for sentence in [*([status["why"]] if status["why"] else []), *status["differences"]]:

@@ -1,4 +1,4 @@
-"""What a configuration will take in disk and time, from what it expects of its corpora; nothing is fetched or read."""
+"""Estimate the disk space and time of a configuration from the expected sizes of its corpora; nothing is fetched."""
 
 import argparse
 import math
@@ -13,54 +13,54 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.formatting import H100_FLOPS, duration, gigabytes
 from speechmill.dag.paths import run_datasets
 
-# Bytes a second of 16 kHz, 16-bit, mono speech in FLAC, as our shards hold it.
+# Bytes a second of 16 kHz, 16-bit, mono speech in FLAC.
 _FLAC_BYTES = 20_000
-# Seconds a core takes to decode, resample and store a clip of five seconds.
+# Seconds of one core to decode, resample and store a clip of five seconds.
 _CLIP_SECONDS = 0.006
-# Operations a parameter and a frame of 20 ms: a multiplication and an addition, once forward and twice backward.
+# Operations per parameter and frame of 20 ms: a multiplication and an addition, once forward and twice backward.
 _OPERATIONS = 6
 _FRAMES = 50
-# What gradient checkpointing computes again is a third of that.
+# Gradient checkpointing repeats the forward pass, a third of that.
 _RECOMPUTED = 4 / 3
-# Of a card's peak; what training reaches of it is measured, see the progress of finetune.
+# Shares of the peak throughput; the log of finetune has the measured share.
 _SHARES = (0.5, 0.1)
 
 
 def forecast(config: Config) -> str:
-    """The forecast for a person to read: each dataset, each run, and the sum. What is not expected is not counted."""
+    """Return the forecast as text: each dataset, each run, and the sum of those whose sizes are known."""
     lines, disk = [], 0.0
     for name, dataset in config.datasets.items():
-        told, size = _dataset(name, dataset)
-        lines += told
+        text, size = _dataset(name, dataset)
+        lines += text
         disk += size
     for name, run in config.runs.items():
-        told, size = _run(name, run, config)
-        lines += told
+        text, size = _run(name, run, config)
+        lines += text
         disk += size
-    return "\n".join([*lines, f"in all       {gigabytes(disk)} of disk", ""])
+    return "\n".join([*lines, f"total        {gigabytes(disk)} of disk", ""])
 
 
 def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
     lines = [f"dataset {name}: {dataset.title} ({dataset.licence})"]
     if dataset.optional:
-        lines.append("  optional     where it cannot be had, the rest goes on without it, and the card says so")
+        lines.append("  optional     if it is unavailable, the workflow continues without it, and the card notes that")
     if not dataset.expected:
-        return [*lines, "  expected     nothing is said, so nothing is counted here"], 0.0
+        return [*lines, "  expected     not specified, so not counted here"], 0.0
     clips, hours, encoded = _expected(dataset)
     for split, expected in dataset.expected.items():
-        about = "" if expected.hours is None else f", {expected.hours:g} h"
-        lines.append(f"  {split:<12} {expected.clips:,} clips{about}")
+        length = "" if expected.hours is None else f", {expected.hours:g} h"
+        lines.append(f"  {split:<12} {expected.clips:,} clips{length}")
     for split, rule in dataset.drawn.items():
         lines.append(f"  {split:<12} drawn: {rule.share:.0%} of the {rule.by}s of {rule.of}")
     download = dataset.archive_download
     archive = Path(dataset.path or "").expanduser()
     fetched = 0 if download is None or archive.exists() else download.bytes or encoded
-    # A stream is unpacked before it is dealt out, splits that are not listed included.
+    # An archive is unpacked before its clips are distributed over shards, including splits that are not listed.
     unpacked = archive.stat().st_size if archive.is_file() else max(fetched, encoded)
     stored = hours * 3600 * _FLAC_BYTES
     lines += [
         f"  download     {gigabytes(fetched)}" if fetched else "  download     nothing",
-        f"  disk         {gigabytes(encoded)} of raw shards, {gigabytes(unpacked)} more while they are made,"
+        f"  disk         {gigabytes(encoded)} of raw shards, {gigabytes(unpacked)} more while they are written,"
         f" {gigabytes(stored)} of 16 kHz shards",
         f"  time         {duration(clips * _CLIP_SECONDS)} of one core to prepare, shared by all cores",
     ]
@@ -79,7 +79,7 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
     if run.train is None or run.plan is None or run.finetune is None:
         fetched = run.model.expected_bytes or 0
         download = f", {gigabytes(fetched)} to download" if fetched else ""
-        return [*lines, f"  model        scored as it is, without training{download}"], fetched
+        return [*lines, f"  model        scored without training{download}"], fetched
     clips, hours, unknown = 0, 0.0, []
     for each in dict.fromkeys(run.train):
         dataset, split = each.split("-")
@@ -91,17 +91,17 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
         clips += round(expected.clips * kept)
         hours += (expected.hours or 0.0) * kept
     if unknown or not hours:
-        return [*lines, f"  training     no clips and hours are expected of {', '.join(unknown or run.train)}"], 0.0
+        return [*lines, f"  training     no expected clips and hours for {', '.join(unknown or run.train)}"], 0.0
     plan = run.plan
     seconds = hours * 3600
     batch = plan.batch.clips or max(1.0, plan.batch.seconds * clips / seconds if plan.batch.seconds else 1.0)
     steps = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation / run.gpus)
     saved = math.ceil(steps / plan.save_steps)
     best = run.checkpoints.best
-    # One more while training goes on.
+    # One more during training.
     kept = saved if best is None else min(saved, best + 1)
     lines.append(
-        f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} times: {steps:,} steps,"
+        f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} epochs: {steps:,} steps,"
         f" {saved} checkpoints{'' if best is None else f', of which {best} are kept'}"
     )
     optional = [d for d in run_datasets(run) if config.datasets[d].optional]
@@ -109,7 +109,7 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
         lines.append(f"  optional     {', '.join(optional)}")
     size = run.model.expected_bytes
     if size is None:
-        return [*lines, "  model        its size is known once it is there: see the run's plan.json"], 0.0
+        return [*lines, "  model        size unknown before it is downloaded: see the run's plan.json then"], 0.0
     parameters = size / 4
     work = seconds * plan.epochs * _FRAMES * _OPERATIONS * parameters
     if run.finetune.gradient_checkpointing is True:
@@ -126,13 +126,17 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
 
 
 def read_configuration(file: Path) -> dict[str, Any]:
-    """The YAML of a configuration file. Raises SpeechmillError where there is none."""
+    """Return the content of a YAML configuration file.
+
+    Raises:
+        SpeechmillError: The file cannot be read or is not a configuration.
+    """
     try:
         raw = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise SpeechmillError(f"{file} cannot be read as YAML ({error})") from error
     if not isinstance(raw, dict):
-        raise SpeechmillError(f"{file} holds no configuration: its top must be `datasets` and `runs`")
+        raise SpeechmillError(f"{file} is not a configuration: its top-level keys must be `datasets` and `runs`")
     return raw
 
 

@@ -1,4 +1,4 @@
-"""What a run has come to, in a few lines for the terminal."""
+"""The results of a run, in a few lines for the terminal."""
 
 import argparse
 import json
@@ -8,21 +8,21 @@ from speechmill.core.command import run_command
 
 
 def outcome(run: Path) -> str:
-    """Where the card and the pages of a run's folder are, and the scores of its selected checkpoint in one line."""
+    """Return where the card and the pages of a run are, and the scores of its selected checkpoint in one line."""
     selection = json.loads((run / "selection.json").read_text())
     scores = [
         json.loads(path.read_text())
         for step in (str(selection["step"]), "selected")
         for path in sorted((run / "evaluation" / step).glob("*/*/metrics.json"))
-        # Not of changed copies of a set, of which there may be many.
+        # Without perturbed copies of sets, of which there may be many.
         if path.parts[-3].count("-") == 1
     ]
     results = []
     for score in scores:
         if score.get("unavailable"):
-            results.append(f"{score['set']} not scored, since it could not be had")
+            results.append(f"{score['set']} not scored: unavailable")
             continue
-        # Null where the references have no words at all.
+        # Null where the references have no words.
         wer = "undefined" if score["wer"] is None else f"{score['wer']:.2%}"
         scored = f"{score['clips_scored']} of {score['clips_expected']} clips"
         results.append(f"{score['set']} WER {wer} ({score['decoder']}, {scored})")
@@ -41,7 +41,7 @@ def outcome(run: Path) -> str:
 
 
 def main() -> None:
-    """Print the outcome of each run's folder that is given."""
+    """Print the results of each run, by its folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     for run in parser.parse_args().runs:

@@ -1,6 +1,8 @@
-"""The slice of the configuration that each stage reads, as the JSON that its program takes.
+"""The settings of each stage: the part of the configuration that its program reads, as JSON.
 
-A job runs again when its slice changes, so a slice holds nothing that its stage does not use.
+A stage runs again when its settings change, so they contain nothing that the stage does not use. Settings that change
+no result are passed apart, as resources of the rule, which are no reason to run again: `location` and the functions
+whose names end in `_runtime`.
 """
 
 import json
@@ -13,57 +15,63 @@ from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConf
 from speechmill.config.lm import LmConfig
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
-from speechmill.dag.paths import SPOKEN, base_settings, perturbed_sets, role_sets, run_datasets, run_roles
+from speechmill.core.versions import stage_version
+from speechmill.dag.paths import SPOKEN, base_config, perturbed_sets, role_sets, run_datasets, run_roles, uses_lm
 
-# Keys of `finetune` that change no weights: activations that are computed twice are the same.
-_PACE = {*RuntimeConfig.model_fields, "gradient_checkpointing"}
+# Keys of `finetune` that change no weights: recomputed activations are the same.
+_RUNTIME = {*RuntimeConfig.model_fields, "gradient_checkpointing"}
 
 
-def ingest(config: Config, name: str) -> str:
-    """A dataset's source, without its place, which is the host's affair; its splits and their shards."""
-    dataset = config.datasets[name]
-    source_type = next(each for each in (CommonVoice, Zeroth, Hub, Folder) if isinstance(dataset, each))
-    source = {key: value for key, value in dataset.model_dump().items() if key in source_type.model_fields}
+def speak(config: Config, corpus: str) -> str:
+    """Return the section of a spoken corpus."""
+    return config.speak[corpus].model_dump_json()
+
+
+def ingest_dataset(config: Config, dataset: str) -> str:
+    """Return a dataset's source, without its location on this machine, and its splits with their shards."""
+    section = config.datasets[dataset]
+    source_type = next(each for each in (CommonVoice, Zeroth, Hub, Folder) if isinstance(section, each))
+    source = {key: value for key, value in section.model_dump().items() if key in source_type.model_fields}
     source.pop("download", None)
-    if dataset.path is not None:
+    if section.path is not None:
         source["path"] = ""
-    shards = {split: dataset.shard_count(split) for split in dataset.splits}
-    return _json({"source": source, "splits": dataset.splits, "shards": shards, "optional": dataset.optional})
+    shards = {split: section.shard_count(split) for split in section.splits}
+    return _json({"source": source, "splits": section.splits, "shards": shards, "optional": section.optional})
 
 
-def place(config: Config, name: str) -> str:
-    """Where a dataset's source lies on this host, and how it gets there."""
-    dataset = config.datasets[name]
-    download = dataset.archive_download
-    return _json({"path": dataset.path, "download": None if download is None else download.model_dump()})
+def location(config: Config, dataset: str) -> str:
+    """Return where a dataset's source lies on this machine, and how it is downloaded."""
+    section = config.datasets[dataset]
+    download = section.archive_download
+    return _json({"path": section.path, "download": None if download is None else download.model_dump()})
 
 
-def ingest_model(config: Config, base_name: str) -> str:
-    """The base model whose folder has this name; without changes to its configuration, which come later."""
-    model = base_settings(config, base_name)
-    return _json({"base": model.base, "run": model.run, "revision": model.revision})
+def ingest_model(config: Config, model: str) -> str:
+    """Return the base model with this folder name; changes of its configuration belong to later stages."""
+    section = base_config(config, model)
+    return _json({"base": section.base, "run": section.run, "revision": section.revision})
 
 
-def shards(config: Config, name: str) -> str:
-    """What is written about a dataset's shards, and the resampler."""
-    dataset = config.datasets[name].model_dump()
-    return _json({key: dataset[key] for key in ShardSettings.model_fields})
+def shards(config: Config, dataset: str) -> str:
+    """Return the metadata of a dataset's shards, and the resampler."""
+    section = config.datasets[dataset].model_dump()
+    return _json({key: section[key] for key in ShardSettings.model_fields})
 
 
-def status(config: Config, name: str) -> str:
-    """A dataset's splits, those that are drawn, and what is expected of them."""
-    dataset = config.datasets[name].model_dump()
-    return _json({key: dataset[key] for key in ("splits", "drawn", "expected")} | {"dataset": name})
+def status(config: Config, dataset: str) -> str:
+    """Return a dataset's splits, the drawn ones, and the expected numbers."""
+    section = config.datasets[dataset].model_dump()
+    return _json({key: section[key] for key in ("splits", "drawn", "expected")} | {"dataset": dataset})
 
 
-def audit(config: Config, name: str) -> str:
-    """A dataset's name and its splits."""
-    dataset = config.datasets[name]
-    return _json({"dataset": name, "title": dataset.title, "splits": dataset.splits})
+def audit(config: Config, dataset: str) -> str:
+    """Return a dataset's title and splits."""
+    section = config.datasets[dataset]
+    return _json({"dataset": dataset, "title": section.title, "splits": section.splits})
 
 
 def clips(config: Config, run: str, role: str) -> str:
-    """The text rules, the drawn splits, and for training the filters and what is done about leakage."""
+    """Return the text rules and the drawn splits, and for training the filters and the rules for leakage."""
     section = config.runs[run]
     sets = role_sets(section, role)
     settings: dict[str, Any] = {
@@ -80,18 +88,23 @@ def clips(config: Config, run: str, role: str) -> str:
             "clips": section.clips.model_dump(),
             "leakage": section.leakage.model_dump(),
             "dev": section.dev,
-            "speakers": {name: config.datasets[name].speaker_names(name) for name in run_datasets(section)},
+            "speakers": {name: config.datasets[name].speaker_namespace(name) for name in run_datasets(section)},
         }
     return _json(settings)
 
 
+def clips_train(config: Config, run: str) -> str:
+    """Return the settings of the training clips."""
+    return clips(config, run, "train")
+
+
 def vocab(config: Config, run: str) -> str:
-    """The configuration of new weights, which the feature extractor has to fit."""
+    """Return the configuration of a model with random weights, which the feature extractor has to fit."""
     return _json({"init": config.runs[run].model.init})
 
 
 def plan(config: Config, run: str) -> str:
-    """Batches, epochs, save interval, checkpoints; the model, and what decides how much memory it takes."""
+    """Return the batches, epochs and checkpoints, the model, and what decides how much memory it needs."""
     section = config.runs[run]
     return _json(
         {
@@ -108,86 +121,96 @@ def plan(config: Config, run: str) -> str:
 
 
 def finetune(config: Config, run: str) -> str:
-    """All that changes weights, and what decides which of them are kept."""
+    """Return all that changes weights, and what decides which checkpoints are kept."""
     section = config.runs[run]
     return _json(
         section.model_dump(include={"device", "gpus", "plan", "augment"})
-        | section.model_dump(include={"finetune": set(FinetuneConfig.model_fields) - _PACE, "checkpoints": {"best"}})
+        | section.model_dump(include={"finetune": set(FinetuneConfig.model_fields) - _RUNTIME, "checkpoints": {"best"}})
         | {"model": _model(section)}
-        | (_probe(section) if section.checkpoints.best else {})
+        | (_dev_evaluation(section) if section.checkpoints.best else {})
     )
 
 
-def pace(config: Config, run: str) -> str:
-    """What finetune reads beside its settings and what changes no weights, so that nothing is to be trained again.
-
-    To be put into the settings: a section of it has keys that the same section of the settings lacks.
-    """
+def finetune_runtime(config: Config, run: str) -> str:
+    """Return the settings of training that change no weights; their sections are merged with those of `finetune`."""
     section = config.runs[run]
     return _json(
-        section.model_dump(include={"finetune": _PACE, "checkpoints": set(CheckpointConfig.model_fields) - {"best"}})
-        | ({} if section.checkpoints.best else _probe(section))
+        section.model_dump(include={"finetune": _RUNTIME, "checkpoints": set(CheckpointConfig.model_fields) - {"best"}})
+        | ({} if section.checkpoints.best else _dev_evaluation(section))
     )
 
 
 def log_probs(config: Config, run: str, set_name: str) -> str:
-    """Where and how exactly the model is run, the size of a batch, and the chunks of a set."""
+    """Return the device and precision, the size of a batch, and the chunks of a set."""
     section = config.runs[run]
-    how = section.evaluation.model_dump(include={"precision", "batch_seconds"})
-    return _json({"device": section.device, **how, **_chunks(section, set_name)})
+    computation = section.evaluation.model_dump(include={"precision", "batch_seconds"})
+    return _json({"device": section.device, **computation, **_chunks(section, set_name)})
+
+
+def log_probs_runtime(config: Config, run: str, step: str, set_name: str) -> str:
+    """Return whether log-probabilities are stored: a decoder reads them, beside the greedy hypotheses."""
+    section = config.runs[run]
+    scored = [each.set for each in section.evaluation.sets if each.checkpoints == "all"]
+    # To find the best checkpoint, dev is decoded greedily where it is no evaluation set of all checkpoints.
+    needed = uses_lm(section) and (not section.trains or not step.isdigit() or set_name in scored)
+    return _json({"keep_log_probs": needed})
 
 
 def evaluate(config: Config, run: str) -> str:
-    """The text rules, which hypotheses go through too."""
+    """Return the text rules, which are applied to hypotheses too."""
     return _json({"text": config.runs[run].text.model_dump()})
 
 
+def protocols(config: Config, run: str, set_name: str) -> list[str]:
+    """Return the protocols by which a set is scored."""
+    return list(config.runs[run].evaluation.set_config(set_name).protocols)
+
+
+def decoder_version(config: Config, run: str, decoder: str) -> list[int]:
+    """Return the versions that scores by a decoder depend on; those of beam search are its own."""
+    return [stage_version(stage) for stage in ("evaluate", *(["decoders"] if decoder == "lm" else []))]
+
+
 def lm_text(config: Config, run: str) -> str:
-    """The text rules."""
+    """Return the text rules."""
     return evaluate(config, run)
 
 
 def lm(config: Config, run: str) -> str:
-    """What the language model is made of its text by."""
+    """Return the settings by which the language model is estimated."""
     return _json(_language_model(config, run).model_dump(include={"order", "prune", "format", "max_words"}))
 
 
 def lm_weights(config: Config, run: str) -> str:
-    """The set that the weights are tuned on, the text rules, the weights that are tried, and how wide the search is."""
+    """Return dev, the text rules, the grid of weights, and the width of the search."""
     section = config.runs[run]
     keys = {"lm_weight", "word_score", "vocabulary", "beam", "tuning_clips"}
     searched = _language_model(config, run).model_dump(include=keys)
     return _json({"dev": section.dev, "text": section.text.model_dump(), **searched})
 
 
-def _language_model(config: Config, run: str) -> LmConfig:
-    settings = config.runs[run].evaluation.language_model
-    assert settings is not None
-    return settings
-
-
 def perturb(config: Config, run: str, effect: str) -> str:
-    """What the effect with this name does."""
+    """Return the definition of an effect."""
     robustness = config.runs[run].evaluation.robustness
     assert robustness is not None
     return robustness.effects[effect].model_dump_json(exclude_none=True)
 
 
 def robustness(config: Config, run: str) -> str:
-    """What the sets that have changed copies, and these, are called for people."""
+    """Return the titles of the sets that have perturbed copies, and of the copies."""
     section = config.runs[run].evaluation.robustness
     names = [*(section.sets if section else []), *perturbed_sets(config, run)]
     return _json({"titles": {name: _title(config, name) for name in names}})
 
 
 def runs_table(config: Config) -> str:
-    """What the page of all runs says of each beside what was measured, and what their sets are called."""
+    """Return the runs and sets of the page of all runs, with their titles and reference cards."""
     runs = [
         {
             "name": name,
             "start": _start(section),
             "trained_on": [_title(config, each) for each in section.train or []],
-            # The tables of its training are not shown.
+            # The page does not show the training table of the card.
             "reference_card": section.reference_card
             and section.reference_card.model_dump(include={"model", "title", "evaluation", "results"}, mode="json"),
         }
@@ -201,21 +224,15 @@ def runs_table(config: Config) -> str:
     return _json({"runs": runs, "sets": [{"name": name, "title": _title(config, name)} for name in names]})
 
 
-def _start(section: Run) -> str:
-    if section.model.run is not None:
-        return f"the run {section.model.run}"
-    return section.model.base or "random weights"
-
-
 def worst(config: Config, run: str, set_name: str) -> str:
-    """What a page says of a set and its corpus, how many clips it shows, and how the model heard them."""
+    """Return what the page of a set shows of its corpus, how many clips, and how the model was run on them."""
     section = config.runs[run]
-    about = config.datasets[set_name.split("-")[0]]
+    dataset = config.datasets[set_name.split("-")[0]]
     return _json(
         {
             "title": _title(config, set_name),
-            "language": about.language,
-            "redistribute": about.audio_may_be_passed_on,
+            "language": dataset.language,
+            "redistribute": dataset.audio_redistributable,
             "units": section.text.units,
             **section.evaluation.model_dump(include={"worst_clips", "batch_seconds"}),
             **_chunks(section, set_name),
@@ -223,38 +240,28 @@ def worst(config: Config, run: str, set_name: str) -> str:
     )
 
 
-def _title(config: Config, set_name: str) -> str:
-    dataset, split, *effect = set_name.split("-")
-    return ", ".join([f"{config.datasets[dataset].title} {split}", *effect])
-
-
-def _chunks(section: Run, set_name: str) -> dict[str, float | None]:
-    settings = section.evaluation.settings_of(set_name)
-    return {"chunk_seconds": settings.chunk_seconds, "stride_seconds": settings.stride}
-
-
 def select(config: Config, run: str) -> str:
-    """Which figure decides."""
+    """Return the set, the decoder and the metric that decide."""
     section = config.runs[run]
     return _json(section.select.model_dump() | {"set": section.select_set})
 
 
 def usage(config: Config, run: str) -> str:
-    """The text rules, for what a hypothesis is made of."""
+    """Return the text rules, which name the units of the hypotheses."""
     return evaluate(config, run)
 
 
-def card(config: Config, run: str, code: dict[str, str]) -> str:
-    """What the card says of the run and of its datasets beside what was measured; `code` are digests of stages."""
+def card(config: Config, run: str) -> str:
+    """Return what the card says about the run and its datasets beside measured values."""
     section = config.runs[run]
     datasets = {}
     for name in run_datasets(section):
         dataset = config.datasets[name]
         about = dataset.model_dump(include={"name", "version", "licence", "hub_id", "language", "drawn"})
         datasets[name] = about | {
-            # On the Hub a Common Voice release has a configuration a language.
+            # On the Hub a Common Voice release has one configuration for each language.
             "hub_config": dataset.config if isinstance(dataset, Hub) else _locale(dataset),
-            "audio_may_be_passed_on": dataset.audio_may_be_passed_on,
+            "audio_redistributable": dataset.audio_redistributable,
         }
     return _json(
         {
@@ -268,25 +275,22 @@ def card(config: Config, run: str, code: dict[str, str]) -> str:
             "select": section.select.model_dump() | {"set": section.select_set},
             "datasets": datasets,
             "roles": run_roles(section),
-            "code": code,
+            "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
         }
     )
 
 
-def _locale(dataset: Dataset) -> str | None:
-    return dataset.language if isinstance(dataset, CommonVoice) and dataset.hub_id else None
-
-
 def reproduction(config: Config, run: str) -> str:
-    """The configuration that makes a run again, with those that it starts from; of a place on this host only its name.
+    """Return the configuration that reproduces a run and the runs that it starts from.
 
-    What was left to its default is left out.
+    Locations on this machine are reduced to their names; keys with their default values are left out.
     """
     runs = [run]
     while (base := config.runs[runs[0]].model.run) is not None:
         runs.insert(0, base)
     datasets = list(dict.fromkeys(name for each in runs for name in run_datasets(config.runs[each])))
-    spoken = [name for name, settings in config.speak.items() if f"{SPOKEN}{name}.tar.gz" in _places(config, datasets)]
+    paths = [config.datasets[name].path for name in datasets]
+    spoken = [name for name in config.speak if f"{SPOKEN}{name}.tar.gz" in paths]
     chosen = config.model_dump(
         mode="json",
         exclude_unset=True,
@@ -296,22 +300,44 @@ def reproduction(config: Config, run: str) -> str:
         if "path" in dataset and not dataset["path"].startswith(SPOKEN):
             dataset["path"] = Path(dataset["path"]).name
     for each in chosen["runs"].values():
-        # What is asked of a run again is not to put it somewhere.
+        # Who reproduces a run does not upload it to the same repository.
         each.pop("publish", None)
     return json.dumps({key: value for key, value in chosen.items() if value}, ensure_ascii=False)
 
 
-def _places(config: Config, datasets: list[str]) -> list[str | None]:
-    return [config.datasets[name].path for name in datasets]
+def _language_model(config: Config, run: str) -> LmConfig:
+    settings = config.runs[run].evaluation.language_model
+    assert settings is not None
+    return settings
 
 
-def _probe(section: Run) -> dict[str, Any]:
-    # How a checkpoint is scored while training goes on.
+def _start(section: Run) -> str:
+    if section.model.run is not None:
+        return f"the run {section.model.run}"
+    return section.model.base or "random weights"
+
+
+def _title(config: Config, set_name: str) -> str:
+    dataset, split, *effect = set_name.split("-")
+    return ", ".join([f"{config.datasets[dataset].title} {split}", *effect])
+
+
+def _chunks(section: Run, set_name: str) -> dict[str, float | None]:
+    settings = section.evaluation.set_config(set_name)
+    return {"chunk_seconds": settings.chunk_seconds, "stride_seconds": settings.stride}
+
+
+def _locale(dataset: Dataset) -> str | None:
+    return dataset.language if isinstance(dataset, CommonVoice) and dataset.hub_id else None
+
+
+def _dev_evaluation(section: Run) -> dict[str, Any]:
+    # How a checkpoint is scored during training.
     return {"text": section.text.model_dump(), "batch_seconds": section.evaluation.batch_seconds}
 
 
 def _model(section: Run) -> dict[str, Any]:
-    # How large it is expected to be is for people.
+    # Its expected size is for the forecast alone.
     return section.model.model_dump(exclude={"expected_bytes"})
 
 

@@ -1,1 +1,1 @@
-"""The spoken corpora of the demos."""
+"""Synthetic corpora for the demos."""

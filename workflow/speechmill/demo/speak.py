@@ -1,7 +1,7 @@
-"""Speak a small corpus with espeak-ng and pack it as a published archive.
+"""Synthesise a small corpus with espeak-ng and pack it in the layout of a published archive.
 
-From the archive on, a demo is an ordinary run: nothing downstream knows that the voices are made.
-A layout draws who says what and packs it; `speak` says it.
+A layout samples the speakers and sentences of the clips and packs the recordings; `speak` synthesises a clip. All later
+stages process the archive like that of any corpus.
 """
 
 import argparse
@@ -19,33 +19,37 @@ import soundfile
 import soxr
 
 from speechmill.config.speak import SpeakConfig
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import atomic_write
 from speechmill.core.progress import progress
-from speechmill.demo.layouts.common_voice import draw_common_voice, pack_common_voice
+from speechmill.demo.layouts.common_voice import pack_common_voice, sample_common_voice
 from speechmill.demo.layouts.corpus import MEN, WOMEN, Clip, Corpus
-from speechmill.demo.layouts.zeroth import draw_zeroth, pack_zeroth
+from speechmill.demo.layouts.zeroth import pack_zeroth, sample_zeroth
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a published corpus is drawn, recorded (`rate` in Hz, `encoding` as soundfile names it) and packed."""
+    """The functions of a layout, the sampling rate of its recordings in Hz, and their format as soundfile names it."""
 
-    draw: Callable[[SpeakConfig], Corpus]
+    sample: Callable[[SpeakConfig], Corpus]
     rate: int
-    encoding: str
+    format: str
     pack: Callable[[SpeakConfig, Corpus, Iterable[bytes], Path], None]
 
 
 _LAYOUTS = {
-    "common_voice": _Layout(draw_common_voice, 48_000, "MP3", pack_common_voice),
-    "zeroth": _Layout(draw_zeroth, 16_000, "FLAC", pack_zeroth),
+    "common_voice": _Layout(sample_common_voice, 48_000, "MP3", pack_common_voice),
+    "zeroth": _Layout(sample_zeroth, 16_000, "FLAC", pack_zeroth),
 }
 
 
 def check_espeak() -> None:
-    """Raise SpeechmillError unless espeak-ng is there with each variant that a speaker needs.
+    """Check that espeak-ng and all voice variants are installed.
 
-    For a variant that it does not know, espeak-ng speaks in its default voice and reports success.
+    For an unknown variant, espeak-ng uses its default voice and reports success.
+
+    Raises:
+        SpeechmillError: espeak-ng or one of the variants is missing.
     """
     if shutil.which("espeak-ng") is None:
         raise SpeechmillError(
@@ -61,40 +65,40 @@ def check_espeak() -> None:
 
 
 def speak(clip: Clip, rate: int) -> np.ndarray:
-    """Return the clip as mono float32 samples at `rate` Hz; full scale is 1, and a resampled peak may be just above."""
+    """Return the clip as mono float32 samples at `rate` Hz; resampling can slightly exceed the full scale of 1."""
     command = ["espeak-ng", "--stdout", "-v", clip.speaker.voice]
     command += ["-p", str(clip.pitch), "-s", str(clip.speed), clip.sentence]
-    spoken = subprocess.run(command, check=False, capture_output=True)
-    if spoken.returncode != 0:
-        raise SpeechmillError(f"{' '.join(command)} failed: {spoken.stderr.decode().strip()}")
-    samples, spoken_rate = soundfile.read(io.BytesIO(spoken.stdout), dtype="float32")
-    resampled: np.ndarray = soxr.resample(samples, spoken_rate, rate)
+    completed = subprocess.run(command, check=False, capture_output=True)
+    if completed.returncode != 0:
+        raise SpeechmillError(f"{' '.join(command)} failed: {completed.stderr.decode().strip()}")
+    samples, espeak_rate = soundfile.read(io.BytesIO(completed.stdout), dtype="float32")
+    resampled: np.ndarray = soxr.resample(samples, espeak_rate, rate)
     return resampled
 
 
 def speak_archive(settings: SpeakConfig, archive: Path, threads: int) -> None:
-    """Draw, speak and pack the corpus of `settings`; `archive` appears only when it is whole."""
+    """Sample, synthesise and pack the corpus of `settings` into `archive`, which is written atomically."""
     check_espeak()
     layout = _LAYOUTS[settings.layout]
-    corpus = layout.draw(settings)
+    corpus = layout.sample(settings)
     clips = list(itertools.chain.from_iterable(corpus.values()))
 
     def record(clip: Clip) -> bytes:
         encoded = io.BytesIO()
-        soundfile.write(encoded, speak(clip, layout.rate), layout.rate, format=layout.encoding)
+        soundfile.write(encoded, speak(clip, layout.rate), layout.rate, format=layout.format)
         return encoded.getvalue()
 
-    with atomic_write(archive) as beside, ThreadPoolExecutor(threads) as pool:
+    with atomic_write(archive) as temporary, ThreadPoolExecutor(threads) as pool:
         recordings = progress(pool.map(record, clips), total=len(clips), desc="speak", unit="clip")
-        layout.pack(settings, corpus, recordings, beside)
+        layout.pack(settings, corpus, recordings, temporary)
 
 
 def main() -> None:
-    """Speak the archive that the command line asks for."""
-    parser = argparse.ArgumentParser(description="Speak a small corpus with espeak-ng into an archive.")
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description="Synthesise a small corpus with espeak-ng.")
     parser.add_argument("--settings", required=True, help="the `speak` section of the configuration, as JSON")
-    parser.add_argument("--archive", required=True, type=Path, help="the tar.gz to write")
-    parser.add_argument("--threads", type=int, default=1, help="clips spoken at the same time")
+    parser.add_argument("--archive", required=True, type=Path, help="the tar.gz archive to write")
+    parser.add_argument("--threads", type=int, default=1, help="the number of clips synthesised in parallel")
     args = parser.parse_args()
     speak_archive(SpeakConfig.model_validate_json(args.settings), args.archive, args.threads)
 

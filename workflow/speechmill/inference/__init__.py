@@ -1,1 +1,1 @@
-"""Log-probabilities, decoders, evaluation, perturbed copies of sets."""
+"""CTC outputs, decoders, evaluation, and perturbed copies of evaluation sets."""

@@ -1,6 +1,6 @@
-"""Beam search with an n-gram language model of words, in several processes.
+"""Beam search with a word-level n-gram language model, in several processes.
 
-Greedy decoding needs no search: `log_probs` has done it, in the column `hypothesis` of its frames.
+Greedy hypotheses need no decoder: `log_probs` stores them in the column `hypothesis` of `ctc_outputs.parquet`.
 """
 
 import itertools
@@ -24,15 +24,15 @@ from speechmill.core.tables import read_table
 from speechmill.text.lexicon import LEXICON, MODEL, folder_tokens
 from speechmill.text.normaliser import compose
 
-# A logarithm of a probability with which no hypothesis stays within the beam.
-_NEVER = -1e5
+# A log-probability so low that no such hypothesis stays within the beam.
+_IMPOSSIBLE = -1e5
 
-# What a process decodes with.
+# The decoder of a worker process.
 _search: "BeamSearch"
 
 
 class Weights(BaseModel):
-    """What `weights.json` fixes of the search; the rest of the file is for people."""
+    """The settings of beam search in `weights.json`; its other keys document how they were tuned."""
 
     lm_weight: float
     word_score: float
@@ -41,26 +41,25 @@ class Weights(BaseModel):
 
 
 class BeamSearch:
-    """Turns a clip's frames into the likeliest sentence, by its sound and by a language model.
+    """A decoder that finds the best sentence for the CTC outputs of a clip under a language model.
 
-    It can write the words of the language model's lexicon and `words`, which count as unknown words there, and no
-    others: a word that is in neither comes out as others that sound like it. Source: Collobert, Puhrsch and
-    Synnaeve, Wav2Letter, 2016; it is the lexicon decoder of flashlight-text, by way of torchaudio. Alignments of equal
-    words are not added up (`log_add` is off), and which of two comes out whose scores are the same to the last bit is
-    left to chance.
+    Hypotheses consist of the words of the language model's lexicon and of additional `words`, which the language model
+    scores as unknown words. The decoder is the lexicon decoder of flashlight-text, used through torchaudio. Source:
+    Collobert, Puhrsch and Synnaeve, Wav2Letter, 2016. The scores of different alignments of one hypothesis are not
+    summed (`log_add` is off), and ties between hypotheses are broken arbitrarily.
     """
 
     def __init__(self, lm_folder: Path, weights: Weights, words: Iterable[str] = ()) -> None:
-        """`lm_folder` is what the stage `lm` has made. Of `words`, those that the model cannot spell are left out."""
+        """Load the language model in `lm_folder`, written by stage `lm`; skip `words` that the model cannot spell."""
         tokens = folder_tokens(lm_folder)
         lexicon = (lm_folder / LEXICON).read_text(encoding="utf-8")
         known = {line.split("\t")[0] for line in lexicon.splitlines()}
-        more = [tokens.entry(word) for word in sorted(set(words) - known)]
+        added = [tokens.entry(word) for word in sorted(set(words) - known)]
         with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
-            file.write(lexicon + "".join(line for line in more if line))
+            file.write(lexicon + "".join(line for line in added if line))
             file.flush()
             try:
-                # Refused where flashlight-text is not installed.
+                # Fails to import if flashlight-text is not installed.
                 from torchaudio.models.decoder import ctc_decoder
 
                 self._decode = ctc_decoder(
@@ -77,74 +76,77 @@ class BeamSearch:
                 )
             except RuntimeError as error:
                 raise SpeechmillError(
-                    f"the language model in {lm_folder} cannot be used ({error}): flashlight-text must be installed,"
-                    " for which `make setup` needs Python 3.11 or 3.12; if it is, delete that folder and run snakemake"
-                    " again"
+                    f"the language model in {lm_folder} cannot be used ({error}); if flashlight-text is not installed,"
+                    " run `make setup` with Python 3.11 or 3.12, otherwise delete that folder and run snakemake again"
                 ) from error
         self._size = len(tokens.by_id)
         self._separator = tokens.by_id.index(tokens.separator)
 
     def __call__(self, log_probs: NDArray[np.float16]) -> str:
-        """The sentence of one clip: words with a space between, Hangul in syllables.
+        """Return the hypothesis for one clip: words separated by spaces, Hangul as syllables.
 
-        `log_probs` are natural logarithms, shape (frames, vocabulary). Ids beyond the tokens that the language model
-        was made for are never written. Raises SpeechmillError where there are fewer.
+        `log_probs` are natural logarithms, shape (frames, vocabulary). Token ids beyond the vocabulary of the language
+        model are ignored.
+
+        Raises:
+            SpeechmillError: The model has fewer tokens than the language model.
         """
         frames, size = log_probs.shape
         if size < self._size:
             raise SpeechmillError(
-                f"the model gives {size} tokens, the language model was made for {self._size}: they belong to different"
-                " runs; delete the run's folder `lm` and run snakemake again"
+                f"the model has {size} tokens, but the language model was built for {self._size}; delete the run's"
+                " folder `lm` and run snakemake again"
             )
-        # A word ends with a separator, and models do not write one at the end: it is put there.
-        emissions = np.full((1, frames + 1, self._size), _NEVER, dtype=np.float32)
+        # A word ends with a separator, which models do not output at the end of a clip.
+        emissions = np.full((1, frames + 1, self._size), _IMPOSSIBLE, dtype=np.float32)
         emissions[0, :frames] = log_probs[:, : self._size]
         emissions[0, frames, self._separator] = 0.0
         (best,) = self._decode(torch.from_numpy(emissions))[0]
         return " ".join(best.words)
 
 
-def decode_all(frames: Path, lm_folder: Path, weights: Weights, processes: int, every: int = 1) -> list[str]:
-    """The sentences of a set by beam search, from its `ctc_outputs.parquet`: of each clip, or of each `every`-th.
+def decode_all(ctc_outputs: Path, lm_folder: Path, weights: Weights, processes: int, every: int = 1) -> list[str]:
+    """Decode a `ctc_outputs.parquet` by beam search; return the hypothesis of each clip, or of each `every`-th clip.
 
-    With an open vocabulary, every word that greedy decoding has written anywhere in the set may be written. Row groups
-    are decoded in `processes` processes, each with one in memory at a time, and the answer does not depend on how
-    many. The language model is loaded once; the processes are forks that share its memory.
+    With an open vocabulary, hypotheses may contain any word of any greedy hypothesis of the set. The row groups are
+    shared among `processes` processes, each with one in memory at a time; the result does not depend on the number of
+    processes. They are forks that share the memory of one language model.
 
-    Raises SpeechmillError where frames have no log-probabilities, or where a process was killed.
+    Raises:
+        SpeechmillError: A clip has no log-probabilities, or a process was killed.
     """
     words: set[str] = set()
     if weights.vocabulary == "open":
-        for hypothesis in read_table(frames, ["hypothesis"])["hypothesis"].to_pylist():
+        for hypothesis in read_table(ctc_outputs, ["hypothesis"])["hypothesis"].to_pylist():
             words.update(compose(hypothesis).split())
     search = BeamSearch(lm_folder, weights, words)
-    with pq.ParquetFile(frames) as file:
+    with pq.ParquetFile(ctc_outputs) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    decode, first_rows = partial(_decode_group, frames, every), itertools.accumulate(sizes, initial=0)
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _keep, (search,)) as pool:
+    decode, first_rows = partial(_decode_group, ctc_outputs, every), itertools.accumulate(sizes, initial=0)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _set_search, (search,)) as pool:
         try:
             return [text for group in pool.map(decode, range(len(sizes)), first_rows) for text in group]
         except BrokenProcessPool as error:
             raise SpeechmillError(
-                f"a process that decoded {frames} was killed, most likely for want of memory: grant the job more, or"
-                " fewer threads, and run snakemake again"
+                f"a process that was decoding {ctc_outputs} was killed, most likely because memory ran out; give the"
+                " job more memory or fewer threads, and run snakemake again"
             ) from error
 
 
-def _keep(search: BeamSearch) -> None:
+def _set_search(search: BeamSearch) -> None:
     global _search
     _search = search
 
 
-def _decode_group(frames: Path, every: int, group: int, first_row: int) -> list[str]:
-    # What threads a process had are not there in its fork.
-    with pq.ParquetFile(frames, pre_buffer=False) as file:
+def _decode_group(ctc_outputs: Path, every: int, group: int, first_row: int) -> list[str]:
+    # The thread pool of Arrow does not exist in a fork.
+    with pq.ParquetFile(ctc_outputs, pre_buffer=False) as file:
         rows = file.read_row_group(group, ["id", "frames", "log_probs"], use_threads=False)
     texts = []
     for row in rows.to_pylist()[-first_row % every :: every]:
         if row["log_probs"] is None:
             raise SpeechmillError(
-                f"{frames} has no log-probabilities of {row['id']}; delete it and run snakemake again"
+                f"{ctc_outputs} has no log-probabilities for {row['id']}; delete it and run snakemake again"
             )
         log_probs = np.frombuffer(row["log_probs"], dtype="<f2")
         texts.append(_search(log_probs.reshape(row["frames"], -1)) if row["frames"] else "")

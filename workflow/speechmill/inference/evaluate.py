@@ -1,4 +1,4 @@
-"""evaluate: what a model heard in a set becomes text by one decoder, and every clip of the set is scored."""
+"""evaluate: decode the CTC outputs of a set with one decoder and score every clip."""
 
 import argparse
 import time
@@ -13,26 +13,18 @@ from pydantic import BaseModel
 from speechmill.config.evaluation import Decoder, Protocol
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.tables import (
-    HYPOTHESES,
-    SAMPLE_RATE,
-    clips_digest,
-    ctc_outputs_metadata,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from speechmill.core.files import read_json, write_json
+from speechmill.core.schemas import HYPOTHESES, SAMPLE_RATE
+from speechmill.core.tables import clips_digest, ctc_outputs_metadata, read_table, write_table
 from speechmill.scoring.error_rates import Counts, bootstrap_interval, count, rate
-from speechmill.scoring.protocols import scored_texts
+from speechmill.scoring.protocols import apply_protocol
 from speechmill.text.normaliser import compose
 
-SEED = 0
-"""Of the bootstrap."""
+BOOTSTRAP_SEED = 0
 
 
 class EvaluateSettings(BaseModel):
-    """The slice of a run's section that this stage reads."""
+    """The stage settings."""
 
     text: TextConfig
 
@@ -44,16 +36,17 @@ def score(
     text: TextConfig,
     protocols: Sequence[Protocol] = ("plain",),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The rows of `hypotheses.parquet` and the scores of the whole set.
+    """Return the rows of `hypotheses.parquet` and the scores of the set for `metrics.json`.
 
-    Rows and the scores at the top level are by the first of the `protocols`; the scores by each stand in `protocols`.
-    The errors of all clips are divided by the words of all references. A loss that is null or not finite is none.
+    The rows and the top-level scores follow the first of the `protocols`; the key `protocols` holds the scores under
+    each. Error rates are corpus-level: the errors of all clips divided by the words of all references. The mean loss
+    leaves out clips whose loss is None or not finite.
     """
     texts = [(clip["sentence"], clip["text"]) for clip in clips]
     groups = [clip["speaker_id"] or clip["id"] for clip in clips]
-    scored = {protocol: scored_texts(protocol, texts, hypotheses, text) for protocol in protocols}
+    scored = {protocol: apply_protocol(protocol, texts, hypotheses, text) for protocol in protocols}
     counts = {protocol: count(*pairs) for protocol, pairs in scored.items()}
-    by_protocol = {protocol: totals(counts[protocol], groups) for protocol in protocols}
+    by_protocol = {protocol: corpus_scores(counts[protocol], groups) for protocol in protocols}
     finite = [loss if loss is not None and np.isfinite(loss) else None for loss in losses]
     first = protocols[0]
     rows = [
@@ -64,9 +57,9 @@ def score(
             "scored_reference": reference,
             "scored_hypothesis": scored_hypothesis,
             "loss": loss,
-            **counted._asdict(),
+            **clip_counts._asdict(),
         }
-        for clip, hypothesis, reference, scored_hypothesis, loss, counted in zip(
+        for clip, hypothesis, reference, scored_hypothesis, loss, clip_counts in zip(
             clips, hypotheses, *scored[first], finite, counts[first], strict=True
         )
     ]
@@ -82,10 +75,10 @@ def score(
     }
 
 
-def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
-    """Error rates over a whole set, with their intervals over `groups`, a speaker's name for each clip.
+def corpus_scores(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
+    """Return the error rates of a set with their confidence intervals, and the sums of its errors.
 
-    Null for a set without clips, which is one that could not be had.
+    `groups` holds the speaker of each clip. Rates are None for a set without clips, which is one that was unavailable.
     """
     words, characters = [c.words for c in counts], [c.characters for c in counts]
     rates: dict[str, Any] = {}
@@ -94,7 +87,9 @@ def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
         ("cer", [c.character_errors for c in counts], characters),
     ):
         rates[name] = _rate(sum(errors), sum(lengths)) if counts else None
-        rates[f"{name}_ci95"] = list(bootstrap_interval(errors, lengths, groups, SEED)) if counts else [None] * 2
+        rates[f"{name}_ci95"] = (
+            list(bootstrap_interval(errors, lengths, groups, BOOTSTRAP_SEED)) if counts else [None] * 2
+        )
     return {
         **rates,
         "substitutions": sum(c.substitutions for c in counts),
@@ -105,7 +100,7 @@ def totals(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
 
 
 def _rate(errors: int, length: int) -> float | None:
-    # JSON has no infinity, which is the error rate of hypotheses where the references have no words at all.
+    # JSON has no infinity, which is the rate where there are errors but the references have no words.
     value = rate(errors, length)
     return value if np.isfinite(value) else None
 
@@ -118,51 +113,53 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--set", required=True, help="the evaluation set, {dataset}-{split}")
     parser.add_argument("--protocols", nargs="+", choices=get_args(Protocol), default=["plain"])
-    parser.add_argument("--ctc-outputs", type=Path, required=True, help="what the checkpoint heard in the set")
+    parser.add_argument("--ctc-outputs", type=Path, required=True, help="the CTC outputs of the checkpoint on the set")
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True, help="the counts of the set's clips")
     parser.add_argument("--decoder", choices=get_args(Decoder), required=True)
-    parser.add_argument("--lm", type=Path, help="the folder of the language model; decoder lm only")
-    parser.add_argument("--weights", type=Path, help="how it is weighed; decoder lm only")
+    parser.add_argument("--lm", type=Path, nargs="*", default=[], help="the files of the language model, for lm")
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--hypotheses", type=Path, required=True)
     args = parser.parse_args()
-    if (args.decoder == "lm") != (args.lm is not None) or (args.lm is None) != (args.weights is None):
-        parser.error("--lm and --weights belong to --decoder lm")
+    if (args.decoder == "lm") != bool(args.lm):
+        parser.error("--decoder lm requires --lm, and --lm requires it")
     clips = read_table(args.clips).to_pylist()
     counts = read_json(args.counts)
     if counts["unavailable"] is not None:
         clips = []
-    heard = read_table(args.ctc_outputs, ["id", "hypothesis", "loss"]).to_pydict()
-    if heard["id"] != [clip["id"] for clip in clips]:
-        raise SpeechmillError(f"{args.ctc_outputs} is not of the clips in {args.clips}; delete it and run snakemake again")
-    about = ctc_outputs_metadata(args.ctc_outputs)
+    outputs = read_table(args.ctc_outputs, ["id", "hypothesis", "loss"]).to_pydict()
+    if outputs["id"] != [clip["id"] for clip in clips]:
+        raise SpeechmillError(
+            f"{args.ctc_outputs} does not match the clips in {args.clips}; delete it and run snakemake again"
+        )
+    metadata = ctc_outputs_metadata(args.ctc_outputs)
     started = time.monotonic()
-    hypotheses = heard["hypothesis"]
+    hypotheses = outputs["hypothesis"]
     if args.decoder == "lm" and clips:
-        # It brings torch, which greedy decoding has no need of.
+        # Imports torch, which greedy decoding does not need.
         from speechmill.inference.decoders import Weights, decode_all
 
-        weights = Weights.model_validate(read_json(args.weights))
-        hypotheses = decode_all(args.ctc_outputs, args.lm, weights, args.threads)
+        folder = args.lm[0].parent
+        weights = Weights.model_validate(read_json(folder / "weights.json"))
+        hypotheses = decode_all(args.ctc_outputs, folder, weights, args.threads)
     decoding_seconds = time.monotonic() - started
-    rows, scores = score(clips, hypotheses, heard["loss"], args.settings.text, args.protocols)
-    known = set(about["vocabulary"])
+    rows, scores = score(clips, hypotheses, outputs["loss"], args.settings.text, args.protocols)
+    known = set(metadata["vocabulary"])
     outside = Counter(c for clip in clips for c in clip["text"] if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {
             "run": args.run,
-            "step": about["step"],
+            "step": metadata["step"],
             "set": args.set,
             "decoder": args.decoder,
             **scores,
             "clips_expected": counts["listed"],
             "unavailable": counts["unavailable"],
             "characters_outside_vocabulary": dict(outside.most_common()),
-            "wall_seconds": about["wall_seconds"] + decoding_seconds,
-            "device": about["device"],
-            "checkpoint_sha256": about["checkpoint_sha256"],
+            "wall_seconds": metadata["wall_seconds"] + decoding_seconds,
+            "device": metadata["device"],
+            "checkpoint_sha256": metadata["checkpoint_sha256"],
             "eval_set_sha256": clips_digest(clips),
         },
         args.metrics,

@@ -1,4 +1,4 @@
-"""log_probs: one pass of a checkpoint over a set, for all decoders: what it hears in each frame of each clip."""
+"""log_probs: run a checkpoint over a set once and store its CTC outputs, which all decoders share."""
 
 import argparse
 import hashlib
@@ -22,16 +22,10 @@ from pydantic import BaseModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import file_digest, read_json
 from speechmill.core.progress import progress
-from speechmill.core.tables import (
-    CLIPS,
-    CTC_OUTPUTS,
-    SAMPLE_RATE,
-    file_digest,
-    read_json,
-    read_table,
-    write_in_row_groups,
-)
+from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
+from speechmill.core.tables import read_table, write_in_row_groups
 from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
@@ -39,58 +33,65 @@ from speechmill.model.devices import acquire_devices, device_name
 from speechmill.model.models import (
     Processor,
     depends_on_padding,
+    encoder_stride,
     forward,
-    frame_samples,
     load_checkpoint,
     output_frames,
 )
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-# What a process that decodes takes at a time.
+# Decoding processes load one row group at a time.
 _ROW_GROUP = 64
 
-# What Parquet can hold in one cell.
-_MOST_BYTES = (1 << 31) - 1
+# The size limit of a Parquet cell.
+_MAX_BYTES = (1 << 31) - 1
 
 
 class LogProbsSettings(BaseModel):
-    """The slice of a run's section that this stage reads, and of the set's."""
+    """The stage settings: how a run evaluates a set."""
 
     device: str
     batch_seconds: float
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """That of a GPU; a CPU computes in fp32."""
+    """Used on a GPU; a CPU always computes in fp32."""
     chunk_seconds: float | None = None
     stride_seconds: float | None = None
-    """A sixth of the chunk unless given, as in transformers' pipeline."""
+    """By default a sixth of `chunk_seconds`, as in the pipeline of transformers."""
+
+
+class RuntimeSettings(BaseModel):
+    """Settings that change no scores."""
+
+    keep_log_probs: bool
+    """Whether log-probabilities are stored, for beam search."""
 
 
 class Chunk(NamedTuple):
-    """A part of a clip that the model hears by itself, in samples."""
+    """A part of a clip that is one input of the model; all fields are in samples."""
 
     start: int
     stop: int
     left: int
-    """So many of its first samples are there for what they tell of the others: their frames are cut off."""
+    """The length of the left stride: context whose frames are discarded."""
     right: int
-    """So many of its last samples, likewise."""
+    """The length of the right stride."""
 
-    def kept(self, frames: int, frame: int) -> slice:
-        """Which of the chunk's `frames` stay; `frame` is the number of samples from one to the next.
+    def kept_frames(self, frames: int, frame_samples: int) -> slice:
+        """Return which of the `frames` of the chunk remain without its strides; a frame has `frame_samples` samples.
 
-        As `rescale_stride` of transformers has it, to the rounding.
+        Rounds exactly as `rescale_stride` of transformers does.
         """
         length = self.stop - self.start
-        whole = round(length * (1 / frame))
-        left, right = (round(stride / length * whole) for stride in (self.left, self.right))
-        return slice(left, min(frames, whole - right) if right else frames)
+        nominal = round(length * (1 / frame_samples))
+        left, right = (round(stride / length * nominal) for stride in (self.left, self.right))
+        return slice(left, min(frames, nominal - right) if right else frames)
 
 
-def chunks_of(num_samples: int, chunk: int | None, stride: int = 0) -> list[Chunk]:
-    """The chunks of a clip, each `chunk - 2 * stride` samples after the one before; one, where `chunk` is None.
+def split_into_chunks(num_samples: int, chunk: int | None, stride: int = 0) -> list[Chunk]:
+    """Split a clip into chunks that start `chunk - 2 * stride` samples apart; into a single one if `chunk` is None.
 
-    Source: `chunk_iter` in transformers' pipeline for speech recognition.
+    Source: `chunk_iter` in the speech recognition pipeline of transformers.
     """
     if chunk is None:
         return [Chunk(0, num_samples, 0, 0)]
@@ -104,24 +105,24 @@ def chunks_of(num_samples: int, chunk: int | None, stride: int = 0) -> list[Chun
 
 
 Batch = list[tuple[int, Chunk]]
-"""Chunks, each with the place of its clip in the table."""
+"""Chunks, each with the position of its clip in the table."""
 
 
 @dataclass
 class ClipOutput:
-    """What a model makes of a clip."""
+    """The output of a model for a clip."""
 
     frames: int
     hypothesis: str
-    """The greedy one, as the tokenizer decodes it."""
+    """The greedy hypothesis, as the tokenizer decodes it."""
     loss: float
-    """Infinite where CTC has no path, and where the clip was cut into chunks."""
+    """Infinite if no CTC alignment exists or the clip was split into chunks."""
     stored: list[tuple[int, int]]
-    """Where the log-probabilities lie, if they were to be kept: from which byte on, how many; part after part."""
+    """The (offset, size) in bytes of the log-probabilities of each chunk in the spill file, in order."""
 
 
-class _Part(NamedTuple):
-    """What a model makes of a chunk."""
+class _ChunkOutput(NamedTuple):
+    """The output of a model for a chunk."""
 
     start: int
     frames: int
@@ -138,10 +139,10 @@ def transcribe(
     batch_seconds: float,
     device: torch.device,
 ) -> tuple[list[str], list[float]]:
-    """The greedy hypothesis of each clip, as the tokenizer decodes it, and its loss, infinite where CTC has no path."""
+    """Return the greedy hypothesis of each clip and its loss, which is infinite if no CTC alignment exists."""
     settings = LogProbsSettings(device=device.type, batch_seconds=batch_seconds)
-    heard = infer(model, processor, clips, shards, settings, device)
-    return [clip.hypothesis for clip in heard], [clip.loss for clip in heard]
+    outputs = infer(model, processor, clips, shards, settings, device)
+    return [output.hypothesis for output in outputs], [output.loss for output in outputs]
 
 
 def infer(
@@ -151,62 +152,71 @@ def infer(
     shards: Sequence[Path],
     settings: LogProbsSettings,
     device: torch.device,
-    log_probs: IO[bytes] | None = None,
+    spill: IO[bytes] | None = None,
 ) -> list[ClipOutput]:
-    """What the model makes of each clip, in their order; of one that is too short for a frame, nothing.
+    """Return the output of the model for each clip, in order; a clip that is shorter than one frame has no frames.
 
-    Clips, or the chunks of all clips, are batched by similar length; by equal length where padding would change the
-    model's answer. The file `log_probs` gets log-probabilities in the order in which they come, as `ClipOutput.stored` says;
-    so little is in memory, however many clips there are and however long one is.
+    Clips, or the chunks of all clips, are batched by similar length, or by equal length if padding would change the
+    output. Log-probabilities are written to the file `spill`, if given, in the order of computation, and
+    `ClipOutput.stored` holds their positions, so that memory use depends neither on the number of clips nor on their
+    length.
 
-    Raises SpeechmillError where chunks do not advance, or where the device's memory does not hold a batch.
+    Raises:
+        SpeechmillError: The strides cover a chunk entirely, a shard is corrupt, or the device runs out of memory.
     """
     model.to(device)  # type: ignore[arg-type]
-    frame = samples_a_frame(model.config)
-    chunk, stride = in_samples(settings, frame)
+    frame = samples_per_frame(model.config)
+    length, stride = chunk_and_stride(settings, frame)
     if not clips:
         return []
-    cut = [(i, each) for i, clip in enumerate(clips) for each in chunks_of(clip["num_samples"], chunk, stride)]
-    lengths = np.array([each.stop - each.start for _, each in cut], dtype=np.int64)
-    # Of what is shorter than the window of the first frame the model hears nothing, and would refuse it.
-    audible = np.flatnonzero(output_frames(model, torch.from_numpy(lengths)).numpy() > 0)
+    chunks = [
+        (i, each) for i, clip in enumerate(clips) for each in split_into_chunks(clip["num_samples"], length, stride)
+    ]
+    lengths = np.array([chunk.stop - chunk.start for _, chunk in chunks], dtype=np.int64)
+    # The model rejects inputs that are shorter than the window of its first frame.
+    long_enough = np.flatnonzero(output_frames(model, torch.from_numpy(lengths)).numpy() > 0)
     equal = depends_on_padding(model.config) or not getattr(processor.feature_extractor, "return_attention_mask", True)
-    batches = [audible[batch] for batch in evaluation_batches(lengths[audible], settings.batch_seconds, equal)]
-    read = _read(clips, shards, processor, [[cut[i] for i in batch] for batch in batches])
-    parts: list[list[_Part]] = [[] for _ in clips]
-    for batch, inputs in progress(_ahead(read), total=len(batches), desc="log_probs", unit="batch"):
+    batches = [long_enough[batch] for batch in evaluation_batches(lengths[long_enough], settings.batch_seconds, equal)]
+    loader = _load(clips, shards, processor, [[chunks[i] for i in batch] for batch in batches])
+    parts: list[list[_ChunkOutput]] = [[] for _ in clips]
+    for batch, inputs in progress(_prefetch(loader), total=len(batches), desc="log_probs", unit="batch"):
         logits, losses, frames = _forward(model, inputs, settings, device)
         best = logits.argmax(-1).cpu().numpy()
-        kept = torch.log_softmax(logits.float(), -1).half().cpu().numpy() if log_probs is not None else None
-        for place, (i, each) in enumerate(batch):
-            part = each.kept(frames[place], frame)
-            ids = best[place, part]
-            at = size = 0
-            if log_probs is not None and kept is not None:
-                at = log_probs.tell()
-                size = log_probs.write(kept[place, part].astype("<f2", copy=False).tobytes())
-            whole = each.stop - each.start == clips[i]["num_samples"]
-            # Of equal neighbours one is enough: the tokenizer would make one of them, across chunks too.
-            once = ids[np.diff(ids, prepend=-1) != 0]
-            parts[i].append(_Part(each.start, len(ids), once, losses[place] if whole else math.inf, (at, size)))
-    return [_joined(sorted(of_clip, key=lambda part: part.start), processor) for of_clip in parts]
+        log_probs = torch.log_softmax(logits.float(), -1).half().cpu().numpy() if spill is not None else None
+        for row, (i, chunk) in enumerate(batch):
+            kept = chunk.kept_frames(frames[row], frame)
+            ids = best[row, kept]
+            offset = size = 0
+            if spill is not None and log_probs is not None:
+                offset = spill.tell()
+                size = spill.write(log_probs[row, kept].astype("<f2", copy=False).tobytes())
+            complete = chunk.stop - chunk.start == clips[i]["num_samples"]
+            # Repeated tokens are collapsed here to save memory; the tokenizer would collapse them too, across chunks.
+            collapsed = ids[np.diff(ids, prepend=-1) != 0]
+            loss = losses[row] if complete else math.inf
+            parts[i].append(_ChunkOutput(chunk.start, len(ids), collapsed, loss, (offset, size)))
+    return [_join(sorted(of_clip, key=lambda part: part.start), processor) for of_clip in parts]
 
 
 def evaluation_batches(lengths: Lengths, batch_seconds: float, equal_lengths: bool) -> list[Indices]:
-    """Batches of clips sorted by length, the longest first, each within `batch_seconds` with its padding."""
+    """Return batches of at most `batch_seconds` including padding, sorted by length, the longest first."""
     order = np.argsort(lengths, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if equal_lengths else [order]
     return [batch for group in groups for batch in pack_batches(group, lengths, batch_seconds * SAMPLE_RATE)][::-1]
 
 
-def samples_a_frame(config: PreTrainedConfig) -> int:
-    """Samples from one frame of the logits to the next: some models have adapters that make fewer frames."""
+def samples_per_frame(config: PreTrainedConfig) -> int:
+    """Return the number of samples per frame of the logits, which includes the stride of adapters."""
     adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
-    return frame_samples(config) * int(config.adapter_stride**adapters if adapters else 1)
+    return encoder_stride(config) * int(config.adapter_stride**adapters if adapters else 1)
 
 
-def in_samples(settings: LogProbsSettings, frame: int) -> tuple[int | None, int]:
-    """The chunk and its stride, each a whole number of frames. Raises SpeechmillError where chunks do not advance."""
+def chunk_and_stride(settings: LogProbsSettings, frame: int) -> tuple[int | None, int]:
+    """Return the lengths of a chunk and of its stride in samples, rounded to frames.
+
+    Raises:
+        SpeechmillError: The strides cover a chunk entirely.
+    """
     if settings.chunk_seconds is None:
         return None, 0
     stride_seconds = settings.chunk_seconds / 6 if settings.stride_seconds is None else settings.stride_seconds
@@ -214,38 +224,38 @@ def in_samples(settings: LogProbsSettings, frame: int) -> tuple[int | None, int]
     chunk, stride = (int(round(seconds * SAMPLE_RATE / frame) * frame) for seconds in lengths)
     if chunk <= 2 * stride:
         raise SpeechmillError(
-            f"chunk_seconds {settings.chunk_seconds} leaves nothing between strides of {stride_seconds} s on"
-            " both sides; set stride_seconds of the evaluation set to less than half of chunk_seconds"
+            f"chunk_seconds is {settings.chunk_seconds}, but the strides on both sides, {stride_seconds} s each, cover"
+            " all of it; set stride_seconds of the evaluation set to less than half of chunk_seconds"
         )
     return chunk, stride
 
 
-def _read(
+def _load(
     clips: list[dict[str, Any]], shards: Sequence[Path], processor: Processor, batches: list[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
-    """Each batch with the model's inputs."""
+    """Yield each batch with the inputs of the model."""
     reader, collate = ClipReader(pa.Table.from_pylist(clips, CLIPS), shards), Collator(processor)
     for batch in batches:
-        heard = []
+        examples = []
         for i, chunks in groupby(batch, key=lambda each: each[0]):
             spans = [(chunk.start, chunk.stop) for _, chunk in chunks]
-            # A text belongs to a whole clip.
+            # The text matches the audio only if the chunk is the complete clip.
             text = clips[i]["text"] if spans == [(0, clips[i]["num_samples"])] else ""
-            heard += [{"samples": each, "text": text, "batch": 0, "weight": 1.0} for each in reader.spans(i, spans)]
-        yield batch, collate(heard)
+            examples += [{"samples": each, "text": text, "batch": 0, "weight": 1.0} for each in reader.spans(i, spans)]
+        yield batch, collate(examples)
 
 
-def _ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The `items`, the next of which is made while one is in use."""
+def _prefetch(items: Iterator[Any]) -> Iterator[Any]:
+    """Yield `items`, loading the next one in a thread while the current one is in use."""
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = thread.submit(next, items, None)
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
             yield item
 
 
 def autocast(settings: LogProbsSettings, device: torch.device) -> torch.autocast:
-    """The context in which a forward pass has the precision of `settings`; a CPU computes in fp32."""
+    """Return the autocast context for the precision of `settings`; a CPU computes in fp32."""
     dtype = _PRECISIONS[settings.precision]
     return torch.autocast(device.type, dtype, enabled=device.type == "cuda" and dtype is not torch.float32)
 
@@ -253,25 +263,25 @@ def autocast(settings: LogProbsSettings, device: torch.device) -> torch.autocast
 def _forward(
     model: PreTrainedModel, inputs: dict[str, Any], settings: LogProbsSettings, device: torch.device
 ) -> tuple[torch.Tensor, list[float], list[int]]:
-    """A batch's logits, shape (chunks, frames, vocabulary), the loss of each chunk and the number of its frames."""
+    """Return the logits, shape (chunks, frames, vocabulary), and the loss and number of frames of each chunk."""
     try:
-        given = {key: value.to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        tensors = {key: value.to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         with torch.inference_mode():
             with autocast(settings, device):
-                logits = forward(model, given)
-            frames = output_frames(model, given["num_samples"])
-            losses = clip_losses(logits, frames, given["labels"], model.config.pad_token_id)
+                logits = forward(model, tensors)
+            frames = output_frames(model, tensors["num_samples"])
+            losses = clip_losses(logits, frames, tensors["labels"], model.config.pad_token_id)
             return logits, losses.tolist(), frames.tolist()
     except torch.OutOfMemoryError as error:
         seconds, parts = int(inputs["num_samples"].max()) / SAMPLE_RATE, len(inputs["num_samples"])
         raise SpeechmillError(
-            f"the device's memory does not hold {parts} clips of {seconds:.0f} s ({error}); give the evaluation set"
-            " chunk_seconds if that is long, else lower evaluation.batch_seconds"
+            f"the device ran out of memory on a batch of {parts} clips of up to {seconds:.0f} s ({error}); if these"
+            " clips are long, set chunk_seconds of the evaluation set, otherwise lower evaluation.batch_seconds"
         ) from error
 
 
-def _joined(parts: list[_Part], processor: Processor) -> ClipOutput:
-    """A clip of its parts."""
+def _join(parts: list[_ChunkOutput], processor: Processor) -> ClipOutput:
+    """Return the output for a clip from those for its chunks."""
     ids = np.concatenate([part.ids for part in parts]) if parts else np.empty(0, dtype=np.int64)
     return ClipOutput(
         frames=sum(part.frames for part in parts),
@@ -282,50 +292,58 @@ def _joined(parts: list[_Part], processor: Processor) -> ClipOutput:
 
 
 def write_ctc_outputs(
-    path: Path, clips: list[dict[str, Any]], heard: list[ClipOutput], log_probs: IO[bytes] | None, about: dict[str, Any]
+    path: Path,
+    clips: list[dict[str, Any]],
+    outputs: list[ClipOutput],
+    spill: IO[bytes] | None,
+    metadata: dict[str, Any],
 ) -> None:
-    """Write `ctc_outputs.parquet`, with `about` among its metadata, each value as JSON; `tables.ctc_outputs_metadata` reads it.
+    """Write `ctc_outputs.parquet`, with `metadata` as JSON values that `tables.ctc_outputs_metadata` reads.
 
-    Raises SpeechmillError where a clip is too long for its log-probabilities to be kept.
+    Raises:
+        SpeechmillError: The log-probabilities of a clip exceed the size limit of Parquet.
     """
     rows = (
         {
             "id": clip["id"],
-            "frames": said.frames,
-            "hypothesis": said.hypothesis,
-            "loss": said.loss if math.isfinite(said.loss) else None,
-            "log_probs": None if log_probs is None else _stored(log_probs, said, clip["id"]),
+            "frames": output.frames,
+            "hypothesis": output.hypothesis,
+            "loss": output.loss if math.isfinite(output.loss) else None,
+            "log_probs": None if spill is None else _read_log_probs(spill, output, clip["id"]),
         }
-        for clip, said in zip(clips, heard, strict=True)
+        for clip, output in zip(clips, outputs, strict=True)
     )
-    metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in about.items()}
-    write_in_row_groups(rows, CTC_OUTPUTS.with_metadata(metadata), path, _ROW_GROUP)
+    encoded = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    write_in_row_groups(rows, CTC_OUTPUTS.with_metadata(encoded), path, _ROW_GROUP)
 
 
-def _stored(log_probs: IO[bytes], said: ClipOutput, name: str) -> bytes:
-    if sum(size for _, size in said.stored) > _MOST_BYTES:
+def _read_log_probs(spill: IO[bytes], output: ClipOutput, name: str) -> bytes:
+    if sum(size for _, size in output.stored) > _MAX_BYTES:
         raise SpeechmillError(
-            f"{name} is too long: the log-probabilities of its {said.frames} frames take more than 2 GiB; leave the"
-            " decoder lm out, or publish the recording in parts"
+            f"{name} is too long: the log-probabilities of its {output.frames} frames take more than 2 GiB; remove the"
+            " decoder lm from evaluation.decoders, or split the recording"
         )
     parts = []
-    for at, size in said.stored:
-        log_probs.seek(at)
-        parts.append(log_probs.read(size))
+    for offset, size in output.stored:
+        spill.seek(offset)
+        parts.append(spill.read(size))
     return b"".join(parts)
 
 
 def vocabulary(model: PreTrainedModel, processor: Processor) -> list[str]:
-    """The tokens by id, one for each output of the model; an empty one where the tokenizer has none."""
+    """Return the tokens by id, one for each output of the model; an empty string for ids that the tokenizer lacks."""
     by_id = {i: token for token, i in processor.tokenizer.get_vocab().items()}
     return [by_id.get(i, "") for i in range(model.config.vocab_size)]
 
 
 def weights_digest(folder: Path) -> str:
-    """sha256 of a model's weights; where several files hold them, of their digests."""
+    """Return the sha256 of the weights of a model; of the concatenated digests if there are several files."""
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise SpeechmillError(f"{folder} holds no weights: neither *.safetensors nor pytorch_model*.bin")
+        raise SpeechmillError(
+            f"{folder} contains no weights, neither *.safetensors nor pytorch_model*.bin; if files were deleted from"
+            " it, delete it and run snakemake again, otherwise choose a model with such weights"
+        )
     digests = [file_digest(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -337,45 +355,40 @@ def main() -> None:
     parser.add_argument("--settings", type=LogProbsSettings.model_validate_json, required=True)
     parser.add_argument("--gpus", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--checkpoint", type=Path, help="the folder checkpoint-{step}")
-    which.add_argument("--checkpoints", type=Path, help="the folder of all checkpoints, with --step-from")
-    which.add_argument("--model", type=Path, help="the folder of a model that the run does not train: step 0")
-    parser.add_argument("--step-from", type=Path, help="a JSON file whose key `step` says which checkpoint it is")
+    parser.add_argument("--runtime-settings", type=RuntimeSettings.model_validate_json, required=True)
+    parser.add_argument("--checkpoints", type=Path, nargs="*", help="the folder of the run's checkpoints, if it trains")
+    parser.add_argument("--base", type=Path, nargs="*", help="the folder of the model that the run only scores, if any")
+    parser.add_argument("--step", required=True, help="a number, or the name of the step in --step-record")
+    parser.add_argument("--step-record", type=Path, nargs="*", help="a JSON file with the number in its key `step`")
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--shards", type=Path, nargs="*", required=True)
     parser.add_argument("--counts", type=Path, required=True, help="the counts of the set's clips")
-    parser.add_argument("--keep-log-probs", action="store_true", help="a decoder needs them")
     parser.add_argument("--ctc-outputs", type=Path, required=True)
     args = parser.parse_args()
-    if (args.checkpoints is None) != (args.step_from is None):
-        parser.error("--checkpoints and --step-from belong together")
     settings: LogProbsSettings = args.settings
     torch.set_num_threads(args.threads)
-    if args.model:
-        step, folder = 0, args.model
-    else:
-        step = read_json(args.step_from)["step"] if args.step_from else int(args.checkpoint.name.rpartition("-")[2])
-        folder = args.checkpoint or args.checkpoints / f"checkpoint-{step}"
-    about = {"step": step, "checkpoint_sha256": weights_digest(folder), "device": None, "wall_seconds": 0.0}
+    step = int(read_json(args.step_record[0])["step"] if args.step_record else args.step)
+    folder = args.base[0] if args.base else args.checkpoints[0] / f"checkpoint-{step}"
+    metadata = {"step": step, "checkpoint_sha256": weights_digest(folder), "device": None, "wall_seconds": 0.0}
     unavailable = read_json(args.counts)["unavailable"]
-    about |= {"unavailable": unavailable, "vocabulary": [], "frame_seconds": None}
+    metadata |= {"unavailable": unavailable, "vocabulary": [], "frame_seconds": None}
     if unavailable is not None:
-        write_ctc_outputs(args.ctc_outputs, [], [], None, about)
+        write_ctc_outputs(args.ctc_outputs, [], [], None, metadata)
         return
     clips = read_table(args.clips).to_pylist()
     model, processor = load_checkpoint(folder)
-    about["vocabulary"] = vocabulary(model, processor)
-    about["frame_seconds"] = samples_a_frame(model.config) / SAMPLE_RATE
+    metadata["vocabulary"] = vocabulary(model, processor)
+    metadata["frame_seconds"] = samples_per_frame(model.config) / SAMPLE_RATE
     args.ctc_outputs.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        # On the disk of the results, where there is room for it.
-        spill = stack.enter_context(tempfile.TemporaryFile(dir=args.ctc_outputs.parent)) if args.keep_log_probs else None
+        # Next to the results, because /tmp may be too small.
+        keep = args.runtime_settings.keep_log_probs
+        spill = stack.enter_context(tempfile.TemporaryFile(dir=args.ctc_outputs.parent)) if keep else None
         with acquire_devices(settings.device, args.run, args.gpus) as (device,):
             started = time.monotonic()
-            heard = infer(model, processor, clips, args.shards, settings, device, spill)
-            about |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}
-        write_ctc_outputs(args.ctc_outputs, clips, heard, spill, about)
+            outputs = infer(model, processor, clips, args.shards, settings, device, spill)
+            metadata |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}
+        write_ctc_outputs(args.ctc_outputs, clips, outputs, spill, metadata)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The n-gram language model: its text, KenLM, the weights of beam search."""
+"""The n-gram language model: training text, estimation with KenLM, and tuning of the decoding weights."""

@@ -1,4 +1,4 @@
-"""lm: the n-gram language model of words, by KenLM, and the words that beam search can write."""
+"""lm: estimate a word-level n-gram language model with KenLM and write the lexicon of beam search."""
 
 import argparse
 import re
@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
-from speechmill.core.tables import file_digest, write_json
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import atomic_write, file_digest, write_json, write_text
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, tokenizer_tokens
 
 _FALLBACK = re.compile(r"Substituting fallback discounts for order (\d+)")
 
 
 class LmSettings(BaseModel):
-    """The slice of `evaluation.lm` that this stage reads."""
+    """The stage settings, from `evaluation.lm`."""
 
     order: int
     prune: list[int]
@@ -28,60 +28,56 @@ class LmSettings(BaseModel):
     max_words: int
 
 
-def make_model(text: Path, model: Path, settings: LmSettings, memory_mb: int) -> dict[str, Any]:
-    """Make a KenLM binary `model` of `text`, a sentence a line, with modified Kneser-Ney smoothing.
+def build_model(text: Path, model: Path, settings: LmSettings, memory_mb: int) -> dict[str, Any]:
+    """Estimate a language model with modified Kneser-Ney smoothing and write it to `model` in KenLM's binary format.
 
-    Returns the n-grams of each order, and the orders whose discounts could not be estimated, so that KenLM's own were
-    taken: in a small text no n-gram may be there just once or twice. Source: Heafield et al., Scalable modified
-    Kneser-Ney language model estimation, ACL 2013.
+    `text` has one sentence per line. Return the number of n-grams of each order, and the orders for which the default
+    discounts of KenLM were used because a small text has too few n-grams that occur once or twice to estimate them.
+    Source: Heafield et al., Scalable modified Kneser-Ney language model estimation, ACL 2013.
 
-    Raises SpeechmillError where KenLM's programs are absent, or fail.
+    Raises:
+        SpeechmillError: A KenLM program is not installed or fails.
     """
     memory = f"{memory_mb}M"
-    # Beside the result, where there is room for it.
-    with tempfile.TemporaryDirectory(dir=model.parent, prefix=".arpa-") as folder, atomic_write(model) as beside:
+    # Next to the result, because /tmp may be too small.
+    with tempfile.TemporaryDirectory(dir=model.parent, prefix=".arpa-") as folder, atomic_write(model) as temporary:
         arpa = Path(folder, "arpa")
-        counting = [
-            "--order",
-            settings.order,
-            "--prune",
-            *(settings.prune or [0])[: settings.order],
-            "--discount_fallback",
-        ]
-        places = ["--temp_prefix", f"{folder}/", "--memory", memory, "--text", text, "--arpa", arpa]
-        told = _run("lmplz", *counting, "--skip_symbols", *places)
-        _run("build_binary", "-T", f"{folder}/", "-S", memory, settings.format, arpa, beside)
+        options = ["--order", settings.order, "--prune", *(settings.prune or [0])[: settings.order]]
+        options += ["--discount_fallback", "--skip_symbols", "--temp_prefix", f"{folder}/", "--memory", memory]
+        messages = _run("lmplz", *options, "--text", text, "--arpa", arpa)
+        _run("build_binary", "-T", f"{folder}/", "-S", memory, settings.format, arpa, temporary)
         with arpa.open(encoding="utf-8") as lines:
-            # After \data\ come the counts, then an empty line.
+            # The line \data\ is followed by the counts and an empty line.
             next(lines)
             header = [line.strip() for line in iter(lambda: next(lines), "\n")]
     return {
         "ngrams": [int(line.split("=")[1]) for line in header],
-        "discount_fallback": [int(order) + 1 for order in _FALLBACK.findall(told)],
+        "discount_fallback": [int(order) + 1 for order in _FALLBACK.findall(messages)],
     }
 
 
 def _run(program: str, *arguments: object) -> str:
-    """What a program of KenLM says on standard error."""
-    found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
-    if found is None:
-        raise SpeechmillError(f"KenLM's {program} is not on PATH: `make setup` builds it into .venv/bin")
-    done = subprocess.run(
-        [found, *map(str, arguments)], stderr=subprocess.PIPE, text=True, errors="replace", check=False
+    """Run a KenLM program and return its standard error."""
+    path = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
+    if path is None:
+        raise SpeechmillError(f"{program} of KenLM is not installed; run `make setup`, which builds it into .venv/bin")
+    process = subprocess.run(
+        [path, *map(str, arguments)], stderr=subprocess.PIPE, text=True, errors="replace", check=False
     )
-    if done.returncode:
+    if process.returncode:
         raise SpeechmillError(
-            f"KenLM's {program} ended with status {done.returncode}; where memory or the disk ran out, grant the job"
-            " more, otherwise look at the text and at order and prune in evaluation.lm. It said:\n"
-            + done.stderr[-2000:]
+            f"{program} of KenLM failed with exit status {process.returncode}; if memory or disk space ran out, give"
+            " the job more, otherwise check the text and `order` and `prune` in evaluation.lm. Its output:\n"
+            + process.stderr[-2000:]
         )
-    return done.stderr
+    return process.stderr
 
 
 def write_lexicon(text: Path, lexicon: Path, tokens: Tokens, max_words: int) -> dict[str, int]:
-    """Write the most frequent words of `text` with their spelling, in the order of code points; count them.
+    """Write the `max_words` most frequent words of `text` and their spellings, sorted by code point; return the counts.
 
-    Raises SpeechmillError where the model can spell none of them.
+    Raises:
+        SpeechmillError: The model can spell none of the words.
     """
     counts: Counter[str] = Counter()
     with text.open(encoding="utf-8") as sentences:
@@ -92,11 +88,10 @@ def write_lexicon(text: Path, lexicon: Path, tokens: Tokens, max_words: int) -> 
     written = [entry for entry in entries if entry is not None]
     if not written:
         raise SpeechmillError(
-            f"the model can spell no word of {text}, such as {ranked[0]!r}, in its tokens, such as"
-            f" {', '.join(tokens.by_id[:10])}: see that the run's `text` writes as the model does"
+            f"the model can spell no word of {text}, such as {ranked[0]!r}, with its tokens, such as"
+            f" {', '.join(tokens.by_id[:10])}; change the run's `text` rules to match the vocabulary of the model"
         )
-    with atomic_write(lexicon) as beside:
-        beside.write_text("".join(written), encoding="utf-8")
+    write_text("".join(written), lexicon)
     return {
         "distinct_words": len(ranked),
         "words_in_lexicon": len(written),
@@ -108,10 +103,10 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=LmSettings.model_validate_json, required=True)
-    parser.add_argument("--text", type=Path, required=True, help="a sentence a line, as lm_text writes it")
+    parser.add_argument("--text", type=Path, required=True, help="the training text, one sentence per line")
     parser.add_argument("--vocab", type=Path, required=True, help="the tokenizer's vocab.json")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="its tokenizer_config.json")
-    parser.add_argument("--memory-mb", type=int, required=True, help="for KenLM to sort in")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="the tokenizer's tokenizer_config.json")
+    parser.add_argument("--memory-mb", type=int, required=True, help="the memory that KenLM may use for sorting")
     parser.add_argument("--folder", type=Path, required=True)
     args = parser.parse_args()
     settings: LmSettings = args.settings
@@ -119,15 +114,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokens = tokenizer_tokens(args.vocab, args.tokenizer)
     words = write_lexicon(args.text, folder / LEXICON, tokens, settings.max_words)
-    with atomic_write(folder / TOKENS) as beside:
-        beside.write_text("".join(f"{token}\n" for token in tokens.by_id), encoding="utf-8")
-    made = make_model(args.text, folder / MODEL, settings, args.memory_mb)
-    if made["discount_fallback"]:
-        orders = ", ".join(map(str, made["discount_fallback"]))
-        print(f"the text is too small to estimate the discounts of the orders {orders}: KenLM's own are taken")
+    write_text("".join(f"{token}\n" for token in tokens.by_id), folder / TOKENS)
+    statistics = build_model(args.text, folder / MODEL, settings, args.memory_mb)
+    if statistics["discount_fallback"]:
+        orders = ", ".join(map(str, statistics["discount_fallback"]))
+        print(f"the text is too small to estimate discounts for the orders {orders}; using the defaults of KenLM")
     write_json(
         settings.model_dump()
-        | made
+        | statistics
         | words
         | {"blank": tokens.blank, "separator": tokens.separator, "text_sha256": file_digest(args.text)},
         folder / ABOUT,

@@ -1,4 +1,4 @@
-"""lm_text: the sentences that the language model is made of, without any that a choice or a score rests on."""
+"""lm_text: write the training text of the language model, without sentences of dev or of scored sets."""
 
 import argparse
 from collections import Counter
@@ -9,22 +9,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from speechmill.config.text import TextConfig
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
-from speechmill.core.tables import file_digest, read_table, write_json
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import atomic_write, file_digest, write_json, write_text
+from speechmill.core.tables import read_table
 from speechmill.text.normaliser import Normaliser, compose
 
 
 class LmTextSettings(BaseModel):
-    """The slice of a run's section that this stage reads."""
+    """The stage settings."""
 
     text: TextConfig
 
 
-class Sentences:
-    """Sentences that may be learned from, one by one, and the counts of those that may not.
+class HeldOutFilter:
+    """A filter that removes empty and held-out sentences and counts them.
 
-    `held_out` gives for each set that is scored, and for dev, its sentences; all are compared as the language model has
-    them: after the run's normalisation, Hangul in syllables.
+    `held_out` maps dev and each scored set to its sentences. All sentences must be normalised by the run's rules, with
+    Hangul as syllables.
     """
 
     def __init__(self, held_out: Mapping[str, Iterable[str]]) -> None:
@@ -35,8 +36,8 @@ class Sentences:
         self.counts: Counter[str] = Counter(read=0, empty=0, repeated=0, removed=0, sentences=0, words=0)
         self.removed: Counter[str] = Counter(dict.fromkeys(held_out, 0))
 
-    def kept(self, sentences: Iterable[str], *, once: bool) -> Iterator[str]:
-        """Those of `sentences` that are not empty and in none of the sets; with `once`, each only the first time."""
+    def filter(self, sentences: Iterable[str], *, unique: bool) -> Iterator[str]:
+        """Yield the `sentences` that are neither empty nor held out; with `unique`, yield repeated ones only once."""
         seen: set[str] = set()
         for sentence in sentences:
             self.counts["read"] += 1
@@ -48,22 +49,23 @@ class Sentences:
             elif sentence in seen:
                 self.counts["repeated"] += 1
             else:
-                if once:
+                if unique:
                     seen.add(sentence)
                 self.counts["sentences"] += 1
                 self.counts["words"] += len(sentence.split())
                 yield sentence
 
 
-def table_sentences(clips: Path) -> list[str]:
-    """The texts of a table of clips, which are normalised, with jamo composed to syllables."""
+def read_clip_texts(clips: Path) -> list[str]:
+    """Return the normalised texts of a table of clips, with jamo composed to syllables."""
     return [compose(text) for text in read_table(clips, ["text"])["text"].to_pylist()]
 
 
-def file_sentences(files: Iterable[Path], normalise: Normaliser) -> Iterator[str]:
-    """The lines of plain-text files after normalisation, with jamo composed to syllables.
+def read_text_files(files: Iterable[Path], normalise: Normaliser) -> Iterator[str]:
+    """Yield the normalised lines of plain-text files, with jamo composed to syllables.
 
-    Raises SpeechmillError where one is not UTF-8.
+    Raises:
+        SpeechmillError: A file is not valid UTF-8.
     """
     for file in files:
         with file.open(encoding="utf-8-sig") as lines:
@@ -72,7 +74,8 @@ def file_sentences(files: Iterable[Path], normalise: Normaliser) -> Iterator[str
                     yield compose(normalise(line))
             except UnicodeDecodeError as error:
                 raise SpeechmillError(
-                    f"{file}, in evaluation.lm.files, is not UTF-8 ({error}): convert it, for instance with iconv"
+                    f"{file}, listed in evaluation.lm.files, is not valid UTF-8 ({error}); convert it, for"
+                    " example with iconv"
                 ) from error
 
 
@@ -80,37 +83,38 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=LmTextSettings.model_validate_json, required=True)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--clips", type=Path, help="the training clips")
-    source.add_argument("--files", type=Path, nargs="+", help="plain text, a sentence a line")
+    parser.add_argument("--clips", type=Path, nargs="*", help="the training clips, unless the text is in files")
+    parser.add_argument("--files", type=Path, nargs="*", help="plain text, one sentence per line")
     parser.add_argument("--held-out", type=Path, nargs="+", required=True, help="the clips of dev and each scored set")
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--digest", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True)
     args = parser.parse_args()
-    sentences = Sentences({path.stem: table_sentences(path) for path in args.held_out})
+    held_out = HeldOutFilter({path.stem: read_clip_texts(path) for path in args.held_out})
     if args.clips:
-        # One that many speakers read aloud is no likelier for that, and would leave no n-grams seen once, by which
-        # KenLM estimates those never seen.
-        kept = sentences.kept(table_sentences(args.clips), once=True)
+        # Many speakers read the same prompts. Counting them repeatedly would distort the model, and KenLM estimates its
+        # discounts from the n-grams that occur once.
+        kept = held_out.filter(read_clip_texts(args.clips[0]), unique=True)
     else:
-        kept = sentences.kept(file_sentences(args.files, Normaliser(args.settings.text)), once=False)
-    with atomic_write(args.text) as beside, beside.open("w", encoding="utf-8") as file:
+        kept = held_out.filter(read_text_files(args.files, Normaliser(args.settings.text)), unique=False)
+    with atomic_write(args.text) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{sentence}\n" for sentence in kept)
-    counts: dict[str, Any] = dict(sentences.counts)
-    removed = ", ".join(f"{count:,} of {name}" for name, count in sentences.removed.items() if count) or "none"
-    print(f"{counts['sentences']:,} sentences; {counts['removed']:,} removed for being in a scored set ({removed})")
+    counts: dict[str, Any] = dict(held_out.counts)
+    removed = ", ".join(f"{count:,} in {name}" for name, count in held_out.removed.items() if count) or "none"
+    print(
+        f"{counts['sentences']:,} sentences; {counts['removed']:,} removed because they occur in dev or a scored set"
+        f" ({removed})"
+    )
     if not counts["sentences"]:
         raise SpeechmillError(
-            f"no sentence is left for the language model: of {counts['read']:,} read, {counts['removed']:,} are in a"
-            f" scored set ({removed}) and {counts['empty']:,} are empty; name other text in evaluation.lm"
+            f"no sentence is left for the language model: of {counts['read']:,}, {counts['removed']:,} occur in dev or"
+            f" a scored set ({removed}) and {counts['empty']:,} are empty; configure other text in evaluation.lm"
         )
-    with atomic_write(args.digest) as beside:
-        beside.write_text(file_digest(args.text) + "\n", encoding="utf-8")
+    write_text(file_digest(args.text) + "\n", args.digest)
     write_json(
         {"source": "training" if args.clips else [file.name for file in args.files]}
         | counts
-        | {"removed_by_set": dict(sentences.removed)},
+        | {"removed_by_set": dict(held_out.removed)},
         args.counts,
     )
 

@@ -1,1 +1,1 @@
-"""CTC models of transformers: loading, loss, inputs, batches, devices."""
+"""CTC models of transformers: creation, loss, inputs, batches, devices."""

@@ -1,11 +1,11 @@
-"""Which devices a job computes on."""
+"""Choice and locking of the devices that a job computes on."""
 
-import fcntl
 import itertools
 import os
 import platform
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,113 +13,148 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from speechmill.core.command import SpeechmillError
+
+# A lock can wait for one file, but not for whichever of several becomes free first.
+_POLL_SECONDS = 1
 
 
 @contextmanager
 def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iterator[list[torch.device]]:
-    """The devices for a job that `wanted` asks for: `gpu`, `cpu`, or `auto`, GPUs where there are any.
+    """Yield the devices of a job, and keep its GPUs locked for it until the block ends.
 
-    There are `count` of them, an even share of which is this task's where Slurm started several. GPUs are this job's
-    alone until the block ends, and no others are visible to it: jobs on one machine lock a file a device, among those
-    that CUDA_VISIBLE_DEVICES shows, and wait for one another; each takes all that it needs at once. `granted` is what
-    Snakemake gave, which may be fewer than the rule asked for.
-    Raises SpeechmillError where GPUs are wanted and there are too few.
+    Jobs on one machine share the GPUs that CUDA_VISIBLE_DEVICES lists (all without it) by a lock file for each GPU, and
+    wait for each other. A job acquires all its GPUs at once, and no others are visible to it.
+
+    Args:
+        wanted: `gpu`, `cpu`, or `auto`, which means GPUs if there are any.
+        run: The name of the run, for error messages.
+        granted: The number of GPUs that Snakemake granted, which may be lower than the rule requested.
+        count: The number of devices of the run. If Slurm started several tasks, each gets an equal share.
+
+    Raises:
+        SpeechmillError: GPUs are wanted and there are too few, or the tasks of Slurm cannot share `count` equally.
     """
-    here, left = divmod(count, tasks())
-    if left:
+    per_task, remainder = divmod(count, slurm_tasks())
+    if remainder:
         raise SpeechmillError(
-            f"runs.{run}.gpus is {count}, which {tasks()} Slurm tasks cannot share: start a task a node or a task a"
-            f" GPU, or set runs.{run}.gpus to a multiple of {tasks()}"
+            f"runs.{run}.gpus is {count}, which {slurm_tasks()} Slurm tasks cannot share equally: start one task per"
+            f" node or one per GPU, or set runs.{run}.gpus to a multiple of {slurm_tasks()}"
         )
-    # Not `is_available`: it binds the process to the devices that it sees at that moment.
-    seen = torch.cuda.device_count()
-    if wanted == "cpu" or (wanted == "auto" and (granted == 0 or seen == 0)):
-        yield [torch.device("cpu")] * here
+    # Not `is_available`, which binds the process to the devices that are visible at that moment.
+    visible = torch.cuda.device_count()
+    if wanted == "cpu" or (wanted == "auto" and (granted == 0 or visible == 0)):
+        yield [torch.device("cpu")] * per_task
         return
-    if granted == 0 or seen == 0:
-        why = "was granted none (--resources gpu=0)" if granted == 0 else "sees none on this machine"
+    if granted == 0 or visible == 0:
+        reason = "was granted none (--resources gpu=0)" if granted == 0 else "finds none on this machine"
         raise SpeechmillError(
-            f"runs.{run}.device is gpu, but the job {why}; run it where there is a GPU, or set"
-            f" runs.{run}.device to cpu and expect to wait"
+            f"runs.{run}.device is gpu, but the job {reason}; run it on a machine with a GPU, or set"
+            f" runs.{run}.device to cpu, which is much slower"
         )
-    if granted < count or seen < here:
-        few, why = (
-            (granted, f"was granted {granted}; give snakemake --resources gpu={count}, or more")
+    if granted < count or visible < per_task:
+        available, reason = (
+            (granted, f"was granted {granted}; give snakemake --resources gpu={count} or more")
             if granted < count
             else (
-                seen * tasks(),
-                f"sees {seen} of the {here} that it needs on this machine; run it where there are more",
+                visible * slurm_tasks(),
+                f"finds {visible} of the {per_task} that it needs on this machine; run it on a machine with more",
             )
         )
         raise SpeechmillError(
-            f"runs.{run}.gpus is {count}, but the job {why}, or set runs.{run}.gpus to {few} and raise"
-            f" runs.{run}.plan.gradient_accumulation, so that a step keeps its clips"
+            f"runs.{run}.gpus is {count}, but the job {reason}, or set runs.{run}.gpus to {available} and raise"
+            f" runs.{run}.plan.gradient_accumulation to keep the number of clips per step"
         )
-    with _locked(visible_devices(seen), here) as names:
-        # Before the first use of a GPU: the Trainer spreads its batches over all that it sees.
+    with _locked(visible_devices(visible), per_task) as names:
+        # Before the first use of a GPU: the Trainer distributes its batches over all GPUs that are visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
-        yield [torch.device("cuda", position) for position in range(here)]
+        yield [torch.device("cuda", index) for index in range(per_task)]
 
 
 def device_name(device: torch.device) -> str:
-    """What a device is called by its maker: the GPU, or this machine's processor."""
+    """Return the model name of a GPU, or that of this machine's processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    about = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def tasks() -> int:
-    """How many tasks of a Slurm step share a run; 1 unless srun started this one beside others."""
+def slurm_tasks() -> int:
+    """Return the number of tasks in this Slurm step, which share a run; 1 without Slurm."""
     return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def visible_devices(count: int) -> list[str]:
-    """The names of the `count` devices that torch sees, in its order: what CUDA_VISIBLE_DEVICES calls them."""
+    """Return the names that CUDA_VISIBLE_DEVICES has for the `count` devices that torch finds, in torch's order."""
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in listed.split(",")][:count] if listed else [str(i) for i in range(count)]
 
 
 @contextmanager
 def _locked(names: list[str], count: int) -> Iterator[list[str]]:
-    """Hold the locks of `count` of the devices `names`."""
-    folder = Path(tempfile.gettempdir()) / "speechmill-devices"
-    folder.mkdir(exist_ok=True)
-    _open_to_all(folder, 0o777)
+    """Lock `count` of the devices `names` until the block ends, and yield their names.
+
+    If that many are not free, a line on stderr names the devices that the job waits for, and another one the devices
+    that it gets in the end. The operating system releases the locks of a job that is killed.
+    """
+    folder = _lock_folder()
     uuids = _uuids()
+    waiting = False
     while True:
         with ExitStack() as held:
-            with _lock(folder / "taking"):
-                # One job at a time looks, so that no two hold a part each of what both need.
+            # One job at a time tries to lock devices, so that no two jobs each hold a part of what both need.
+            with _file_lock(folder / "taking"):
                 free = (name for name in names if _try_lock(folder / f"{_lock_name(name, uuids)}.lock", held))
-                taken = list(itertools.islice(free, count))
-            if len(taken) == count:
-                yield taken
+                acquired = list(itertools.islice(free, count))
+            if len(acquired) == count:
+                if waiting:
+                    print(f"acquired GPU{'s' if count > 1 else ''} {', '.join(acquired)}", file=sys.stderr, flush=True)
+                yield acquired
                 return
-        time.sleep(1)  # flock can wait for one file, not for whichever of several comes free
+        if not waiting:
+            candidates = f"{count} of the GPUs {', '.join(names)}" if len(names) > 1 else f"GPU {names[0]}"
+            print(f"waiting for {candidates}: in use by other jobs on this machine", file=sys.stderr, flush=True)
+            waiting = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _lock_folder() -> Path:
+    """Return the folder of the locks, which all users of this machine share.
+
+    Raises:
+        SpeechmillError: Its path exists and is not a folder, or is a symbolic link, possibly to another user's folder.
+    """
+    folder = Path(tempfile.gettempdir()) / "speechmill-devices"
+    with suppress(FileExistsError):
+        folder.mkdir()
+        # The umask does not apply to chmod.
+        folder.chmod(0o777)
+    if folder.is_symlink() or not folder.is_dir():
+        raise SpeechmillError(f"{folder} is not a folder, but the locks of the GPUs belong there; delete it")
+    return folder
 
 
 def _lock_name(name: str, uuids: dict[str, str]) -> str:
-    """What the lock of a device is called: by its UUID, however the job names it, where `uuids` by index tell it.
+    """Return the name of a device's lock: its UUID, given `uuids` by index, whether the job uses the index or the UUID.
 
-    Indices are nvidia-smi's, by the bus: where the devices of a machine differ and jobs name them both by index and by
-    UUID, CUDA_DEVICE_ORDER=PCI_BUS_ID makes CUDA count in the same way.
+    Indices are those of nvidia-smi, which counts in PCI bus order. On a machine with GPUs of different models where
+    some jobs use indices and others UUIDs, CUDA_DEVICE_ORDER=PCI_BUS_ID makes CUDA count in the same order.
     """
     if name in uuids:
         return uuids[name]
     if name.startswith("GPU-"):
-        # The beginning of a UUID will do for CUDA_VISIBLE_DEVICES.
+        # CUDA_VISIBLE_DEVICES accepts an unambiguous prefix of a UUID.
         return next((uuid for uuid in uuids.values() if uuid.startswith(name)), name)
-    # Slurm may count each job's devices from 0: the same index in another job is another device.
+    # Slurm may count each job's devices from 0, so that the same index means another device in another job.
     job = os.environ.get("SLURM_JOB_ID")
     return f"{job}-{name}" if job else name
 
 
 def _uuids() -> dict[str, str]:
-    """The UUID of each GPU that the job may see, by index; none where nvidia-smi tells nothing."""
+    """Return the UUID of each GPU that the job may use, by index; empty if nvidia-smi is missing or fails."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader"],
@@ -132,28 +167,22 @@ def _uuids() -> dict[str, str]:
     return dict(line.split(", ") for line in listed.splitlines())
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        _open_to_all(path, 0o666)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _file_lock(path: Path, blocking: bool = True) -> FileLock:
+    """Return the lock on a file that every user of this machine may lock.
+
+    Raises:
+        SpeechmillError: The path is a symbolic link, which FileLock would refuse to follow with a plain OSError.
+    """
+    if path.is_symlink():
+        raise SpeechmillError(f"{path} is a symbolic link, but the lock of a GPU must be a regular file; delete it")
+    # Without a fallback for file systems that lack flock: its locks would outlive a job that is killed.
+    return FileLock(path, mode=0o666, blocking=blocking, fallback_to_soft=False)
 
 
 def _try_lock(path: Path, held: ExitStack) -> bool:
-    """Lock a file until `held` is closed, unless somebody else has."""
-    file = path.open("a")
-    _open_to_all(path, 0o666)
+    """Lock a file until `held` is closed, and return False if another job holds the lock."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
+        held.enter_context(_file_lock(path, blocking=False))
+    except Timeout:
         return False
-    held.enter_context(file)
     return True
-
-
-def _open_to_all(path: Path, mode: int) -> None:
-    # Users who share a machine share its devices; what another user made is open already.
-    with suppress(PermissionError):
-        path.chmod(mode)

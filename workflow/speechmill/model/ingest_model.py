@@ -1,4 +1,4 @@
-"""ingest: a base model, fetched once from the Hugging Face Hub, copied from a folder, or taken from another run."""
+"""The stage ingest_model: store a base model from the Hugging Face Hub, a local folder or another run."""
 
 import argparse
 import shutil
@@ -10,22 +10,25 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, Revi
 
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.tables import file_digest, read_json, write_json
+from speechmill.core.files import file_digest, read_json, write_json
 
-# What transformers needs of a model; other frameworks' weights stay where they are.
+# The files that transformers needs; weights for other frameworks are not downloaded.
 _FILES = ["*.json", "*.txt", "*.safetensors", "*.bin", "*.model"]
 
 
-def fetch(settings: ModelConfig, folder: Path) -> dict[str, Any]:
-    """Put the base into `folder`; where it came from, its commit, and the digest of each file.
+def fetch_model(settings: ModelConfig, folder: Path) -> dict[str, Any]:
+    """Store the base model in `folder`, and return its source, commit, and the digest of each file.
 
-    Raises SpeechmillError where there is no such folder, model or revision, or the Hub cannot be reached.
+    Raises:
+        SpeechmillError: The local folder, the model or the revision does not exist, or the Hub cannot be reached.
     """
     base = str(settings.base)
     if settings.base_is_folder:
         source = Path(base).expanduser()
         if not (source / "config.json").is_file():
-            raise SpeechmillError(f"model.base: {source} is not a model's folder, since it has no config.json")
+            raise SpeechmillError(
+                f"model.base: {source} has no config.json; give the folder of a model as transformers saves it"
+            )
         shutil.copytree(source, folder, dirs_exist_ok=True)
         commit = None
     else:
@@ -35,39 +38,40 @@ def fetch(settings: ModelConfig, folder: Path) -> dict[str, Any]:
             raise SpeechmillError(f"model.revision: {base} has no revision {settings.revision}") from error
         except RepositoryNotFoundError as error:
             raise SpeechmillError(
-                f"model.base: the Hub has no model {base}, or shows it only to those who are logged in: set HF_TOKEN"
+                f"model.base: the Hub has no model {base}, or access to it requires a login: check the name or set"
+                " HF_TOKEN"
             ) from error
         except (HfHubHTTPError, OSError) as error:
-            raise SpeechmillError(f"model.base: {base} cannot be fetched ({error}); try again") from error
-        # A snapshot's folder is named after its commit; its files are links into the cache.
+            raise SpeechmillError(f"model.base: {base} cannot be downloaded ({error}); try again") from error
+        # The folder of a snapshot is named after its commit; its files are links into the cache.
         commit = snapshot.name
         shutil.copytree(snapshot, folder, dirs_exist_ok=True)
     digests = {path.name: file_digest(path) for path in sorted(folder.iterdir()) if path.is_file()}
     return {"base": base, "revision": settings.revision, "commit": commit, "sha256": digests}
 
 
-def take(run: str, files: list[Path], selection: Path, folder: Path) -> dict[str, Any]:
-    """Put the model of another run, its `files`, into `folder`; the run, the step, and the digest of each file."""
+def copy_run_model(run: str, files: list[Path], selection: Path, folder: Path) -> dict[str, Any]:
+    """Copy the model of another run, its `files`, to `folder`, and return the run, the step and the files' digests."""
     folder.mkdir(parents=True, exist_ok=True)
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    chosen = read_json(selection)
-    return {"run": run, "step": chosen["step"], "sha256": chosen["sha256"]}
+    selected = read_json(selection)
+    return {"run": run, "step": selected["step"], "sha256": selected["sha256"]}
 
 
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=ModelConfig.model_validate_json, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--source", type=Path, required=True, help="what is known of the model, apart from it")
+    parser.add_argument("--folder", type=Path, required=True, help="the folder to store the model in")
+    parser.add_argument("--source", type=Path, required=True, help="the JSON to write: the origin of the model")
     parser.add_argument("--model", type=Path, nargs="*", help="the files of another run's model")
-    parser.add_argument("--selection", type=Path, nargs="*", help="which checkpoint of that run its model is")
+    parser.add_argument("--selection", type=Path, nargs="*", help="the selection record of that run")
     args = parser.parse_args()
     if args.settings.run is not None:
-        source = take(args.settings.run, args.model, args.selection[0], args.folder)
+        source = copy_run_model(args.settings.run, args.model, args.selection[0], args.folder)
     else:
-        source = fetch(args.settings, args.folder)
+        source = fetch_model(args.settings, args.folder)
     write_json(source, args.source)
 
 

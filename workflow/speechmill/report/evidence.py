@@ -1,6 +1,6 @@
-"""What every figure of a card is derived from: small files that go with the model in its folder `evidence`.
+"""The folder `evidence` of a model: small files from which every figure of its card is derived.
 
-They hold no text and no audio of a corpus, and no speaker's name, so that they may go wherever the model goes.
+They contain no text or audio of a corpus and no speaker names, so they may be distributed together with the model.
 """
 
 import json
@@ -13,15 +13,18 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import ValidationError
 
-from speechmill.core.command import SpeechmillError, atomic_write
-from speechmill.core.tables import read_json, read_table, write_json
+from speechmill.core.command import SpeechmillError
+from speechmill.core.files import atomic_write, read_json, write_json, write_text
+from speechmill.core.tables import read_table
+from speechmill.report.card_settings import CardSettings
 from speechmill.scoring.systems import System
 
 FOLDER = "evidence"
-"""The folder's name in that of the model."""
+"""The name of the folder inside the model folder."""
 
-_SCORED = [
+_SCORED_COLUMNS = [
     "id", "audio_sha256", "seconds", "hypothesis", "hits", "substitutions", "deletions", "insertions",
     "character_errors", "characters", "loss",
 ]  # fmt: skip
@@ -29,9 +32,9 @@ _SCORED = [
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a card is made of; each is what the file of that name says."""
+    """The contents of the evidence folder; each field holds the file of that name."""
 
-    settings: dict[str, Any]
+    settings: CardSettings
     summary: pd.DataFrame
     selection: dict[str, Any]
     breakdown: dict[str, Any]
@@ -41,107 +44,118 @@ class Evidence:
     leakage: dict[str, Any]
     usage: list[dict[str, str]]
     counts: dict[str, dict[str, Any]]
-    """By role, as `train` or a set's name."""
+    """By role, such as `train` or the name of a set, in the order of the run."""
     status: list[dict[str, Any]]
     lm: dict[str, Any]
     """`text`, `arpa` and `weights`; empty without a language model."""
     base: dict[str, Any] | None
-    """What is known of the base model, if there is one."""
+    """The source of the base model, if there is one."""
     vocabulary: list[str]
-    training_clips: str
-    """The digest of the training clips with their texts."""
-
-    @property
-    def run(self) -> str:
-        """The name of the run that made the model."""
-        return str(self.settings["run"])
+    training_clips_digest: str
+    """The sha256 of the training clips with their texts."""
 
 
 def read(model: Path) -> Evidence:
-    """What the folder of a model says of it. Raises SpeechmillError where something is missing or damaged."""
+    """Return the evidence in a model folder.
+
+    Raises:
+        SpeechmillError: A file is missing or corrupt, or another version of speechmill wrote the settings.
+    """
     folder = model / FOLDER
 
-    def one(name: str) -> Any:
+    def read_one(name: str) -> Any:
         path = folder / name
         if not path.is_file():
-            raise SpeechmillError(f"{path} is missing: the folder is not whole; fetch or make it again")
+            raise SpeechmillError(f"{path} is missing: the model folder is incomplete; download or build it again")
         return read_json(path)
 
-    settings = one("settings.json")
+    try:
+        settings = CardSettings.model_validate(read_one("settings.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise SpeechmillError(
+            f"{folder / 'settings.json'} was written by another version of speechmill ({key}: {first['msg']}); use that"
+            " version"
+        ) from error
     return Evidence(
         settings=settings,
         summary=read_table(folder / "summary.parquet").to_pandas(),
-        selection=one("selection.json"),
-        breakdown=one("breakdown.json"),
-        training=one("training.json"),
+        selection=read_one("selection.json"),
+        breakdown=read_one("breakdown.json"),
+        training=read_one("training.json"),
         log=[json.loads(line) for line in (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()],
-        plan=one("plan.json"),
-        leakage=one("leakage.json"),
-        usage=one("usage.json"),
-        # In the order in which they were put down, which is the run's.
-        counts={role: one(f"counts/{role}.json") for role in settings["roles"]},
-        status=[one(f"status/{name}.json") for name in settings["datasets"]],
+        plan=read_one("plan.json"),
+        leakage=read_one("leakage.json"),
+        usage=read_one("usage.json"),
+        counts={role: read_one(f"counts/{role}.json") for role in settings.roles},
+        status=[read_one(f"status/{name}.json") for name in settings.datasets],
         lm={path.stem: read_json(path) for path in sorted((folder / "lm").glob("*.json"))},
         base=read_json(folder / "base.json") if (folder / "base.json").is_file() else None,
         vocabulary=list(read_json(model / "vocab.json")),
-        training_clips=(folder / "train.sha256").read_text(encoding="utf-8").strip(),
+        training_clips_digest=(folder / "train.sha256").read_text(encoding="utf-8").strip(),
     )
 
 
-def put(model: Path, settings: dict[str, Any], configuration: dict[str, Any], files: dict[str, Path]) -> None:
-    """Put down what a card is made of: `files` by their names in the folder, without texts and speakers' names."""
+def write(model: Path, settings: CardSettings, configuration: dict[str, Any], files: dict[str, Path]) -> None:
+    """Write the evidence into a model folder.
+
+    Args:
+        model: The model folder.
+        settings: The settings of the card.
+        configuration: The configuration that reproduces the run.
+        files: The source of each file by its name in the evidence folder; example sentences and speaker names are
+            removed from the copies.
+    """
     folder = model / FOLDER
-    write_json(settings, folder / "settings.json")
-    with atomic_write(folder / "config.yaml") as beside:
-        beside.write_text(
-            yaml.safe_dump(configuration, allow_unicode=True, sort_keys=False, width=100), encoding="utf-8"
-        )
+    write_json(settings.model_dump(mode="json"), folder / "settings.json")
+    write_text(yaml.safe_dump(configuration, allow_unicode=True, sort_keys=False, width=100), folder / "config.yaml")
     for name, source in files.items():
-        if name in _WITHOUT:
-            write_json(_WITHOUT[name](read_json(source)), folder / name)
+        if name in _ANONYMISERS:
+            write_json(_ANONYMISERS[name](read_json(source)), folder / name)
         else:
-            with atomic_write(folder / name) as beside:
-                beside.write_bytes(source.read_bytes())
+            with atomic_write(folder / name) as temporary:
+                temporary.write_bytes(source.read_bytes())
 
 
-def put_scored(model: Path, hypotheses: dict[System, Path], clips: Iterable[Path]) -> None:
-    """Put down, for each set and decoder, what the selected model wrote of each clip, and its errors."""
-    audio = {path.stem: path for path in clips}
+def write_scored(model: Path, hypotheses: dict[System, Path], clips: Iterable[Path]) -> None:
+    """Write, for each set and decoder, the hypotheses of the selected model with their error counts."""
+    tables = {path.stem: path for path in clips}
     for system, path in hypotheses.items():
         rows = read_table(path)
-        heard = read_table(audio[system.set], ["id", "audio_sha256"])
-        # Both are in the set's order; a set that could not be had has clips of neither.
-        digests = dict(zip(heard["id"].to_pylist(), heard["audio_sha256"].to_pylist(), strict=True))
+        scored = read_table(tables[system.set], ["id", "audio_sha256"])
+        # Both tables are in the order of the set; for a set that is not available both are empty.
+        digests = dict(zip(scored["id"].to_pylist(), scored["audio_sha256"].to_pylist(), strict=True))
         column = pa.array([digests[name] for name in rows["id"].to_pylist()], pa.string())
-        with atomic_write(scored_file(model, system.set, system.decoder)) as beside:
-            pq.write_table(rows.append_column("audio_sha256", column).select(_SCORED), beside)
+        with atomic_write(scored_file(model, system.set, system.decoder)) as temporary:
+            pq.write_table(rows.append_column("audio_sha256", column).select(_SCORED_COLUMNS), temporary)
 
 
 def scored_file(model: Path, set_name: str, decoder: str) -> Path:
-    """Where `put_scored` has put a set's clips by a decoder."""
+    """Return the path of the table that `write_scored` writes for a set and a decoder."""
     return model / FOLDER / "scored" / set_name / f"{decoder}.parquet"
 
 
 def _without_examples(leakage: dict[str, Any]) -> dict[str, Any]:
     return {
         name: {
-            kind: {key: one for key, one in value.items() if key != "examples"} if isinstance(value, dict) else value
-            for kind, value in found.items()
+            kind: {key: each for key, each in value.items() if key != "examples"} if isinstance(value, dict) else value
+            for kind, value in counts.items()
         }
-        for name, found in leakage.items()
+        for name, counts in leakage.items()
     }
 
 
 def _without_speakers(breakdown: dict[str, Any]) -> dict[str, Any]:
     for decoders in breakdown["sets"].values():
-        for of in decoders.values():
-            for number, row in enumerate(of["groups"]["speaker"] if "groups" in of else [], start=1):
+        for scores in decoders.values():
+            for number, row in enumerate(scores["groups"]["speaker"] if "groups" in scores else [], start=1):
                 if row["value"] is not None:
                     row["value"] = str(number)
     return breakdown
 
 
-_WITHOUT: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+_ANONYMISERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "leakage.json": _without_examples,
     "breakdown.json": _without_speakers,
 }

@@ -1,17 +1,17 @@
-"""The manifest of a model's folder: what every file of it was when it was made."""
+"""The manifest of a model folder: the size and the digest of each of its files."""
 
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import file_digest, read_json, write_json
+from speechmill.core.files import file_digest, read_json, write_json
 
 NAME = "manifest.json"
-"""The file's name in the folder."""
+"""The name of the manifest inside the folder."""
 
-_OTHERS = {".snakemake_timestamp", ".git", ".gitattributes", ".cache"}
-"""What snakemake, git and the Hub keep beside what is in their care."""
+_UNLISTED = {".snakemake_timestamp", ".git", ".gitattributes", ".cache"}
+"""Files and folders that snakemake, git and the Hub keep next to the files of a model."""
 
 
 class _File(BaseModel):
@@ -24,37 +24,41 @@ class _Manifest(BaseModel):
 
 
 def write(folder: Path) -> None:
-    """List every file of `folder` but the manifest, by its relative path, with its size in bytes and its sha256."""
+    """Write the manifest of `folder`: each file except the manifest, with its size in bytes and its sha256."""
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in _names(folder)
     }
     write_json({"files": files}, folder / NAME)
 
 
-def faults(folder: Path) -> list[str]:
-    """A sentence for each file of `folder` that is gone, is not what the manifest says, or is not in it.
+def differences(folder: Path) -> list[str]:
+    """Return a sentence for each file of `folder` that is missing, was changed, or is not listed in the manifest.
 
-    Raises SpeechmillError where there is no manifest, or none that can be read.
+    Raises:
+        SpeechmillError: There is no manifest, or it is not valid.
     """
     if not (folder / NAME).is_file():
-        raise SpeechmillError(f"{folder} has no {NAME}: it is no folder of a model that speechmill has made a card for")
+        raise SpeechmillError(f"{folder} has no {NAME}: it is not a model folder that speechmill wrote a card for")
     try:
-        known = _Manifest.model_validate(read_json(folder / NAME)).files
+        listed = _Manifest.model_validate(read_json(folder / NAME)).files
     except ValidationError as error:
-        raise SpeechmillError(f"{folder / NAME} is no manifest; fetch the folder again") from error
+        raise SpeechmillError(f"{folder / NAME} is not a valid manifest; download or build the folder again") from error
     present = _names(folder)
-    said = [f"{name} is in {NAME} and not in the folder" for name in sorted(set(known) - set(present))]
-    said += [f"{name} is in the folder and not in {NAME}" for name in present if name not in known]
+    lines = [f"{name} is listed in {NAME} but is not in the folder" for name in sorted(set(listed) - set(present))]
+    lines += [f"{name} is in the folder but is not listed in {NAME}" for name in present if name not in listed]
     for name in present:
-        if name in known:
+        if name in listed:
             size, digest = (folder / name).stat().st_size, file_digest(folder / name)
-            if size != known[name].bytes:
-                said.append(f"{name} has changed: {NAME} says {known[name].bytes} bytes, it has {size}")
-            elif digest != known[name].sha256:
-                said.append(f"{name} has changed: {NAME} says sha256 {known[name].sha256}, it has {digest}")
-    return said
+            if size != listed[name].bytes:
+                lines.append(f"{name} was changed: {NAME} lists {listed[name].bytes} bytes, the file has {size}")
+            elif digest != listed[name].sha256:
+                lines.append(f"{name} was changed: {NAME} lists sha256 {listed[name].sha256}, the file has {digest}")
+    return lines
 
 
 def _names(folder: Path) -> list[str]:
+    """Return the relative paths of all files that belong into the manifest."""
     files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(name.as_posix() for name in files if name.as_posix() != NAME and not _OTHERS.intersection(name.parts))
+    return sorted(
+        name.as_posix() for name in files if name.as_posix() != NAME and not _UNLISTED.intersection(name.parts)
+    )

@@ -1,7 +1,7 @@
-"""The results of a model as the Hugging Face Hub reads them: a card's front matter, and the files of `.eval_results`.
+"""Evaluation results in the two formats of the Hugging Face Hub: a card's front matter, and files in `.eval_results`.
 
-The client `huggingface_hub` defines both forms: `EvalResult` for the older one, the `model-index` of a card, and
-`EvalResultEntry` for the newer files, see https://huggingface.co/docs/hub/eval-results.
+The client `huggingface_hub` defines both formats: `EvalResult` for the `model-index` of a card, and `EvalResultEntry`
+for the newer result files, see https://huggingface.co/docs/hub/eval-results.
 """
 
 from collections.abc import Sequence
@@ -24,21 +24,21 @@ def front_matter(
     results: Sequence[EvalResult],
     library: str | None = "transformers",
 ) -> str:
-    """The YAML between the dashes of a card; what is None or empty is left out.
+    """Return the YAML front matter of a card, without keys whose value is None or empty.
 
-    `huggingface_hub.ModelCard` writes what it has read of it in the same bytes. It makes one entry of the results with
-    the same task and the same id, configuration, split and revision of the dataset.
+    `huggingface_hub.ModelCard` loads it and writes it back unchanged, byte for byte. The client groups results of the
+    same task and the same dataset, configuration, split and revision into one entry.
 
     Args:
         title: The model's name in the `model-index`.
-        language: Its language's code, or several.
-        licence: Its licence, as the Hub spells it.
-        base: The id of the model that it was made of.
-        tags: What it is found by.
-        datasets: The ids of its datasets on the Hub.
-        metrics: The ids of its metrics.
-        results: The `model-index`; WER and CER in percent.
-        library: What loads it.
+        language: The code of its language, or of several.
+        licence: The identifier of its licence on the Hub.
+        base: The name of the base model on the Hub.
+        tags: The tags of the model on the Hub.
+        datasets: The names of its datasets on the Hub.
+        metrics: The identifiers of its metrics.
+        results: The entries of the `model-index`; WER and CER in percent.
+        library: The library that loads the model.
     """
     data = ModelCardData(
         language=language,
@@ -48,33 +48,33 @@ def front_matter(
         tags=list(tags) or None,
         datasets=list(datasets) or None,
         metrics=list(metrics) or None,
-        # Without results, the client would write the name as a key that the Hub does not know.
+        # Without results the client would write the name as a top-level key, which the Hub does not know.
         model_name=title if results else None,
         eval_results=list(results) or None,
     )
     return data.to_yaml(original_order=_ORDER)
 
 
-def eval_results(results: Sequence[EvalResult]) -> dict[str, str]:
-    """The same results in the Hub's newer form: the names of the files, one a dataset's split, and their texts.
+def result_files(results: Sequence[EvalResult]) -> dict[str, str]:
+    """Return the results in the Hub's newer format: the text of one file for each split of a dataset, by file name.
 
-    A result's task is `{config}_{split}_{metric}`. The Hub puts it on a leaderboard where the dataset's `eval.yaml` has
-    a task with this id. The notes have the result's name, which tells those of two decoders apart.
+    The task of a result is `{config}_{split}_{metric}`. The Hub shows it on a leaderboard if the dataset's `eval.yaml`
+    has a task with this identifier. The notes contain the name of the result, which distinguishes the decoders.
 
     Args:
-        results: Results on sets that the Hub has, with the dataset's id there as the dataset's type.
+        results: Results on sets that are on the Hub; the dataset type is the name of the dataset there.
     """
     files: dict[str, list[EvalResultEntry]] = {}
     for each in results:
-        of_set = [part for part in (each.dataset_config, each.dataset_split) if part]
+        subset = [part for part in (each.dataset_config, each.dataset_split) if part]
         entry = EvalResultEntry(
             dataset_id=each.dataset_type,
-            task_id="_".join([*of_set, each.metric_type]),
+            task_id="_".join([*subset, each.metric_type]),
             value=each.metric_value,
             dataset_revision=each.dataset_revision,
             notes=each.metric_name,
         )
-        name = "--".join([*each.dataset_type.split("/"), *of_set])
+        name = "--".join([*each.dataset_type.split("/"), *subset])
         files.setdefault(f"{name}.yaml", []).append(entry)
     return {
         name: yaml.safe_dump(eval_result_entries_to_yaml(entries), allow_unicode=True, sort_keys=False)

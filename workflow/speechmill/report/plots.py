@@ -1,4 +1,4 @@
-"""The plots of a model's card."""
+"""The plots of a model card."""
 
 import itertools
 from collections.abc import Callable
@@ -10,19 +10,21 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from speechmill.core.page import COLOURS, save
+from speechmill.core.page import COLOURS, save_figure
 from speechmill.scoring.error_rates import CONFIDENCE
 from speechmill.scoring.systems import base_set
 
 Title = Callable[[str], str]
-"""What a set, by its name, is called."""
+"""A function that returns the title of a set, given its name."""
 
-# So that neither sets nor decoders are told apart by colour alone.
+# Sets and decoders differ not only by colour, so that plots can be read without colour vision.
 _LINES, _MARKERS = ["-", "--", ":", "-."], ["o", "s", "^", "D", "v", "P"]
+
+_BIN_LABELS = ("clip duration, s; number of clips", "speaking rate, characters/s; number of clips")
 
 
 def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, path: Path) -> None:
-    """The training loss by step, and the loss of each set at each checkpoint."""
+    """Plot the training loss by step, and the loss of each set at each checkpoint."""
     logged = [line for line in log if "loss" in line]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot([x["step"] for x in logged], [x["loss"] for x in logged], color="#888888", linewidth=1, label="training")
@@ -33,78 +35,84 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, pat
     ):
         axes.plot(rows["step"], rows["loss"], marker=marker, color=colour, label=title(str(name)))
     axes.set_yscale("log")
-    _finish(axes, "step", "CTC loss a character", "Loss over steps")
+    _finish(axes, "step", "CTC loss per character", "Loss by training step")
     axes.legend(edgecolor="none", framealpha=0.9)
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_error_rates(scores: pd.DataFrame, probed: dict[int, float], title: Title, step: int, path: Path) -> None:
-    """The WER and the CER of each set by each decoder at each checkpoint, with 95 % intervals; `step` is the selected.
+def plot_error_rates(scores: pd.DataFrame, dev_wers: dict[int, float], title: Title, step: int, path: Path) -> None:
+    """Plot the WER and CER of each set and decoder at each checkpoint, with 95% confidence intervals.
 
-    A set has a colour, a decoder a line. Where not all checkpoints were kept, the WER on dev of all that were made, as
-    training took it (`probed`), is a line too.
+    Args:
+        scores: The scores of all kept checkpoints.
+        dev_wers: The dev WER, a fraction, by step as evaluated during training. It is plotted only if some of these
+            checkpoints were not kept.
+        title: Returns the title of a set.
+        step: The step of the selected checkpoint.
+        path: The PNG file to write.
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    looks = dict(
+    set_styles = dict(
         zip(scores["set"].unique(), itertools.cycle(zip(COLOURS, _MARKERS, strict=True)), strict=False)
     )  # fmt: skip
-    lines = dict(zip(scores["decoder"].unique(), itertools.cycle(_LINES), strict=False))
+    line_styles = dict(zip(scores["decoder"].unique(), itertools.cycle(_LINES), strict=False))
     for axes, metric in zip(panels, ("wer", "cer"), strict=True):
-        if metric == "wer" and set(probed) - set(scores["step"]):
-            axes.plot(
-                list(probed), [100 * wer for wer in probed.values()], "x--", color="#888888", label="dev, in training"
-            )
+        if metric == "wer" and set(dev_wers) - set(scores["step"]):
+            percentages = [100 * wer for wer in dev_wers.values()]
+            axes.plot(list(dev_wers), percentages, "x--", color="#888888", label="dev, during training")
         for (name, decoder), rows in scores.dropna(subset=metric).groupby(["set", "decoder"]):
-            colour, marker = looks[name]
+            colour, marker = set_styles[name]
             low, high = 100 * rows[f"{metric}_low"], 100 * rows[f"{metric}_high"]
             if len(rows) > 1:
                 axes.fill_between(rows["step"], low, high, color=colour, alpha=0.15, lw=0)
             else:
-                axes.vlines(rows["step"], low, high, color=colour, linestyle=lines[decoder])
+                axes.vlines(rows["step"], low, high, color=colour, linestyle=line_styles[decoder])
             axes.plot(
-                rows["step"], 100 * rows[metric], marker=marker, linestyle=lines[decoder], color=colour,
+                rows["step"], 100 * rows[metric], marker=marker, linestyle=line_styles[decoder], color=colour,
                 label=f"{title(str(name))}, {decoder}",
             )  # fmt: skip
         axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
         axes.set_ylim(bottom=0)
         _finish(axes, "step", f"{metric.upper()}, %", f"{'Word' if metric == 'wer' else 'Character'} error rate")
-    figure.suptitle(f"Error rates over steps, with {CONFIDENCE} % intervals")
+    figure.suptitle(f"Error rates by training step, with {CONFIDENCE}% confidence intervals")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, edgecolor="none")
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_breakdown(sets: dict[str, Any], title: Title, path: Path) -> None:
-    """The WER of each set by the length of clips, by speaking rate and by speaker; `sets` is of `breakdown.json`."""
+    """Plot the WER of each set by clip duration, speaking rate and speaker; `sets` is that of `breakdown.json`."""
     figure, panels = plt.subplots(
         len(sets), 3, figsize=(13, 3.6 * len(sets) + 0.4), layout="constrained", squeeze=False
     )
     for row, (name, decoders) in zip(panels, sets.items(), strict=True):
-        for axes, kind, x in zip(row, ("seconds", "rate"), ("seconds", "characters a second"), strict=False):
-            _bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()})
-            _finish(axes, f"{x}; below, clips", "WER, %", title(name))
-        _speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()})
-        _finish(row[2], "speakers, the worst first; larger: more words", "WER, %", title(name))
+        for axes, kind, label in zip(row, ("seconds", "rate"), _BIN_LABELS, strict=False):
+            _plot_bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()})
+            _finish(axes, label, "WER, %", title(name))
+        _plot_speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()})
+        _finish(row[2], "speakers, highest WER first; marker size: number of words", "WER, %", title(name))
         for axes in row:
             axes.set_ylim(bottom=0)
-    figure.suptitle(f"Word error rate by length, speaking rate and speaker, with {CONFIDENCE} % intervals")
-    _one_legend(figure, panels)
-    save(figure, path)
+    figure.suptitle(
+        f"Word error rate by clip duration, speaking rate and speaker, with {CONFIDENCE}% confidence intervals"
+    )
+    _add_legend(figure, panels)
+    save_figure(figure, path)
 
 
-def _bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
-    for (decoder, rows), (shift, colour, marker) in zip(decoders.items(), _beside(len(decoders)), strict=True):
+def _plot_bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+    for (decoder, rows), (shift, colour, marker) in zip(decoders.items(), _decoder_styles(len(decoders)), strict=True):
         known = [(i, row) for i, row in enumerate(rows) if row["value"] is not None and row["wer"] is not None]
-        places = [i + shift for i, _ in known]
-        axes.plot(places, [100 * row["wer"] for _, row in known], marker, color=colour, label=decoder)
-        for place, (_, row) in zip(places, known, strict=True):
+        positions = [i + shift for i, _ in known]
+        axes.plot(positions, [100 * row["wer"] for _, row in known], marker, color=colour, label=decoder)
+        for position, (_, row) in zip(positions, known, strict=True):
             if row["interval"]:
-                axes.vlines(place, *(100 * end for end in row["interval"]), color=colour)
-    named = [row for row in next(iter(decoders.values())) if row["value"] is not None]
-    axes.set_xticks(range(len(named)), [f"{row['value']}\n{row['clips']:,}" for row in named], fontsize=8)
+                axes.vlines(position, *(100 * end for end in row["interval"]), color=colour)
+    bins = [row for row in next(iter(decoders.values())) if row["value"] is not None]
+    axes.set_xticks(range(len(bins)), [f"{row['value']}\n{row['clips']:,}" for row in bins], fontsize=8)
 
 
-def _speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
-    for (decoder, rows), (_, colour, marker) in zip(decoders.items(), _beside(len(decoders)), strict=True):
+def _plot_speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+    for (decoder, rows), (_, colour, marker) in zip(decoders.items(), _decoder_styles(len(decoders)), strict=True):
         known = [row for row in rows if row["value"] is not None and row["wer"] is not None]
         known.sort(key=lambda row: -row["wer"])
         most = max((row["words"] for row in known), default=1)
@@ -112,22 +120,23 @@ def _speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
         wers = [100 * row["wer"] for row in known]
         axes.scatter(range(1, len(known) + 1), wers, s=sizes, color=colour, marker=marker, alpha=0.7, label=decoder)
         if not known:
-            axes.text(0.5, 0.5, "no speaker is known", ha="center", transform=axes.transAxes)
+            axes.text(0.5, 0.5, "speakers unknown", ha="center", transform=axes.transAxes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
-    """The WER of each changed copy of a set against the set as published, with 95 % intervals, by each decoder.
+    """Plot the WER of each perturbed copy of a set against that of the set, for each decoder.
 
-    `scores` has the rows of the selected checkpoint; sets without changed copies are left out.
+    Lines show 95% confidence intervals. `scores` has the rows of the selected checkpoint; sets without perturbed copies
+    are not shown.
     """
-    scores = scores.assign(published=scores["set"].map(base_set)).dropna(subset="wer")
-    changed = scores[scores["set"] != scores["published"]]
-    groups = [(name, scores[scores["published"] == name]) for name in changed["published"].unique()]
+    scores = scores.assign(base=scores["set"].map(base_set)).dropna(subset="wer")
+    perturbed = scores[scores["set"] != scores["base"]]
+    groups = [(name, scores[scores["base"] == name]) for name in perturbed["base"].unique()]
     if not groups:
         figure = plt.figure(figsize=(8, 1))
-        figure.text(0.5, 0.5, "no changed copy of a set has a word error rate", ha="center")
-        save(figure, path)
+        figure.text(0.5, 0.5, "no perturbed copy of a set has a word error rate", ha="center")
+        save_figure(figure, path)
         return
     rows = sum(1 + group["set"].nunique() for _, group in groups)
     figure, panels = plt.subplots(
@@ -138,29 +147,29 @@ def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
         decoders = list(group["decoder"].unique())
         first = group[group["decoder"] == decoders[0]].set_index("set")["wer"]
         order = [*([name] if name in first else []), *first.drop(name, errors="ignore").sort_values().index]
-        for decoder, (shift, colour, marker) in zip(decoders, _beside(len(decoders)), strict=True):
+        for decoder, (shift, colour, marker) in zip(decoders, _decoder_styles(len(decoders)), strict=True):
             shown = group[(group["decoder"] == decoder) & group["set"].isin(order)]
-            places = [order.index(each) - shift for each in shown["set"]]
-            axes.hlines(places, 100 * shown["wer_low"], 100 * shown["wer_high"], color=colour)
-            axes.plot(100 * shown["wer"], places, marker, color=colour, label=decoder)
+            positions = [order.index(each) - shift for each in shown["set"]]
+            axes.hlines(positions, 100 * shown["wer_low"], 100 * shown["wer_high"], color=colour)
+            axes.plot(100 * shown["wer"], positions, marker, color=colour, label=decoder)
             for wer in shown["wer"][shown["set"] == name]:
                 axes.axvline(100 * wer, color=colour, linestyle=":", linewidth=1)
-        axes.set_yticks(range(len(order)), ["as published" if each == name else each.split("-")[2] for each in order])
+        axes.set_yticks(range(len(order)), ["unperturbed" if each == name else each.split("-")[2] for each in order])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         _finish(axes, "WER, %", "", title(name))
-    figure.suptitle(f"Word error rate of changed copies, with {CONFIDENCE} % intervals")
-    _one_legend(figure, panels)
-    save(figure, path)
+    figure.suptitle(f"Word error rate on perturbed copies, with {CONFIDENCE}% confidence intervals")
+    _add_legend(figure, panels)
+    save_figure(figure, path)
 
 
-def _beside(number: int) -> list[tuple[float, str, str]]:
-    """For each of so many decoders how far from the middle it is drawn, its colour and its marker."""
-    shifts = [0.16 * (i - (number - 1) / 2) for i in range(number)]
+def _decoder_styles(count: int) -> list[tuple[float, str, str]]:
+    """Return the offset from the centre, the colour and the marker of each of `count` decoders."""
+    shifts = [0.16 * (i - (count - 1) / 2) for i in range(count)]
     return list(zip(shifts, itertools.cycle(COLOURS), itertools.cycle(_MARKERS), strict=False))
 
 
-def _one_legend(figure: Any, panels: Any) -> None:
+def _add_legend(figure: Any, panels: Any) -> None:
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), edgecolor="none")
 

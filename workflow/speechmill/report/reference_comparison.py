@@ -1,4 +1,4 @@
-"""What a published card says of a model, beside what a run that makes it again has found."""
+"""Comparison of a run's error rates with those that a published model card reports."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -11,8 +11,11 @@ from speechmill.scoring.error_rates import percent
 _METRICS = ("wer", "cer")
 
 
-class _Figure(NamedTuple):
+class _ReferenceRate(NamedTuple):
+    """An error rate of the card in percent, or None for a metric that the card does not report."""
+
     set: str | None
+    """The evaluation set of this configuration that corresponds to the card's dataset."""
     name: str
     metric: str
     value: float | None
@@ -21,89 +24,92 @@ class _Figure(NamedTuple):
     remark: str | None
 
 
-def side_by_side(published: ReferenceCard, scores: pd.DataFrame, title: Callable[[str], str]) -> list[list[str]]:
-    """The rows of a table, its heading first: each published WER and CER against ours, and what differs between them.
+def comparison_table(card: ReferenceCard, scores: pd.DataFrame, title: Callable[[str], str]) -> list[list[str]]:
+    """Return a table, heading first, that compares each WER and CER of a published card with that of this run.
 
-    Ours is by the decoder and the protocol of the published figure, or by the set's first protocol where it was not
-    scored by that one, which a remark then says. What is scored here and was not published has a row as well.
+    The rate of this run is by the decoder and protocol of the published one. Where the set was not scored by that
+    protocol, it is by the set's first protocol, with a remark. Rates of this run that the card does not report are
+    listed too.
 
     Args:
-        published: What the card says.
-        scores: The rows of a summary at the selected step, with a row for each set and decoder.
-        title: What a set, by its name, is called.
+        card: The published card.
+        scores: The rows of a summary at the selected step, one for each set and decoder.
+        title: Returns the title of a set, given its name.
 
     Returns:
-        Rows of set, metric, published and ours in percent, ours less published in points, and remarks; a dash stands
-        for what there is not.
+        Rows of set, metric, published rate and rate of this run in percent, their difference in percentage points, and
+        remarks. A dash stands for a missing value.
     """
-    rows = [["Set", "Metric", "Published", "Ours", "Difference", "Remarks"]]
-    for figure in _figures(published):
-        ours, remarks = _ours(figure, scores)
-        # What is remarked is of the published figure, where there is one.
-        said = "not published" if figure.value is None else figure.remark
+    rows = [["Set", "Metric", "Published", "This run", "Difference", "Remarks"]]
+    for reference in _reference_rates(card):
+        value, remarks = _run_rate(reference, scores)
+        remark = "not published" if reference.value is None else reference.remark
         rows.append(
             [
-                title(figure.set) if figure.set else figure.name,
-                f"{figure.metric.upper()} %" + (", with a language model" if figure.decoder == "lm" else ""),
-                _shown(figure.value),
-                _shown(ours),
-                "–" if ours is None or figure.value is None else _points(ours - figure.value),
-                "; ".join([said, *remarks] if said else remarks),
+                title(reference.set) if reference.set else reference.name,
+                f"{reference.metric.upper()} %" + (", with a language model" if reference.decoder == "lm" else ""),
+                _format_rate(reference.value),
+                _format_rate(value),
+                "–" if value is None or reference.value is None else _format_difference(value - reference.value),
+                "; ".join([remark, *remarks] if remark else remarks),
             ]
         )
     return rows
 
 
-def _figures(published: ReferenceCard) -> Iterator[_Figure]:
-    told = list(_told(published))
-    known = {(figure.set, figure.metric) for figure in told if figure.value is not None}
-    for figure in told:
-        if figure.value is None:
-            if figure.set is None or (figure.set, figure.metric) in known:
+def _reference_rates(card: ReferenceCard) -> Iterator[_ReferenceRate]:
+    """Yield the rates of the card, and one without a value for each set and metric that the card does not report."""
+    rates = list(_all_rates(card))
+    reported = {(rate.set, rate.metric) for rate in rates if rate.value is not None}
+    for rate in rates:
+        if rate.value is None:
+            if rate.set is None or (rate.set, rate.metric) in reported:
                 continue
-            known.add((figure.set, figure.metric))
-        yield figure
+            reported.add((rate.set, rate.metric))
+        yield rate
 
 
-def _told(published: ReferenceCard) -> Iterator[_Figure]:
-    """Every WER and CER of the card, and one without a value where a part of it has none."""
-    body = published.evaluation
+def _all_rates(card: ReferenceCard) -> Iterator[_ReferenceRate]:
+    """Yield every WER and CER of the card, and one without a value for each metric that a part of it lacks."""
+    body = card.evaluation
     if body is not None:
         for metric, fraction in zip(_METRICS, (body.wer, body.cer), strict=True):
             value = None if fraction is None else percent(fraction)
-            yield _Figure(body.set, "its own evaluation set", metric, value, "greedy", "plain", body.remark)
-    for result in published.results:
+            yield _ReferenceRate(
+                body.set, "evaluation set of the published model", metric, value, "greedy", "plain", body.remark
+            )
+    for result in card.results:
         for metric in _METRICS:
-            found: list[tuple[float | None, str]] = [(m.value, m.decoder) for m in result.metrics if m.type == metric]
-            for value, decoder in found or [(None, "greedy")]:
-                yield _Figure(result.set, result.name, metric, value, decoder, result.protocol, result.remark)
+            values: list[tuple[float | None, str]] = [(m.value, m.decoder) for m in result.metrics if m.type == metric]
+            for value, decoder in values or [(None, "greedy")]:
+                yield _ReferenceRate(result.set, result.name, metric, value, decoder, result.protocol, result.remark)
 
 
-def _ours(figure: _Figure, scores: pd.DataFrame) -> tuple[float | None, list[str]]:
-    """Our figure in percent, None where there is none, and what is to be said of it."""
-    if figure.set is None:
+def _run_rate(reference: _ReferenceRate, scores: pd.DataFrame) -> tuple[float | None, list[str]]:
+    """Return the corresponding rate of this run in percent, or None, and remarks on it."""
+    if reference.set is None:
         return None, ["not scored here"]
-    found = scores[(scores["set"] == figure.set) & (scores["decoder"] == figure.decoder)]
-    if found.empty:
-        return None, [f"not scored here by the decoder `{figure.decoder}`"]
-    row = found.iloc[0]
+    matching = scores[(scores["set"] == reference.set) & (scores["decoder"] == reference.decoder)]
+    if matching.empty:
+        return None, [f"not scored here with the decoder `{reference.decoder}`"]
+    row = matching.iloc[0]
     if not pd.isna(row["unavailable"]):
         return None, [f"not available here: {row['unavailable']}"]
     remarks = []
-    fraction = row[f"{figure.metric}_{figure.protocol}"]
+    fraction = row[f"{reference.metric}_{reference.protocol}"]
     if pd.isna(fraction):
-        fraction = row[figure.metric]
-        if row["protocol"] != figure.protocol:
-            remarks.append(f"ours by the protocol `{row['protocol']}`, the published one by `{figure.protocol}`")
+        fraction = row[reference.metric]
+        if row["protocol"] != reference.protocol:
+            remarks.append(f"scored here by the protocol `{row['protocol']}`, published by `{reference.protocol}`")
     if row["clips_scored"] != row["clips_expected"]:
-        remarks.append(f"ours on {row['clips_scored']:,} of {row['clips_expected']:,} clips")
+        remarks.append(f"{row['clips_scored']:,} of {row['clips_expected']:,} clips scored here")
     return None if pd.isna(fraction) else percent(fraction), remarks
 
 
-def _shown(value: float | None) -> str:
+def _format_rate(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _points(difference: float) -> str:
-    # What is nought to two decimals has no sign of its own.
+def _format_difference(difference: float) -> str:
+    # Adding 0.0 turns a negative zero into a positive one.
     return f"{round(difference, 2) + 0.0:+.2f}".replace("-", "−")

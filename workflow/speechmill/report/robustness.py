@@ -1,4 +1,4 @@
-"""robustness: a plot of the WER on changed copies of evaluation sets, at the selected checkpoint."""
+"""robustness: a plot of the WER on perturbed copies of evaluation sets, at the selected checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -7,14 +7,15 @@ import pandas as pd
 from pydantic import BaseModel
 
 from speechmill.core.command import run_command
-from speechmill.core.tables import read_json
+from speechmill.core.files import read_json
 from speechmill.report.plots import plot_robustness
 
 
 class RobustnessSettings(BaseModel):
-    """The slice of the configuration that this stage reads: what each set that is changed is called."""
+    """The settings of this stage."""
 
     titles: dict[str, str]
+    """The titles of the sets that have perturbed copies."""
 
 
 def main() -> None:
@@ -22,12 +23,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=RobustnessSettings.model_validate_json, required=True)
     parser.add_argument("--summary", type=Path, required=True)
-    parser.add_argument("--selection", type=Path, required=True, help="which checkpoint is selected")
+    parser.add_argument("--selection", type=Path, required=True, help="selection.json, with the selected step")
     parser.add_argument("--plot", type=Path, required=True)
     args = parser.parse_args()
     scores = pd.read_parquet(args.summary)
-    best = scores[scores["step"] == read_json(args.selection)["step"]]
-    plot_robustness(best, args.settings.titles.__getitem__, args.plot)
+    selected = scores[scores["step"] == read_json(args.selection)["step"]]
+    plot_robustness(selected, args.settings.titles.__getitem__, args.plot)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a file may hold that is not to leave this machine: audio of a corpus, and secrets."""
+"""Checks for content that must not be uploaded: audio of a corpus, and secrets."""
 
 import os
 import re
@@ -12,14 +12,14 @@ _SUFFIXES = {
     *(".oga", ".ogg", ".opus", ".pcm", ".ra", ".snd", ".sph", ".spx", ".vox", ".w64", ".wav", ".weba", ".webm"),
     *(".wma", ".wv"),
 }
-# How a file begins; dots stand for any byte.
+# The first bytes of audio files; a dot stands for any byte.
 _AUDIO = re.compile(
     rb"RIF[FX]....WAVE|RF64|riff\x2e\x91|fLaC|OggS\0|ID3[\2-\4]|NIST_1A|FORM....AIF[FC]|\.snd\0|caff\0|wvpk|#!AMR"
     rb"|....ftyp|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75",
     re.DOTALL,
 )
-# Zip, gzip, bzip2, xz, zstd, 7-Zip, Arrow; and tar, whose mark is further on.
-_PACKED = re.compile(
+# Zip, gzip, bzip2, xz, zstd, 7-Zip and Arrow; and tar, whose signature is at an offset.
+_ARCHIVE = re.compile(
     rb"PK\x03\x04|\x1f\x8b|BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|ARROW1|.{257}ustar",
     re.DOTALL,
 )
@@ -28,31 +28,31 @@ _EMBEDDED = re.compile(rb"data:\s*(audio/|video/|application/ogg)", re.IGNORECAS
 _TOKENS = re.compile(
     rb"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{36}|\bAKIA[0-9A-Z]{16}\b|BEGIN [A-Z ]*PRIVATE KEY"
 )
-# The environment variables that speechmill, or what it uses, takes secrets from.
+# The environment variables from which speechmill and its dependencies read secrets.
 _SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MDC_API_KEY")
 
-# Sixteen KiB hold a dozen frames of MPEG audio.
+# 16 KiB, which hold a dozen frames of MPEG audio.
 _HEAD = 1 << 14
 
 
-def audio_in(path: Path) -> str | None:
-    """What audio the file holds, or may hold without our knowing, as its name and its content have it; None if none."""
+def find_audio(path: Path) -> str | None:
+    """Return what audio a file contains, or may contain, judging by its name and content; None if none."""
     if path.suffix.lower() in _SUFFIXES:
-        return f"audio, as its name ends in {path.suffix}"
+        return f"audio, because its name ends in {path.suffix}"
     head = _head(path)
     if _AUDIO.match(head) or _is_mpeg(head):
         return "audio"
-    if _PACKED.match(head):
-        return "packed files, which may be audio"
+    if _ARCHIVE.match(head):
+        return "an archive, which may contain audio"
     if head.startswith(b"PAR1"):
-        return _audio_in_table(path)
+        return _find_audio_in_table(path)
     if _is_text(head) and _EMBEDDED.search(path.read_bytes()):
-        return "audio, embedded as `data:`"
+        return "audio, embedded as a `data:` URL"
     return None
 
 
-def secret_in(path: Path) -> str | None:
-    """What secret the file holds, if it is text: the kind, never the secret itself; None if none is known."""
+def find_secret(path: Path) -> str | None:
+    """Return the kind of secret that a text file contains, never the secret itself; None if none is found."""
     if not _is_text(_head(path)):
         return None
     content = path.read_bytes()
@@ -60,7 +60,7 @@ def secret_in(path: Path) -> str | None:
         value = os.environ.get(name, "").strip().encode()
         if value and value in content:
             return f"the value of {name}"
-    return "what looks like a token or a private key" if _TOKENS.search(content) else None
+    return "a string that looks like a token or a private key" if _TOKENS.search(content) else None
 
 
 def _head(path: Path) -> bytes:
@@ -73,24 +73,26 @@ def _is_text(head: bytes) -> bool:
 
 
 def _is_mpeg(head: bytes) -> bool:
-    # Frames have no mark but eleven bits, and nothing comes before the first; the next ones begin alike.
+    # Each frame begins with eleven set bits, which is no safe signature; but the next frames begin with the same bytes.
     return len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0 and head.count(head[:2]) > 2
 
 
-def _audio_in_table(path: Path) -> str | None:
+def _find_audio_in_table(path: Path) -> str | None:
     try:
         schema = pq.read_schema(path)
     except pa.ArrowException:
         return "a table that cannot be read"
     for field in schema:
         if field.name.lower() == "audio" or _is_binary(field.type):
-            return f"a column of audio or of bytes, {field.name}"
-    # As `datasets` marks its features.
+            return f"a column of audio or bytes, {field.name}"
+    # `datasets` stores the types of its features in the schema metadata.
     return "a column of audio" if b'"Audio"' in (schema.metadata or {}).get(b"huggingface", b"") else None
 
 
-def _is_binary(kind: pa.DataType) -> bool:
+def _is_binary(data_type: pa.DataType) -> bool:
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    if pa.types.is_dictionary(kind):
-        return _is_binary(kind.value_type)
-    return any(test(kind) for test in tests) or any(_is_binary(kind.field(i).type) for i in range(kind.num_fields))
+    if pa.types.is_dictionary(data_type):
+        return _is_binary(data_type.value_type)
+    return any(test(data_type) for test in tests) or any(
+        _is_binary(data_type.field(i).type) for i in range(data_type.num_fields)
+    )

@@ -1,1 +1,1 @@
-"""Error rates, protocols, intervals and tests, summaries, selection."""
+"""Error rates, scoring protocols, confidence intervals and significance tests, summaries, checkpoint selection."""

@@ -1,4 +1,4 @@
-"""Scoring protocols: which texts are compared."""
+"""Scoring protocols: how references and hypotheses are normalised before they are compared."""
 
 import re
 from collections.abc import Sequence
@@ -7,34 +7,35 @@ from speechmill.config.evaluation import Protocol
 from speechmill.config.text import TextConfig
 from speechmill.text.normaliser import Normaliser, compose
 
-# Source: `eval.py` of the Robust Speech Event, as the reference cards used it: these are deleted from references,
+# Source: `eval.py` of the Robust Speech Event, which produced the scores in the reference cards. These characters are
+# deleted from references,
 _IGNORED = re.compile('[,?.!\\-\\;\\:"“%‘”�—’…–]')
 
-# and then these, in this order, become one space.
+# then each of these sequences is replaced by one space, in this order.
 _TO_SPACES = ("\n\n", "\n", "   ", "  ")
 
 
-def scored_texts(
+def apply_protocol(
     protocol: Protocol, clips: Sequence[tuple[str, str]], hypotheses: Sequence[str], text: TextConfig
 ) -> tuple[list[str], list[str]]:
-    """The references and the hypotheses as `protocol` compares them.
+    """Return the references and the hypotheses normalised as `protocol` requires.
 
-    Each of `clips` is a (sentence as published, text after the run's normalisation).
+    Each of `clips` is a pair of the published sentence and the text normalised by the run's rules.
 
-    - `plain`: reference and hypothesis both go through the run's normalisation, and jamo are composed to syllables.
-    - `robust_speech_event`: the published sentence in lower case, without some signs, and the hypothesis as the model
-      gives it, with jamo composed. Source: `eval.py` of the Hugging Face Robust Speech Challenge, 2022.
+    - `plain`: both sides are normalised by the run's rules, and jamo are composed to syllables.
+    - `robust_speech_event`: the published sentence is lowercased and stripped of some punctuation; the hypothesis is
+      the model's output with jamo composed. Source: `eval.py` of the Hugging Face Robust Speech Challenge, 2022.
     """
     composed = [compose(hypothesis) for hypothesis in hypotheses]
     if protocol == "robust_speech_event":
         return [event_reference(sentence) for sentence, _ in clips], composed
     normalise = Normaliser(text)
-    # Composed again: the rules may take syllables apart, and references are not.
+    # Composed again because the run's rules may decompose syllables.
     return [compose(reference) for _, reference in clips], [compose(normalise(each)) for each in composed]
 
 
 def event_reference(sentence: str) -> str:
-    """A reference of the Robust Speech Event: no stripping, no Unicode normal form, no rule for ё."""
+    """Normalise a reference as the Robust Speech Event did: no stripping, no Unicode normalisation, no rule for ё."""
     reference = _IGNORED.sub("", sentence.lower())
     for spaces in _TO_SPACES:
         reference = " ".join(reference.split(spaces))

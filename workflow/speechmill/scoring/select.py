@@ -1,4 +1,4 @@
-"""select: the best checkpoint becomes the model; a model that was not trained here is selected as it is."""
+"""select: copy the best checkpoint to the run's model folder; for a run that only evaluates, record step 0."""
 
 import argparse
 import shutil
@@ -7,18 +7,23 @@ from pathlib import Path
 import pandas as pd
 
 from speechmill.config.evaluation import SelectConfig
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
-from speechmill.core.tables import file_digest, read_table, write_json
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import atomic_write, file_digest, write_json
+from speechmill.core.tables import read_table
 
 
 def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -> int:
-    """The step with the smallest `metric` on a set; the earliest of equals.
+    """Return the step with the smallest `metric` on a set, the earliest one if several are equal.
 
-    Raises SpeechmillError where no step has that figure.
+    Raises:
+        SpeechmillError: The summary has no value of `metric` for this set and decoder.
     """
     rows = summary[(summary["set"] == set_name) & (summary["decoder"] == decoder)].dropna(subset=[metric])
     if rows.empty:
-        raise SpeechmillError(f"no checkpoint has a {metric} on {set_name} by {decoder}, so none can be selected")
+        raise SpeechmillError(
+            f"no checkpoint has a {metric} on {set_name} with the decoder {decoder}, so none can be selected; check"
+            " that the set has clips, or choose another set, decoder or metric"
+        )
     return int(rows.sort_values([metric, "step"]).iloc[0]["step"])
 
 
@@ -26,18 +31,21 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=SelectConfig.model_validate_json, required=True)
-    parser.add_argument("--summary", type=Path, help="the scores of all checkpoints; if there are any")
+    parser.add_argument("--summary", type=Path, help="the scores of all checkpoints, if the run trains")
     parser.add_argument("--checkpoints", type=Path)
-    parser.add_argument("--model", type=Path, nargs="*", default=[], help="the model's files, by name")
+    parser.add_argument("--model", type=Path, nargs="*", default=[], help="the model files to write")
     parser.add_argument("--selection", type=Path, required=True)
     args = parser.parse_args()
-    by: SelectConfig = args.settings
-    step = best_step(read_table(args.summary).to_pandas(), str(by.set), by.decoder, by.metric) if args.summary else 0
+    select: SelectConfig = args.settings
+    step = 0
+    if args.summary:
+        summary = read_table(args.summary).to_pandas()
+        step = best_step(summary, str(select.set), select.decoder, select.metric)
     for file in args.model:
-        with atomic_write(file) as beside:
-            shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, beside)
+        with atomic_write(file) as temporary:
+            shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, temporary)
     digests = {file.name: file_digest(file) for file in args.model}
-    write_json({"step": step, **by.model_dump(), "sha256": digests}, args.selection)
+    write_json({"step": step, **select.model_dump(), "sha256": digests}, args.selection)
 
 
 if __name__ == "__main__":

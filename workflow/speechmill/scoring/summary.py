@@ -1,4 +1,4 @@
-"""summary: every score of a run in one table."""
+"""summary: collect all scores of a run in one table."""
 
 import argparse
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import get_args
 import pandas as pd
 
 from speechmill.config.evaluation import Protocol
-from speechmill.core.command import atomic_write, run_command
-from speechmill.core.tables import read_json
+from speechmill.core.command import run_command
+from speechmill.core.files import atomic_write, read_json
 
 _BY_PROTOCOL = {f"{rate}_{protocol}": (rate, protocol) for protocol in get_args(Protocol) for rate in ("wer", "cer")}
 _RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
@@ -21,9 +21,10 @@ COLUMNS = [
 
 
 def summarise(metrics: list[Path]) -> pd.DataFrame:
-    """A row a `metrics.json`, sorted by set, decoder and step.
+    """Return a table with one row per `metrics.json`, sorted by set, decoder and step.
 
-    Its figures are by its `protocol`; those by each protocol are in columns with its name, null where it was not used.
+    The main scores follow the row's `protocol`. The scores under each protocol are in columns with its name, null where
+    the protocol was not used.
     """
     rows = [read_json(path) for path in metrics]
     for row in rows:
@@ -42,8 +43,8 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, nargs="+", required=True)
     parser.add_argument("--summary", type=Path, required=True)
     args = parser.parse_args()
-    with atomic_write(args.summary) as beside:
-        summarise(args.metrics).to_parquet(beside)
+    with atomic_write(args.summary) as temporary:
+        summarise(args.metrics).to_parquet(temporary)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What makes hypotheses, a checkpoint with a decoder on a set, and where in a run's evaluation they lie."""
+"""Evaluated systems, each a checkpoint with a decoder on a set, and the paths of their hypotheses."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 SELECTED = "selected"
-"""The folder of what is scored at the selected checkpoint alone; other folders are named by the step."""
+"""The name of the folder for sets that only the selected checkpoint is scored on; other folders are named by step."""
 
 
 class System(NamedTuple):
-    """A checkpoint's step and a decoder, on a set."""
+    """A set, the step of a checkpoint, and a decoder."""
 
     set: str
     step: int
@@ -17,14 +17,17 @@ class System(NamedTuple):
 
 
 def systems(files: Iterable[Path], selected: int) -> dict[System, Path]:
-    """The system of each of the files `…/{step}/{set}/{decoder}/hypotheses.parquet`, where `selected` is selected."""
-    found = {}
+    """Map the system of each file `…/{step}/{set}/{decoder}/hypotheses.parquet` to its path.
+
+    `selected` is the step of the selected checkpoint.
+    """
+    paths = {}
     for path in files:
         step, name, decoder = path.parts[-4:-1]
-        found[System(name, selected if step == SELECTED else int(step), decoder)] = path
-    return found
+        paths[System(name, selected if step == SELECTED else int(step), decoder)] = path
+    return paths
 
 
 def base_set(name: str) -> str:
-    """The set `{dataset}-{split}` that a set is, or that it is a changed copy of, `{dataset}-{split}-{effect}`."""
+    """Return the set `{dataset}-{split}` that a perturbed copy `{dataset}-{split}-{effect}` was created from."""
     return "-".join(name.split("-")[:2])

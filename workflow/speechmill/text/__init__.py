@@ -1,1 +1,1 @@
-"""Text rules, units and vocabularies."""
+"""Text normalisation, output units and vocabularies."""

@@ -1,5 +1,6 @@
-"""Text as a model learns it and as it is scored: pure functions, each rule counted."""
+"""Normalisation of sentences for training and scoring, and the units that models write."""
 
+import contextlib
 import itertools
 import re
 import unicodedata
@@ -8,14 +9,14 @@ from functools import lru_cache
 
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.tables import SAMPLE_RATE
+from speechmill.core.schemas import SAMPLE_RATE
 
 
 def _cyrillic_by_latin() -> dict[str, str]:
-    """The Latin letters that look like a Russian one of the same case, with what they look like.
+    """Return the Latin letters that look like a Russian letter of the same case, with that letter.
 
-    Source: Unicode Technical Standard #39, confusables.txt. Its r for г is left out: R has no likeness, and what a
-    word becomes would depend on its case. As there, a letter with accents is like the other with the same accents.
+    Letters with accents are mapped to the Russian letter with the same accents. Source: Unicode Technical Standard #39,
+    confusables.txt, except r for г: R looks like no Russian letter, so the result would depend on the case of a word.
     """
     cyrillic = dict(zip("ABCEHKMOPTXYaceopxy", "АВСЕНКМОРТХУасеорху", strict=True))
     for letter in map(chr, range(0xC0, 0x1F00)):
@@ -33,29 +34,36 @@ _CYRILLIC_LETTER = re.compile("[\u0400-\u0481\u048a-\u052f]")
 _WORD = re.compile("(?:[^\\W_]+|[\u0300-\u036f'’]+)+")
 
 _DIGIT = re.compile(r"\d")
-# No-break, thin and narrow no-break spaces group digits by threes; a plain one may as well part two numbers.
+# Groups of three digits may be separated by no-break, thin and narrow no-break spaces; a plain space may also separate
+# two numbers.
 _NUMBER = re.compile("(?<!\\d)\\d{1,3}(?:[\u00a0\u2009\u202f]\\d{3})+(?!\\d)|\\d+")
-# Between a number and the letter or number beside it, where no white space is.
+# The boundary between a number and an adjacent letter or number, including punctuation between them.
 _JOINT = re.compile(r"(?<=\d)[^\w\s]*(?=[^\W\d])|(?<=[^\W\d])[^\w\s]*(?=\d)|(?<=\d)[^\w\s]+(?=\d)")
-# Longer ones are no amounts, and where num2words runs out of words depends on the language.
-_MOST_DIGITS = 15
+# Longer numbers are rarely quantities, and the largest number of num2words depends on the language.
+_MAX_DIGITS = 15
 
 _SYLLABLES = re.compile("[가-힣]+")
-# The jamo that compose, and the syllables, as one without a final consonant takes one.
+# Jamo that can be composed, and syllables, which can take a final consonant.
 _HANGUL = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2가-힣]+")
 
 
 class Normaliser:
-    """The text rules of a run: calling it normalises a sentence.
+    """The text rules of a run, a function from a sentence to its normalised form.
 
-    `clips_touched` counts, for each rule, the sentences that it changed; `characters_replaced` counts each Latin letter
-    that `map_confusables` made Cyrillic, and `characters_dropped` each character that `drop` and `keep` deleted.
+    Attributes:
+        clips_touched: The number of sentences that each rule changed.
+        characters_replaced: How often `map_confusables` replaced each Latin letter.
+        characters_dropped: How often `drop` and `keep` deleted each character.
     """
 
     def __init__(self, settings: TextConfig) -> None:
         self._settings = settings
         self._replace = [
-            (f"replace {r.find!r} by {r.replacement!r}", re.compile(r.find if r.regex else re.escape(r.find)), r.replacement)
+            (
+                f"replace {r.find!r} by {r.replacement!r}",
+                re.compile(r.find if r.regex else re.escape(r.find)),
+                r.replacement,
+            )
             for r in settings.replace
         ]
         self._drop = set(settings.drop)
@@ -65,7 +73,7 @@ class Normaliser:
         self.characters_dropped: Counter[str] = Counter()
 
     def __call__(self, sentence: str) -> str:
-        """The normalised sentence; white space is made single spaces, without any at the ends."""
+        """Return the normalised sentence, with words separated by single spaces."""
         text, form, case, digits = sentence, self._settings.unicode, self._settings.case, self._settings.digits
         if form != "none":
             text = self._counted(f"unicode {form}", text, unicodedata.normalize(form, text))
@@ -73,15 +81,15 @@ class Normaliser:
             text = self._counted("map_confusables cyrillic", text, self._map_confusables(text))
         if case != "keep":
             text = self._counted(f"case {case}", text, text.lower() if case == "lower" else text.upper())
-        for name, pattern, put in self._replace:
-            text = self._counted(name, text, pattern.sub(put, text))
+        for name, pattern, replacement in self._replace:
+            text = self._counted(name, text, pattern.sub(replacement, text))
         if digits != "keep":
             text = self._counted(f"digits {digits}", text, spell_numbers(text, digits, upper=case == "upper"))
         text = self._without("drop", text, self._drop.intersection(text))
         if self._keep is not None:
             text = self._without("keep", text, {c for c in set(text) - self._keep if not c.isspace()})
         if form != "none":
-            # A change of case or a deletion can bring characters together that the normal form makes one.
+            # A change of case or a deletion can leave characters next to each other that have to be composed.
             text = unicodedata.normalize(form, text)
         return self._counted("space", text, " ".join(text.split()))
 
@@ -103,7 +111,7 @@ class Normaliser:
 
     def _without(self, rule: str, text: str, unwanted: set[str]) -> str:
         left = text
-        # In order, so that the counts of two runs are the same to the byte.
+        # Sorted, so that the order of the counts is reproducible.
         for character in sorted(unwanted):
             self.characters_dropped[character] += text.count(character)
             left = left.replace(character, "")
@@ -111,12 +119,12 @@ class Normaliser:
 
 
 def spell_numbers(text: str, language: str, *, upper: bool = False) -> str:
-    """`text` with every whole number in digits, of any script, as words of `language`, which is `ru` or `ko`.
+    """Return `text` with whole numbers in digits (of any script) spelled out in `language`, a code of num2words.
 
-    The words are the plain cardinal, in Russian the masculine nominative, in Korean Sino-Korean: nothing is inflected
-    after its neighbours. A number that begins with a zero, or is longer than fifteen digits, is read digit by digit.
-    Signs stay as they are, and a blank is put where a number would run into a letter or another number once they are
-    deleted: `3,5` is `три, пять`, `5-й` is `пять- й`, `2018년` is `이천십팔 년`.
+    Numbers become plain cardinals without inflection, in Russian the masculine nominative, in Korean Sino-Korean. Those
+    with a leading zero, with more than 15 digits, or too large for num2words are spelled digit by digit. Punctuation is
+    unchanged, and a space is inserted where a number would otherwise touch a letter or another number once punctuation
+    is dropped: `3,5` becomes `три, пять`, `5-й` becomes `пять- й`, `2018년` becomes `이천십팔 년`.
     """
     if not _DIGIT.search(text):
         return text
@@ -130,23 +138,27 @@ def spell_numbers(text: str, language: str, *, upper: bool = False) -> str:
 
 def _words(number: str, language: str) -> str:
     digits = [int(c) for c in number if c.isdecimal()]
-    if len(digits) > _MOST_DIGITS or (digits[0] == 0 and len(digits) > 1):
-        return " ".join(_cardinal(digit, language) for digit in digits)
-    return _cardinal(int("".join(map(str, digits))), language)
+    if len(digits) <= _MAX_DIGITS and (digits[0] > 0 or len(digits) == 1):
+        # In some languages num2words has no words for numbers from a million million.
+        with contextlib.suppress(OverflowError):
+            return _cardinal(int("".join(map(str, digits))), language)
+    return " ".join(_cardinal(digit, language) for digit in digits)
 
 
 @lru_cache(maxsize=10_000)
 def _cardinal(number: int, language: str) -> str:
-    # Many stages import this module, and few spell numbers.
+    # Imported here, because many stages import this module, and few spell numbers out.
     from num2words import num2words
 
-    return str(num2words(number, lang=language))
+    # English words have commas and hyphens, which `drop` would delete without leaving a space.
+    return str(num2words(number, lang=language)).replace(",", "").replace("-", " ")
 
 
 def to_units(text: str, units: str) -> str:
-    """`text` in the units that a model writes: with `jamo`, Hangul syllables as conjoining jamo, all else untouched.
+    """Return `text` in the output units of a model; `compose` is the inverse.
 
-    With `characters` it stays as it is. `compose` leads back. Source: The Unicode Standard, section 3.12.
+    With `jamo`, Hangul syllables are decomposed into conjoining jamo; with `characters`, the text is unchanged. Source:
+    The Unicode Standard, section 3.12.
     """
     if units == "characters":
         return text
@@ -154,7 +166,7 @@ def to_units(text: str, units: str) -> str:
 
 
 def compose(text: str) -> str:
-    """`text` with its conjoining jamo as Hangul syllables; all else, and jamo that make no syllable, stays.
+    """Return `text` with conjoining jamo composed into Hangul syllables, as far as they form syllables.
 
     `compose(to_units(text, "jamo")) == text` for every text in NFC. Source: The Unicode Standard, section 3.12.
     """
@@ -162,9 +174,10 @@ def compose(text: str) -> str:
 
 
 def expand_ranges(characters: str) -> set[str]:
-    """The characters of a list such as `а-яё`; a hyphen at either end stands for itself.
+    """Return the characters of a list with ranges, such as `а-яё`; a hyphen at either end is a hyphen.
 
-    Raises SpeechmillError for a range from a later character to an earlier one.
+    Raises:
+        SpeechmillError: A range is in descending order.
     """
     expanded: set[str] = set()
     i = 0
@@ -172,7 +185,7 @@ def expand_ranges(characters: str) -> set[str]:
         if i + 2 < len(characters) and characters[i + 1] == "-":
             if characters[i] > characters[i + 2]:
                 raise SpeechmillError(
-                    f"text.keep: the range {characters[i : i + 3]} is empty; write it as"
+                    f"text.keep: the range {characters[i : i + 3]} is in descending order; write"
                     f" {characters[i + 2]}-{characters[i]}"
                 )
             expanded.update(chr(code) for code in range(ord(characters[i]), ord(characters[i + 2]) + 1))
@@ -184,12 +197,12 @@ def expand_ranges(characters: str) -> set[str]:
 
 
 def model_frames(num_samples: int, frame_seconds: float) -> int:
-    """The frames that a model makes of a clip: one fewer than fits, since the first needs a whole window of samples."""
+    """Return the number of frames of a clip: one less than fits, because the window is longer than the stride."""
     return num_samples // round(frame_seconds * SAMPLE_RATE) - 1
 
 
 def ctc_frames(text: str) -> int:
-    """The fewest frames in which CTC can spell `text`: one a character, and a blank between equal neighbours.
+    """Return the smallest number of frames for `text` in CTC: one per character, and a blank between equal neighbours.
 
     Source: Graves et al., Connectionist Temporal Classification, ICML 2006, section 3.
     """

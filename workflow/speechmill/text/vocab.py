@@ -1,4 +1,4 @@
-"""vocab: the characters of the training text, and the processor that plain transformers loads."""
+"""vocab: the vocabulary of the training text, as a processor that transformers can load."""
 
 import argparse
 import json
@@ -21,24 +21,25 @@ from transformers import (
 )
 
 from speechmill.core.command import run_command
-from speechmill.core.tables import read_table, write_json
-from speechmill.model.ctc import PAD, SPACE, UNKNOWN
+from speechmill.core.files import write_json
+from speechmill.core.tables import read_table
+from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 
 _ROWS = 8192
 
 
 class VocabSettings(BaseModel):
-    """The slice of a run's section that this stage reads: the configuration of new weights, None with a base."""
+    """The settings of this stage: the configuration of a model with random weights, or None with a base model."""
 
     init: dict[str, Any] | None
 
 
 def vocabulary(texts: list[str]) -> dict[str, int]:
-    """Every character of `texts` with its id, in the order of code points, after the blank, the unknown and the space.
+    """Return the ids of the special tokens, from 0, followed by those of all characters of `texts` in code point order.
 
-    The blank of CTC is the padding token, id 0.
+    The padding token, id 0, is the blank of CTC.
     """
-    # A text that has the sign for the space is read as having a space.
+    # The tokenizer reads the token for the space as a space.
     characters = sorted({character for text in texts for character in text} - {" ", SPACE})
     return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *characters])}
 
@@ -46,14 +47,14 @@ def vocabulary(texts: list[str]) -> dict[str, int]:
 def processor(
     vocab: dict[str, int], settings: VocabSettings, base: Path | None
 ) -> Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor:
-    """The tokenizer of `vocab` with the feature extractor of the base, or the one that fits new weights.
+    """Return a processor with a tokenizer for `vocab` and the feature extractor of the base or for random weights.
 
-    Of the class that plain transformers loads for the architecture.
+    Its class is the one that transformers loads for the architecture.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "vocab.json"
         file.write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-        # Without begin and end tokens, which CTC has no use for and which would be ids that the model never learns.
+        # CTC has no use for begin and end tokens, and the model would not learn their ids.
         tokenizer = Wav2Vec2CTCTokenizer(
             str(file),
             pad_token=PAD,
@@ -71,14 +72,14 @@ def processor(
 
 
 def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
-    """The feature extractor that fits a model with random weights."""
+    """Return the feature extractor for a model with random weights."""
     if init.get("model_type") == "wav2vec2-bert":
-        # Two spectra make the features of a frame.
+        # Two spectra are concatenated to the features of a frame.
         bins = init.get("feature_projection_input_dim", 160) // 2
         return SeamlessM4TFeatureExtractor(feature_size=bins, num_mel_bins=bins)
     if init.get("model_type") == "parakeet_ctc":
         return ParakeetFeatureExtractor(feature_size=init.get("encoder_config", {}).get("num_mel_bins", 80))
-    # A model with group norm was never shown a mask; transformers advises against giving it one.
+    # transformers advises against an attention mask for models with group norm, which were pre-trained without.
     return Wav2Vec2FeatureExtractor(return_attention_mask=init.get("feat_extract_norm", "group") == "layer")
 
 
@@ -86,16 +87,16 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=VocabSettings.model_validate_json, required=True)
-    parser.add_argument("--clips", type=Path, required=True, help="the training clips")
-    parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
-    parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--characters", type=Path, required=True, help="where characters are counted")
+    parser.add_argument("--clips", type=Path, required=True, help="table of the training clips")
+    parser.add_argument("--base", type=Path, nargs="*", help="folder of the base model, if there is one")
+    parser.add_argument("--folder", type=Path, required=True, help="output: the processor")
+    parser.add_argument("--characters", type=Path, required=True, help="output: the characters with their counts")
     args = parser.parse_args()
     characters: Counter[str] = Counter()
-    # Not all at once: as Python's strings the texts of a large corpus take gigabytes.
+    # In batches, because all texts of a large corpus would take gigabytes as Python strings.
     for rows in read_table(args.clips, ["text"]).to_batches(_ROWS):
         text = "".join(rows["text"].to_pylist())
-        # A fifteenth of the time that `update` takes.
+        # 15 times as fast as `update(text)`.
         characters.update({character: text.count(character) for character in sorted(set(text))})
     base = args.base[0] if args.base else None
     processor(vocabulary(list(characters)), args.settings, base).save_pretrained(args.folder)

@@ -1,4 +1,4 @@
-"""What a training leaves for its user: checkpoints, the log, TensorBoard, and a bar while it runs."""
+"""The outputs of a training run for its user: checkpoints, log, TensorBoard and progress bar."""
 
 import shutil
 import sys
@@ -26,13 +26,13 @@ from speechmill.training.resume_state import (
 )
 
 CHECKPOINTS = "checkpoints"
-"""The folder of a training's work folder with the checkpoints that are kept so far."""
+"""The folder within the work folder that holds the checkpoints kept so far."""
 
 
 def kept_steps(rows: Sequence[dict[str, Any]], planned: Sequence[int], best: int | None) -> list[int]:
-    """The steps of the checkpoints that are kept: all that are planned, or those with the lowest WERs of the probes.
+    """Return the steps of the checkpoints to keep: all planned ones, or the `best` ones by WER of the dev evaluations.
 
-    `rows` are those of the log; of equal WERs the earlier is the better, and none is the worst.
+    `rows` are the rows of the log. Of equal WERs the earlier step ranks higher; a step without a WER ranks last.
     """
     if best is None:
         return sorted(planned)
@@ -42,10 +42,7 @@ def kept_steps(rows: Sequence[dict[str, Any]], planned: Sequence[int], best: int
 
 
 class CheckpointCallback(TrainerCallback):
-    """Keeps the planned checkpoints and tries them, makes what the Trainer saved a state, and writes the log.
-
-    One process alone has it.
-    """
+    """Keeps and evaluates the planned checkpoints, commits resume states, and writes the log; used by rank 0 only."""
 
     def __init__(
         self,
@@ -54,23 +51,23 @@ class CheckpointCallback(TrainerCallback):
         board: Path,
         plan: dict[str, Any],
         processor: Processor,
-        probe: DevEvaluator | None,
+        evaluator: DevEvaluator | None,
         best: int | None,
         warmup_steps: int,
         start: int,
     ) -> None:
-        """`start` is the step that training goes on from; with `best`, only so many checkpoints are kept."""
+        """Start at step `start`; keep only the `best` checkpoints, or all of them for None."""
         self._run, self._work, self._plan, self._processor = run, work, plan, processor
-        self._probe, self._best, self._warmup_steps = probe, best, warmup_steps
+        self._evaluator, self._best, self._warmup_steps = evaluator, best, warmup_steps
         self._warned = False
-        # What an earlier run wrote after the state that this one goes on from is shown no longer.
+        # TensorBoard hides points that an interrupted run wrote after the state that this run resumes from.
         self._board = SummaryWriter(str(board), purge_step=start + 1)
         self._progress = progress(total=plan["total_steps"], initial=start, desc="finetune", unit="step")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Show how far training is."""
+        """Update the progress bar."""
         self._progress.update(state.global_step - self._progress.n)
         return control
 
@@ -82,19 +79,19 @@ class CheckpointCallback(TrainerCallback):
         model: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep the model of a planned step and try it; then what was saved is a state."""
+        """Keep and evaluate the model of a planned step, then commit the saved files as a resume state."""
         step = state.global_step
         planned = step in self._plan["checkpoints"]
         if planned:
             with disk_space_for_state(self._work, step):
                 self._keep(step)
-            if self._probe is not None and model is not None:
-                self._record({"step": step, **self._probe(model, args.device)})
+            if self._evaluator is not None and model is not None:
+                self._record({"step": step, **self._evaluator(model, args.device)})
         with disk_space_for_state(self._work, step):
             commit(self._work, step)
         if planned:
-            # Only now: a run that goes on from the state before may need what is dropped here.
-            self._drop_worse()
+            # Only after the commit: a run that resumes from the previous state may need what is deleted here.
+            self._delete_worse()
             self._warn_of_blanks(step)
 
     def _keep(self, step: int) -> None:
@@ -102,13 +99,13 @@ class CheckpointCallback(TrainerCallback):
         kept = self._work / CHECKPOINTS / saved.name
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
-        # A link: older states are dropped, and the weights are the bulk of them.
+        # A hard link: the resume state is deleted later, and the weights make up most of a checkpoint.
         link(str(saved / WEIGHTS), str(kept / WEIGHTS))
         shutil.copy(saved / "config.json", kept)
         self._processor.save_pretrained(kept)
         sync_files(kept)
 
-    def _drop_worse(self) -> None:
+    def _delete_worse(self) -> None:
         kept = kept_steps(read_log(self._work), self._plan["checkpoints"], self._best)
         for folder in (self._work / CHECKPOINTS).iterdir():
             if step_of(folder) not in kept:
@@ -127,18 +124,18 @@ class CheckpointCallback(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Append a line to the log, and the same to TensorBoard and to what is shown."""
-        # The Trainer knows one long epoch only.
+        """Append a row to the log and to TensorBoard, and show it in the progress bar."""
+        # The Trainer treats all batches as one epoch.
         epoch = state.global_step * self._plan["epochs"] / self._plan["total_steps"]
-        line: dict[str, Any] = {"step": state.global_step, **(logs or {}), "epoch": epoch}
-        floor = self._plan["peak_throughput"]
-        if "loss" in line and floor:
-            line["mfu"] = line["audio_seconds_per_second"] / floor
-        self._record(line)
-        if "loss" in line:
-            of_floor = f" ({line['mfu']:.0%} of an H100's floor)" if "mfu" in line else ""
+        row: dict[str, Any] = {"step": state.global_step, **(logs or {}), "epoch": epoch}
+        peak = self._plan["peak_throughput"]
+        if "loss" in row and peak:
+            row["mfu"] = row["audio_seconds_per_second"] / peak
+        self._record(row)
+        if "loss" in row:
+            mfu = f", MFU {100 * row['mfu']:.1f} % of an H100" if "mfu" in row and args.device.type == "cuda" else ""
             self._progress.set_postfix_str(
-                f"loss {line['loss']:.3f}, {line['audio_seconds_per_second']:.0f} audio-s/s{of_floor}", refresh=False
+                f"loss {row['loss']:.3f}, {row['audio_seconds_per_second']:.0f} audio-s/s{mfu}", refresh=False
             )
 
     def _record(self, row: dict[str, Any]) -> None:
@@ -149,6 +146,6 @@ class CheckpointCallback(TrainerCallback):
         self._board.flush()
 
     def close(self) -> None:
-        """End the bar, and what is written for TensorBoard."""
+        """Close the progress bar and the TensorBoard file."""
         self._progress.close()
         self._board.close()

@@ -1,4 +1,4 @@
-"""A look at the model while it is trained: its greedy WER on clips of dev."""
+"""Evaluation during training: the greedy WER of a checkpoint on dev clips."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from speechmill.config.text import TextConfig
 from speechmill.inference.log_probs import transcribe
 from speechmill.model.models import Processor
 from speechmill.scoring.error_rates import count, rate
-from speechmill.scoring.protocols import scored_texts
+from speechmill.scoring.protocols import apply_protocol
 
 
 class DevEvaluator:
-    """The clips of dev on which a model is tried, and how it is scored: as the stage `evaluate` does it."""
+    """Greedy WER of a model on dev clips, scored as in the stage `evaluate`."""
 
     def __init__(
         self,
@@ -26,36 +26,36 @@ class DevEvaluator:
         text: TextConfig,
         batch_seconds: float,
     ) -> None:
-        """`clips` are rows of the table of dev, and `shards` the files that they point into."""
+        """Prepare the evaluation of `clips`, rows of the table of dev clips, whose audio is in `shards`."""
         self._clips, self._shards, self._processor = list(clips), list(shards), processor
         self._batch_seconds, self._text = batch_seconds, text
 
     def __call__(self, model: PreTrainedModel, device: torch.device) -> dict[str, Any]:
-        """`dev_wer`, null without words, `dev_clips`, and `dev_empty`, the clips for which nothing was written.
+        """Return `dev_wer` (None without reference words), `dev_clips`, and `dev_empty` (the empty hypotheses).
 
-        Leaves the model as it was, and the states of all that draws lots.
+        The mode of the model and all random states stay unchanged.
         """
-        trained = model.training
-        # A model may draw lots even where it uses none: wav2vec2 does, for layers that it might leave out.
+        was_training = model.training
+        # Some models draw random numbers in eval mode without using them, e.g. wav2vec2 for layerdrop.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             hypotheses, _ = transcribe(
                 model.eval(), self._processor, self._clips, self._shards, self._batch_seconds, device
             )
-        model.train(trained)
+        model.train(was_training)
         clips = [(clip["sentence"], clip["text"]) for clip in self._clips]
-        references, scored = scored_texts("plain", clips, hypotheses, self._text)
+        references, scored = apply_protocol("plain", clips, hypotheses, self._text)
         counts = count(references, scored)
         wer = rate(sum(c.errors for c in counts), sum(c.words for c in counts))
         return {
-            # The log is JSON, which has no infinity.
+            # JSON has no infinity.
             "dev_wer": wer if np.isfinite(wer) else None,
             "dev_clips": len(self._clips),
             "dev_empty": sum(not hypothesis for hypothesis in scored),
         }
 
 
-def spread_over_lengths(clips: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most so many of `clips`, from the shortest to the longest at even distances of rank."""
+def spread_over_lengths(clips: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Return at most `limit` of `clips`, from the shortest to the longest, evenly spaced by rank."""
     order = np.argsort([clip["num_samples"] for clip in clips], kind="stable")
-    places = np.unique(np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int))
-    return [clips[i] for i in order[places]]
+    ranks = np.unique(np.linspace(0, len(clips) - 1, min(limit, len(clips))).round().astype(int))
+    return [clips[i] for i in order[ranks]]

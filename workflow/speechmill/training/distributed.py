@@ -1,27 +1,27 @@
-"""Several processes that train one model together, each with its device and its share of every step.
+"""Data-parallel training in several processes, each with one device and an equal share of every step.
 
-The stage that wants them starts them and waits: it holds their devices, hosts the store through which they find each
-other, passes signals on to them and ends as they do. Each finds RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and
-MASTER_PORT in its environment, as under `torchrun`; accelerate and the Trainer read them.
+The stage starts the processes and waits for them: it holds the locks of their devices, hosts the store through which
+they connect, forwards signals, and exits with their status. Each process finds RANK, LOCAL_RANK, WORLD_SIZE,
+MASTER_ADDR and MASTER_PORT in its environment, as under `torchrun`; accelerate and the Trainer read them.
 
-On several nodes of a Slurm job srun starts the stage itself, with a task a node or a task a GPU:
+On several nodes of a Slurm job, srun starts the stage with one task per node or one task per GPU:
 
     srun --kill-on-bad-exit --nodes 2 --ntasks-per-node 1 --gpus-per-task 4 python -m speechmill.training.finetune …
     srun --kill-on-bad-exit --nodes 2 --ntasks-per-node 4 --gpus-per-task 1 python -m speechmill.training.finetune …
 
-Both make the processes of `runs.*.gpus: 8`, of which each task starts an even share. SLURM_PROCID gives their ranks,
-SLURM_STEP_NODELIST the host of the store, which is that of the first task, SLURM_JOB_ID and SLURM_STEP_ID its port.
-These are the step's variables, not the job's: a step of one task may run in a job of many nodes. All nodes see the
-folders of work and of results, and the first task alone writes results.
+Both start the processes of `runs.*.gpus: 8`, an equal share in each task. Ranks follow from SLURM_PROCID. The store is
+on the host of the first task, the first in SLURM_STEP_NODELIST, at a port derived from SLURM_JOB_ID and SLURM_STEP_ID.
+The node list is that of the step, since a job of many nodes may run a step on one. All nodes need access to the folders
+of work and results; only the first task writes results.
 """
 
-import ctypes
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -34,74 +34,81 @@ import torch
 import torch.distributed
 
 from speechmill.core.command import SpeechmillError, user_message
-from speechmill.model.devices import tasks
+from speechmill.model.devices import slurm_tasks
 from speechmill.training.guards import EXIT_RESUMABLE
 
 T = TypeVar("T")
 
-# How long one process may do something alone, a save or a probe, while the others wait for it.
-_PATIENCE = timedelta(hours=2)
+# How long the other processes wait while one of them saves a state or evaluates on dev.
+_TIMEOUT = timedelta(hours=2)
 
-# In the environment of a process that `launch` started: the id of the one that did, and where the first fault goes.
-_LAUNCHER, _FAULT = "SPEECHMILL_LAUNCHER", "SPEECHMILL_FAULT"
+# Environment variables of a process that `launch` started: the read end of a pipe that closes when the launcher ends,
+# and the file for the first error message.
+_LAUNCHER_PIPE, _ERROR_FILE = "SPEECHMILL_LAUNCHER_PIPE", "SPEECHMILL_ERROR_FILE"
 
 
 def launched() -> bool:
-    """Whether this process is one of several that `launch` started."""
-    return _LAUNCHER in os.environ
+    """Return whether `launch` started this process."""
+    return _LAUNCHER_PIPE in os.environ
 
 
 def rank() -> int:
-    """The number of this process among those that train together; 0 for one alone."""
+    """Return the rank of this process in the training; 0 for a single process."""
     return int(os.environ["RANK"]) if launched() else 0
 
 
 def world_size() -> int:
-    """How many processes train together."""
+    """Return the number of processes of the training."""
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
 def launch(module: str, arguments: Sequence[str], devices: Sequence[torch.device]) -> bool:
-    """Run `python -m module arguments` in a process for each of `devices`, until all have ended.
+    """Run `python -m module arguments` in one process per device of `devices`, and wait until all have ended.
 
-    Returns whether this is the first of the `tasks`, the one that writes results. What the process of rank 0 prints is
-    shown as it comes, what the others print is not.
+    The output of rank 0 is shown, that of the other processes is not. No process is left when this function ends, nor
+    when the launcher is killed.
 
-    Raises SystemExit: with status 75 where they stopped at a signal and can go on; with 1, after the message of the
-    process that failed first, where one failed. SpeechmillError where one was killed without a message. In all cases
-    none of them is left; on Linux not even where this process is killed.
+    Returns:
+        Whether this is the first Slurm task, which writes the results.
+
+    Raises:
+        SystemExit: With status 75 if the processes stopped at a signal and can resume; with status 1, after printing
+            the message of the process that failed first, if one failed.
+        SpeechmillError: A process ended without a message, for example because it was killed.
     """
-    task, host, port = _place()
+    task, host, port = _rendezvous()
     store = _store(host, port, is_master=True) if task == 0 else None
-    shared = {
-        "WORLD_SIZE": str(len(devices) * tasks()),
-        "LOCAL_WORLD_SIZE": str(len(devices)),
-        "MASTER_ADDR": host,
-        "MASTER_PORT": str(store.port if store else port),
-        _LAUNCHER: str(os.getpid()),
-    }
-    if devices[0].type == "cpu":
-        shared["ACCELERATE_USE_CPU"] = "1"
     first_rank = task * len(devices)
-    with tempfile.TemporaryDirectory(prefix="speechmill-") as folder:
-        shared[_FAULT] = f"{folder}/fault"
+    with tempfile.TemporaryDirectory(prefix="speechmill-") as name, _pipe() as pipe:
+        folder = Path(name)
+        environment = {
+            # Without a number of threads, accelerate sets one.
+            "OMP_NUM_THREADS": "1",
+            **os.environ,
+            **({"ACCELERATE_USE_CPU": "1"} if devices[0].type == "cpu" else {}),
+            "WORLD_SIZE": str(len(devices) * slurm_tasks()),
+            "LOCAL_WORLD_SIZE": str(len(devices)),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": str(store.port if store else port),
+            _LAUNCHER_PIPE: str(pipe),
+            _ERROR_FILE: str(folder / "error"),
+        }
         started: list[subprocess.Popen[bytes]] = []
 
-        def pass_on(number: int, _: object) -> None:
+        def forward(number: int, _: object) -> None:
             for each in started:
                 each.send_signal(number)
 
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             for local in range(len(devices)):
-                own = {"RANK": str(first_rank + local), "LOCAL_RANK": str(local)}
-                with Path(folder, str(local)).open("wb") as hidden:
+                with (folder / str(local)).open("wb") as hidden:
                     output = None if first_rank + local == 0 else hidden
                     started.append(
                         subprocess.Popen(
                             [sys.executable, "-m", module, *arguments],
-                            # Where nothing says how many threads there are, accelerate sets them anew.
-                            env={"OMP_NUM_THREADS": "1"} | os.environ | shared | own,
+                            env=environment | {"RANK": str(first_rank + local), "LOCAL_RANK": str(local)},
+                            pass_fds=[pipe],
                             stdout=output,
                             stderr=output,
                         )
@@ -111,21 +118,32 @@ def launch(module: str, arguments: Sequence[str], devices: Sequence[torch.device
             for each in started:
                 each.kill()
                 each.wait()
-            for number, handler in before.items():
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
-        # Those whom a signal ended had not begun: they would have listened for it.
+        # A process that a forwarded signal ended had not installed its handlers yet, so nothing is lost.
         if failed is not None and started[failed].returncode not in (-signal.SIGTERM, -signal.SIGINT):
-            _tell(Path(folder), first_rank, failed, started[failed].returncode)
+            _raise_failure(folder, first_rank, failed, started[failed].returncode)
     if any(each.returncode for each in started):
         sys.exit(EXIT_RESUMABLE)
     return task == 0
 
 
-def _place() -> tuple[int, str, int]:
-    """The number of this task, and host and port of the store; port 0 for one that the system chooses."""
-    if tasks() == 1:
+@contextmanager
+def _pipe() -> Iterator[int]:
+    """Yield the read end of a pipe whose write end only this process holds, so that it closes when the process ends."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def _rendezvous() -> tuple[int, str, int]:
+    """Return the number of this Slurm task and the host and port of the store; with port 0 the system chooses one."""
+    if slurm_tasks() == 1:
         return 0, "127.0.0.1", 0
-    # Steps of one job, and jobs that follow each other, shall not meet; below the ports that the system chooses.
+    # Different ports for the steps of a job and for consecutive jobs, below the range from which the system chooses.
     job, step = int(os.environ["SLURM_JOB_ID"]), int(os.environ["SLURM_STEP_ID"])
     return (
         int(os.environ["SLURM_PROCID"]),
@@ -135,7 +153,7 @@ def _place() -> tuple[int, str, int]:
 
 
 def first_host(nodes: str) -> str:
-    """The first host of a list as Slurm writes it: `gpu03` of `gpu[03-07,11],login1`."""
+    """Return the first host of a Slurm node list: `gpu03` for `gpu[03-07,11],login1`."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", nodes)
     assert first is not None, nodes
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0])
@@ -143,12 +161,12 @@ def first_host(nodes: str) -> str:
 
 def _store(host: str, port: int, *, is_master: bool) -> Any:
     return torch.distributed.TCPStore(  # type: ignore[attr-defined]  # its stubs do not list it
-        host, port, is_master=is_master, wait_for_workers=False, timeout=_PATIENCE
+        host, port, is_master=is_master, wait_for_workers=False, timeout=_TIMEOUT
     )
 
 
 def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all, and kill all once one has failed: the position of the one that did so first."""
+    """Wait for all processes, kill all once one fails, and return the position of the one that failed first."""
     failed = None
     with ThreadPoolExecutor(len(started)) as watchers:
         ending = {watchers.submit(each.wait): position for position, each in enumerate(started)}
@@ -160,30 +178,30 @@ def _first_failure(started: Sequence[subprocess.Popen[bytes]]) -> int | None:
     return failed
 
 
-def _tell(folder: Path, first_rank: int, local: int, status: int) -> None:
-    """End as the process `local` did, with the message that it left."""
-    fault = folder / "fault"
-    # One that was killed left none; it would be another's, of how it lost the first.
-    if status > 0 and fault.is_file():
-        sys.stderr.write(fault.read_text(encoding="utf-8"))
+def _raise_failure(folder: Path, first_rank: int, local: int, status: int) -> None:
+    """Print the message that the process `local` left and exit, or raise SpeechmillError if it left none."""
+    error_file = folder / "error"
+    # A killed process leaves no message; the file then belongs to a process that lost its connection to it.
+    if status > 0 and error_file.is_file():
+        sys.stderr.write(error_file.read_text(encoding="utf-8"))
         sys.exit(1)
-    how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    last = (folder / str(local)).read_text(encoding="utf-8", errors="replace")[-2000:]
+    reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    output = (folder / str(local)).read_text(encoding="utf-8", errors="replace")[-2000:]
     raise SpeechmillError(
-        f"process {first_rank + local} of the training {how} without a message. Where the host had no memory left,"
-        " grant the job more; run snakemake again, and training goes on from its last save. It printed last:\n"
-        f"{last or '(nothing beside what is above)'}"
+        f"training process {first_rank + local} {reason} without an error message. If the host ran out of memory, give"
+        " the job more; run snakemake again, and training resumes from its last save. The last output of the process:\n"
+        f"{output or '(none except the output above)'}"
     )
 
 
 @contextmanager
-def joined() -> Iterator[torch.device]:
-    """Join the processes that `launch` started, of which this is one: its device, with torch.distributed at work.
+def process_group() -> Iterator[torch.device]:
+    """Join the process group of the processes that `launch` started, and yield the device of this process.
 
-    Tensors of the host travel by gloo, those of a GPU by NCCL. An exception in the block ends this process; its message
-    is left to `launch`, the first one alone.
+    Tensors on the host are communicated by gloo, those on a GPU by NCCL. An exception in the block ends this process;
+    the first process to fail leaves its message for `launch`.
     """
-    _end_with_launcher()
+    threading.Thread(target=_exit_with_launcher, args=(int(os.environ[_LAUNCHER_PIPE]),), daemon=True).start()
     try:
         if "ACCELERATE_USE_CPU" in os.environ:
             device, backend = torch.device("cpu"), "gloo"
@@ -192,7 +210,7 @@ def joined() -> Iterator[torch.device]:
             torch.cuda.set_device(device)
         store = _store(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         torch.distributed.init_process_group(
-            backend, store=store, rank=rank(), world_size=world_size(), timeout=_PATIENCE
+            backend, store=store, rank=rank(), world_size=world_size(), timeout=_TIMEOUT
         )
         try:
             yield device
@@ -202,18 +220,16 @@ def joined() -> Iterator[torch.device]:
         _leave()
     except Exception as error:
         message = user_message(error)
-        with suppress(FileExistsError), Path(os.environ[_FAULT]).open("x", encoding="utf-8") as file:
+        with suppress(FileExistsError), Path(os.environ[_ERROR_FILE]).open("x", encoding="utf-8") as file:
             file.write(traceback.format_exc() if message is None else f"error: {message}\n")
-        # Not by way of torch's destructors, which may wait for the others.
+        # Skip torch's destructors, which may wait for the other processes.
         os._exit(1)
 
 
-def _end_with_launcher() -> None:
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1  # <linux/prctl.h>
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != int(os.environ[_LAUNCHER]):
-        os._exit(1)
+def _exit_with_launcher(pipe: int) -> None:
+    """Block until the launcher ends, however it ends, and exit; reading a pipe releases the GIL."""
+    os.read(pipe, 1)
+    os._exit(1)
 
 
 def _leave() -> None:
@@ -222,13 +238,13 @@ def _leave() -> None:
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has called this function."""
     if launched():
         torch.distributed.all_reduce(torch.zeros(1))
 
 
 def all_reduce_sum(value: float) -> float:
-    """The sum of the processes' values. All of them call it, at the same point."""
+    """Return the sum of `value` over all processes, all of which must call this function."""
     if not launched():
         return value
     total = torch.tensor([value], dtype=torch.float64)
@@ -236,35 +252,35 @@ def all_reduce_sum(value: float) -> float:
     return total.item()
 
 
-def broadcast(make: Callable[[], T]) -> T:
-    """What `make` gives in the process of rank 0, where alone it is called, in every process."""
+def broadcast(compute: Callable[[], T]) -> T:
+    """Call `compute` in the process of rank 0 only, and return its result in every process."""
     if not launched():
-        return make()
-    box = [make()] if rank() == 0 else [None]
+        return compute()
+    box = [compute()] if rank() == 0 else [None]
     torch.distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
-    return box[0]  # type: ignore[return-value]  # filled by the process of rank 0
+    return box[0]  # type: ignore[return-value]  # received from rank 0
 
 
-class Vote:
-    """A question to every process, once a step; all hear at the same step that one has said yes.
+class AnyRank:
+    """An asynchronous all-reduce of a flag, once per step: all processes learn at the same step that one has set it.
 
-    The answers travel while the next step is computed, from host to host and beside the GPU's stream, so that nobody
-    waits for them: a yes is heard one call later. A process alone hears itself at once.
+    The flags are reduced on the host while the next step is computed, so no process waits, and the result of a call is
+    that of the previous one. A single process gets its own flag immediately.
     """
 
     def __init__(self) -> None:
-        self._asked: tuple[torch.distributed.Work, torch.Tensor] | None = None
+        self._pending: tuple[torch.distributed.Work, torch.Tensor] | None = None
 
-    def any(self, mine: bool) -> bool:
-        """Say yes or no: whether some process said yes a call ago."""
+    def update(self, flag: bool) -> bool:
+        """Submit this process's flag, and return whether any process set its flag in the previous call."""
         if not launched():
-            return mine
-        if self._asked is not None:
-            work, answer = self._asked
+            return flag
+        if self._pending is not None:
+            work, result = self._pending
             work.wait()
-            self._asked = None
-            if answer.item():
+            self._pending = None
+            if result.item():
                 return True
-        answer = torch.tensor([float(mine)])
-        self._asked = (torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX, async_op=True), answer)
+        result = torch.tensor([float(flag)])
+        self._pending = (torch.distributed.all_reduce(result, torch.distributed.ReduceOp.MAX, async_op=True), result)
         return False

@@ -1,4 +1,4 @@
-"""plan: what training will take, before any GPU time is spent."""
+"""plan: the steps, time, memory and disk space of a training run, computed before any GPU time is spent."""
 
 import argparse
 import hashlib
@@ -16,20 +16,22 @@ from transformers import PreTrainedConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
-from speechmill.core.command import SpeechmillError, atomic_write, run_command
+from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.files import read_json, write_json, write_text
 from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabytes
-from speechmill.core.tables import SAMPLE_RATE, read_json, read_table, write_json
-from speechmill.corpus.leakage import in_words as leakage_in_words
-from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_of
+from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.core.tables import read_table
+from speechmill.corpus.leakage import format_leakage
+from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
 from speechmill.model.models import model_config
 from speechmill.training.cost import Cost, training_cost
 
-# What gradient checkpointing computes again: the forward pass, a third of the work.
-_RECOMPUTED = 4 / 3
+# Gradient checkpointing repeats the forward pass, which is a third of the work of a step.
+_RECOMPUTATION_FACTOR = 4 / 3
 
 
 class PlanSettings(BaseModel):
-    """The slice of a run's section that this stage reads."""
+    """The settings of a run that this stage reads."""
 
     plan: PlanConfig
     model: ModelConfig
@@ -38,9 +40,9 @@ class PlanSettings(BaseModel):
     gpus: int
     gpu_memory_gib: float
     best: int | None
-    """How many checkpoints are kept; None for all."""
+    """The number of checkpoints to keep; None keeps all."""
     stretch: float
-    """How many times longer augmentation can make a clip."""
+    """The factor by which augmentation can lengthen a clip, at most."""
 
 
 def make_plan(
@@ -51,22 +53,30 @@ def make_plan(
     config: PreTrainedConfig,
     settings: PlanSettings,
 ) -> dict[str, Any]:
-    """What `plan.json` holds: clips, hours, steps, checkpoints, padding share, disk, memory and arithmetic.
+    """Return the content of `plan.json`: clips, hours, steps, checkpoints, padding, disk space, memory and FLOP.
 
-    `counts` are those of the training clips, `statuses` those of the datasets that the run reads.
-    Raises SpeechmillError where a clip does not fit into a batch.
+    Args:
+        run: The name of the run.
+        clips: The table of training clips.
+        counts: The counts of the training clips, as the stage `clips` writes them.
+        statuses: The statuses of the datasets that the run reads.
+        config: The configuration of the model.
+        settings: The settings of the stage.
+
+    Raises:
+        SpeechmillError: A clip is longer than a batch.
     """
     plan = settings.plan
-    table = clips_of(read_table(clips, ["dataset", "split", "shard", "row_group", "num_samples"]))
+    table = clips_from_table(read_table(clips, ["dataset", "split", "shard", "row_group", "num_samples"]))
     samples, longest = int(table.lengths.sum()), int(table.lengths.max()) / SAMPLE_RATE
     if plan.batch.seconds is not None and longest > plan.batch.seconds:
         raise SpeechmillError(
             f"runs.{run}.plan.batch.seconds is {plan.batch.seconds}, but the longest training clip has {longest:.2f} s;"
             f" raise it, or lower runs.{run}.clips.max_seconds"
         )
-    extent = batch_stats(table, plan)
-    a_step = plan.gradient_accumulation * settings.gpus
-    steps = math.ceil(extent.batches / a_step)
+    stats = batch_stats(table, plan)
+    batches_per_step = plan.gradient_accumulation * settings.gpus
+    steps = math.ceil(stats.batches / batches_per_step)
     saved = [*range(plan.save_steps, steps, plan.save_steps), steps]
     cost = training_cost(
         config,
@@ -76,8 +86,8 @@ def make_plan(
         mean_seconds=samples / len(table.lengths) / SAMPLE_RATE,
         longest_seconds=longest * settings.stretch,
     )
-    largest = extent.largest / SAMPLE_RATE
-    checkpointing, why = gradient_checkpointing(run, settings, cost, largest * settings.stretch)
+    largest = stats.largest / SAMPLE_RATE
+    checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * settings.stretch)
     memory = {
         "weights": cost.weights,
         "gradients": cost.gradients,
@@ -93,36 +103,36 @@ def make_plan(
         "speakers": counts["speakers"],
         "excluded": counts["excluded"],
         "epochs": plan.epochs,
-        "batches": extent.batches,
+        "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
         "gpus": settings.gpus,
-        "clips_per_batch": len(table.lengths) * plan.epochs / extent.batches,
-        "seconds_per_batch": samples / SAMPLE_RATE * plan.epochs / extent.batches,
-        "other_batch": _other_batch(table, plan, extent, a_step),
+        "clips_per_batch": len(table.lengths) * plan.epochs / stats.batches,
+        "seconds_per_batch": samples / SAMPLE_RATE * plan.epochs / stats.batches,
+        "equivalent_batch": _equivalent_batch(table, plan, stats, batches_per_step),
         "steps_per_epoch": steps / plan.epochs,
         "total_steps": steps,
         "checkpoints": saved,
         "explanations": explanations(len(table.lengths), counts, statuses, plan, settings.gpus),
-        "padding_share": extent.padding_share(samples * plan.epochs),
+        "padding_share": stats.padding_share(samples * plan.epochs),
         "largest_batch_seconds": largest,
         "parameters": cost.parameters,
         "flop_per_audio_second": cost.flop_per_audio_second,
-        # What the arithmetic alone would allow on H100s, which finetune shows its speed against.
+        # Audio-seconds per second at the peak FLOP rate of the GPUs; finetune computes the MFU from it.
         "peak_throughput": None
         if settings.device == "cpu"
         else settings.gpus * H100_FLOPS / cost.flop_per_audio_second,
         "disk_bytes": {
             "checkpoint": cost.weights,
-            # One more while training goes on: a checkpoint is made before the worst one is dropped.
+            # One more than are kept: a checkpoint is written before the worst one is deleted.
             "checkpoints": cost.weights * min(len(saved), settings.best + 1 if settings.best else len(saved)),
-            # Two states, and a third that is made before one is dropped.
+            # Two resume states are kept, and a third is written before one is deleted.
             "resume": 3 * (cost.weights + cost.optimizer),
         },
         "memory_bytes": sum(memory.values()),
         "memory_parts": memory,
         "gpu_memory_gib": settings.gpu_memory_gib,
         "gradient_checkpointing": checkpointing,
-        "gradient_checkpointing_because": why,
+        "gradient_checkpointing_reason": reason,
         "fits_seconds": {
             key: cost.fitting_seconds(settings.gpu_memory_gib * 2**30, kind) / settings.stretch
             for key, kind in (("without_checkpointing", False), ("with_checkpointing", True))
@@ -132,25 +142,26 @@ def make_plan(
 
 
 def gradient_checkpointing(run: str, settings: PlanSettings, cost: Cost, seconds: float) -> tuple[bool, str]:
-    """Whether activations are computed twice for a largest batch of so many padded seconds, and why."""
-    asked = settings.memory.gradient_checkpointing
-    if asked != "auto":
-        return asked, f"runs.{run}.finetune.gradient_checkpointing says so"
+    """Return whether to use gradient checkpointing if the largest batch has `seconds` with padding, and the reason."""
+    requested = settings.memory.gradient_checkpointing
+    if requested != "auto":
+        return requested, f"as set in runs.{run}.finetune.gradient_checkpointing"
     if settings.device == "cpu":
-        return False, "it would save the memory of a GPU, and the run is on a CPU"
-    needed, there = cost.memory(seconds, False), settings.gpu_memory_gib * 2**30
-    compared = "more" if needed > there else "no more"
+        return False, "it saves GPU memory, and this run uses the CPU"
+    needed, available = cost.memory(seconds, False), settings.gpu_memory_gib * 2**30
+    comparison = "more" if needed > available else "not more"
     return (
-        needed > there,
-        f"to keep them takes {gibibytes(needed)}, {compared} than runs.{run}.gpu_memory_gib, {gibibytes(there)}",
+        needed > available,
+        f"training without it takes {gibibytes(needed)}, {comparison} than the {gibibytes(available)} of"
+        f" runs.{run}.gpu_memory_gib",
     )
 
 
 def trainer_steps(clips: int, batch: int, accumulation: int, gpus: int) -> tuple[int, int]:
-    """The steps an epoch that the Trainer of transformers 4, and of transformers 5, takes for batches of `batch` clips.
+    """Return the steps per epoch of the Trainer of transformers 4 and of transformers 5 for batches of `batch` clips.
 
-    Both cut each epoch into steps of its own. What is left at the end makes no step in version 4, and a smaller step in
-    version 5: `num_update_steps_per_epoch` in their sources.
+    Both start a new step at each epoch. Version 4 drops an incomplete last step, version 5 takes it as a smaller step;
+    source: `num_update_steps_per_epoch` in their code.
     """
     batches = math.ceil(clips / (batch * gpus))
     return max(1, batches // accumulation), math.ceil(batches / accumulation)
@@ -159,9 +170,9 @@ def trainer_steps(clips: int, batch: int, accumulation: int, gpus: int) -> tuple
 def explanations(
     clips: int, counts: Mapping[str, Any], statuses: Sequence[Mapping[str, Any]], plan: PlanConfig, gpus: int
 ) -> list[str]:
-    """Sentences on how the number of steps an epoch compares with what a model card of the Trainer says.
+    """Return sentences that compare the steps per epoch with those of the Trainer, which published model cards list.
 
-    None for batches by seconds, which the Trainer does not know.
+    The list is empty for batches by seconds, which the Trainer does not have.
     """
     if plan.batch.clips is None:
         return []
@@ -173,133 +184,133 @@ def explanations(
 
     exact = math.ceil(clips / size) / plan.gradient_accumulation / gpus
     sentences = [
-        f"the Trainer of transformers would take {steps(clips)} an epoch for the {clips:,} clips: version 4 makes no"
-        f" step of what is left at an epoch's end, version 5 a smaller one; here it is {exact:,.2f}, as a step may go"
-        " on into the next epoch"
+        f"the Trainer of transformers would take {steps(clips)} per epoch for the {clips:,} clips: version 4 drops an"
+        f" incomplete last step of an epoch, version 5 takes it as a smaller step; this run takes {exact:,.2f}, since a"
+        " step may continue into the next epoch"
     ]
     sentences += [
-        f"with the {number:,} clips that are left out as {reason}, it would take {steps(clips + number)} an epoch"
+        f"with the {number:,} clips that are excluded as {reason}, it would take {steps(clips + number)} per epoch"
         for reason, number in counts["excluded"].items()
     ]
     listed = [(name, _listed(name, statuses)) for name in counts["sets"]]
-    sums = itertools.accumulate(number for _, number in listed)
-    for i, ((name, number), total) in enumerate(zip(listed, sums, strict=True)):
-        together = f"with {name}, {total:,} clips" if i else f"for all {number:,} clips that are listed in {name}"
-        sentences.append(f"{together}, it would take {steps(total)} an epoch")
-    elsewhere = sum(number for _, number in listed) - clips - sum(counts["excluded"].values())
-    if elsewhere:
+    totals = itertools.accumulate(number for _, number in listed)
+    for i, ((name, number), total) in enumerate(zip(listed, totals, strict=True)):
+        included = f"with {name}, {total:,} clips" if i else f"for all {number:,} clips that are listed in {name}"
+        sentences.append(f"{included}, it would take {steps(total)} per epoch")
+    other = sum(number for _, number in listed) - clips - sum(counts["excluded"].values())
+    if other:
         sentences.append(
-            f"{elsewhere:,} of the listed clips are in drawn sets or in several of these, or could not be read"
+            f"{other:,} of the listed clips are in drawn splits, are in several of these sets, or could not be read"
         )
     return sentences
 
 
 def _listed(name: str, statuses: Sequence[Mapping[str, Any]]) -> int:
-    """The clips of a set as the corpus lists them, before other sets are drawn from it."""
+    """Return the number of clips that the corpus lists for a set, before other sets are drawn from it."""
     dataset, split = name.split("-")
     status = next(each for each in statuses if each["dataset"] == dataset)
     return int(status["listed"].get(split, status["sets"][split]))
 
 
-def _other_batch(clips: Clips, plan: PlanConfig, extent: BatchStats, a_step: int) -> dict[str, Any]:
-    """The batch that is said in the other way and is about as large, with what an epoch of it would be."""
+def _equivalent_batch(clips: Clips, plan: PlanConfig, stats: BatchStats, batches_per_step: int) -> dict[str, Any]:
+    """Return a batch of about the same size in the other unit, clips or seconds, and the figures of an epoch of it."""
     if plan.batch.seconds is None:
-        # Not a hair less than what one batch needs now.
-        batch = Batch(seconds=math.ceil(10 * extent.largest / SAMPLE_RATE) / 10)
+        # Rounded up, so that the largest of the present batches fits.
+        batch = Batch(seconds=math.ceil(10 * stats.largest / SAMPLE_RATE) / 10)
     else:
-        batch = Batch(clips=max(1, round(len(clips.lengths) * plan.epochs / extent.batches)))
+        batch = Batch(clips=max(1, round(len(clips.lengths) * plan.epochs / stats.batches)))
     one = batch_stats(clips, plan.model_copy(update={"batch": batch, "epochs": 1}))
     return {
         "batch": batch.model_dump(exclude_defaults=True),
-        "steps_per_epoch": one.batches / a_step,
+        "steps_per_epoch": one.batches / batches_per_step,
         "largest_batch_seconds": one.largest / SAMPLE_RATE,
         "padding_share": one.padding_share(int(clips.lengths.sum())),
     }
 
 
-def in_words(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[dict[str, Any]], free: int) -> str:
-    """The plan for a person to read, with what training has in common with the scored sets, and which cannot be had.
+def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[dict[str, Any]], free: int) -> str:
+    """Return the plan as text, with the leakage of the scored sets and the datasets that are not available.
 
-    `free` is the number of bytes that the disk has room for.
+    `free` is the free disk space in bytes.
     """
-    left_out = ", ".join(f"{count} {reason}" for reason, count in plan["excluded"].items()) or "none"
-    processes = f" on each of {plan['gpus']} GPUs" if plan["gpus"] > 1 else ""
+    excluded = ", ".join(f"{count} {reason}" for reason, count in plan["excluded"].items()) or "none"
+    per_gpu = f" on each of {plan['gpus']} GPUs" if plan["gpus"] > 1 else ""
     return "\n".join(
         [
             f"Plan of the run {plan['run']}",
             f"  clips        {plan['clips']:,} of {plan['speakers']} speakers, {plan['hours']:.2f} h",
-            f"  left out     {left_out}",
-            *(f"  leakage      {sentence}" for sentence in leakage_in_words(leakage)),
-            *(f"  NOT HAD      {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
+            f"  excluded     {excluded}",
+            *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
+            *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
             *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
             f"  batches      {plan['clips_per_batch']:.1f} clips, {plan['seconds_per_batch']:.1f} s, on average; with"
             f" padding, which is {plan['padding_share']:.1%}, at most {plan['largest_batch_seconds']:.1f} s",
-            f"  or           {_other_batch_in_words(plan)}",
+            f"  equivalent   {_format_equivalent_batch(plan)}",
             f"  steps        {plan['total_steps']:,}: {plan['epochs']} epochs of {plan['steps_per_epoch']:,.1f} steps,"
-            f" {plan['gradient_accumulation']} batches a step{processes}",
+            f" {plan['gradient_accumulation']} batches per step{per_gpu}",
             *(f"  compare      {sentence}" for sentence in plan["explanations"]),
             f"  checkpoints  {len(plan['checkpoints'])}, at steps {', '.join(map(str, plan['checkpoints']))}",
             f"  model        {plan['parameters'] / 1e6:,.1f} M parameters, on {plan['device']}",
-            *_memory_in_words(plan),
-            *_time_in_words(plan),
-            *_disk_in_words(plan, free),
+            *_format_memory(plan),
+            *_format_time(plan),
+            *_format_disk(plan, free),
             "",
         ]
     )
 
 
-def _other_batch_in_words(plan: dict[str, Any]) -> str:
-    other = plan["other_batch"]
+def _format_equivalent_batch(plan: dict[str, Any]) -> str:
+    other = plan["equivalent_batch"]
     ((key, value),) = other["batch"].items()
     return (
-        f"`batch: {{{key}: {value:g}}}`, about as large: {other['steps_per_epoch']:,.1f} steps an epoch,"
-        f" {other['padding_share']:.1%} padding, at most {other['largest_batch_seconds']:.1f} s a batch"
+        f"`batch: {{{key}: {value:g}}}`, about the same size: {other['steps_per_epoch']:,.1f} steps per epoch,"
+        f" {other['padding_share']:.1%} padding, at most {other['largest_batch_seconds']:.1f} s per batch"
     )
 
 
-def _memory_in_words(plan: dict[str, Any]) -> list[str]:
+def _format_memory(plan: dict[str, Any]) -> list[str]:
     parts, fits = plan["memory_parts"], plan["fits_seconds"]
     lines = [
         f"  memory       about {gibibytes(plan['memory_bytes'])} for training (estimated): "
         + ", ".join(f"{gibibytes(size)} {name}" for name, size in parts.items()),
-        f"  activations  are {'computed twice' if plan['gradient_checkpointing'] else 'kept'}:"
-        f" {plan['gradient_checkpointing_because']}",
+        f"  activations  gradient checkpointing is {'on' if plan['gradient_checkpointing'] else 'off'}:"
+        f" {plan['gradient_checkpointing_reason']}",
     ]
     if plan["device"] == "cpu":
         return lines
-    there = f"{plan['gpu_memory_gib']:g} GiB"
+    available = f"{plan['gpu_memory_gib']:g} GiB"
     if plan["memory_bytes"] > plan["gpu_memory_gib"] * 2**30:
-        lines.append(f"  TOO MUCH     for a GPU of {there}: make batches smaller and gradient_accumulation larger")
+        lines.append(f"  TOO MUCH     for a GPU of {available}: make batches smaller and gradient_accumulation larger")
     return [
         *lines,
-        f"  fits         in {there}, a batch of {fits['without_checkpointing']:,.0f} s with padding, or of"
+        f"  fits         into {available}: a batch of {fits['without_checkpointing']:,.0f} s with padding, or of"
         f" {fits['with_checkpointing']:,.0f} s with gradient checkpointing (estimated)",
     ]
 
 
-def _time_in_words(plan: dict[str, Any]) -> list[str]:
+def _format_time(plan: dict[str, Any]) -> list[str]:
     if plan["device"] == "cpu":
         return []
     work = plan["flop_per_audio_second"] * plan["hours"] * 3600 * plan["epochs"]
-    seconds = work / H100_FLOPS / plan["gpus"] * (_RECOMPUTED if plan["gradient_checkpointing"] else 1)
+    seconds = work / H100_FLOPS / plan["gpus"] * (_RECOMPUTATION_FACTOR if plan["gradient_checkpointing"] else 1)
     return [
-        f"  time         at best {duration(seconds)}, at the {H100_FLOPS / 1e12:.0f} TFLOP/s of an H100's matrix"
-        f" products; {plan['flop_per_audio_second'] / 1e9:,.0f} GFLOP a second of audio"
+        f"  time         at least {duration(seconds)}, at the peak of an H100 ({H100_FLOPS / 1e12:.0f} TFLOP/s);"
+        f" {plan['flop_per_audio_second'] / 1e9:,.0f} GFLOP per second of audio"
     ]
 
 
-def _disk_in_words(plan: dict[str, Any], free: int) -> list[str]:
+def _format_disk(plan: dict[str, Any], free: int) -> list[str]:
     disk = plan["disk_bytes"]
     needed = disk["checkpoints"] + disk["resume"]
     return [
         f"  disk         {gigabytes(disk['checkpoints'])} of checkpoints, {gigabytes(disk['checkpoint'])} each,"
-        f" {gigabytes(disk['resume'])} to resume",
-        *([f"  TOO LITTLE   disk is free here: {gigabytes(free)} of {gigabytes(needed)}"] if free < needed else []),
+        f" {gigabytes(disk['resume'])} of resume states",
+        *([f"  TOO LITTLE   disk space is free: {gigabytes(free)} of {gigabytes(needed)}"] if free < needed else []),
     ]
 
 
 def steps_digest(plan: dict[str, Any]) -> str:
-    """sha256 of what of a plan makes another training: its steps, not what they are estimated to take."""
+    """Return the sha256 of the parts of a plan that change the weights: its steps, not the estimates of their cost."""
     steps = {key: plan[key] for key in ("epochs", "batches", "total_steps", "checkpoints")}
     return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
@@ -317,20 +328,18 @@ def main() -> None:
     parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--digest", type=Path, required=True)
-    parser.add_argument("--words", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
     args = parser.parse_args()
     model = args.settings.model
     base = args.base[0] if args.base else None
     config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
     statuses = [read_json(path) for path in args.status]
     plan = make_plan(args.run, args.clips, read_json(args.counts), statuses, config, args.settings)
-    words = in_words(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free)
-    with atomic_write(args.words) as beside:
-        beside.write_text(words, encoding="utf-8")
+    text = format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free)
+    write_text(text, args.text)
     write_json(plan, args.plan)
-    with atomic_write(args.digest) as beside:
-        beside.write_text(steps_digest(plan) + "\n", encoding="utf-8")
-    print(words)
+    write_text(steps_digest(plan) + "\n", args.digest)
+    print(text)
 
 
 if __name__ == "__main__":

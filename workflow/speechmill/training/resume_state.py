@@ -1,4 +1,4 @@
-"""The states of a training in its work folder: kept so that a stopped one goes on from the newest whole one."""
+"""Resume states in the work folder of a training run: a stopped run resumes from the newest intact state."""
 
 import hashlib
 import json
@@ -13,63 +13,68 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from speechmill.core.command import SpeechmillError, atomic_write
+from speechmill.core.command import SpeechmillError
+from speechmill.core.files import write_text
 
 WEIGHTS = "model.safetensors"
 
 LOG = "training.jsonl"
 
 UNFINISHED = "unfinished"
-"""The folder in which a state is made, before it is whole and takes its name."""
+"""The folder in which a state is written before it is complete and gets its final name."""
 
-# Written last, so that a state that has it was written to its end.
+# Written last, so that a state with this file is complete.
 _MANIFEST = "complete"
-# The newest, and one to fall back on where a disk has spoiled the newest.
-_STATES = 2
-# Of a large file its ends are read: that is where a truncated one, or one whose tail never reached the disk, differs.
+# The newest state, and one to fall back on if the newest is corrupt.
+_KEPT_STATES = 2
+# Only both ends of a large file are hashed: a truncated file, or one whose tail never reached the disk, differs there.
 _END_BYTES = 1 << 20
 
 
 def newest_resume_state(work: Path) -> Path | None:
-    """The newest whole state in `work`, if there is one.
+    """Return the newest intact state in `work`, or None.
 
-    A state that lacks a file, or has one that is shorter or another than when it was saved, is set aside as
-    `broken-{step}`, with a sentence on stderr.
+    A state with a missing, truncated or changed file is renamed to `broken-{step}`, with a message on stderr.
     """
     shutil.rmtree(work / UNFINISHED, ignore_errors=True)
     for step, state in reversed(_states(work)):
-        fault = _fault(state)
-        if fault is None:
+        defect = _defect(state)
+        if defect is None:
             return state
-        aside = work / f"broken-{step}"
-        print(f"the state of step {step} is set aside as {aside}: {fault}", file=sys.stderr)
-        shutil.rmtree(aside, ignore_errors=True)
-        state.rename(aside)
+        broken = work / f"broken-{step}"
+        print(f"the resume state of step {step} is corrupt and was moved to {broken}: {defect}", file=sys.stderr)
+        shutil.rmtree(broken, ignore_errors=True)
+        state.rename(broken)
     return None
 
 
 def step_of(state: Path | None) -> int:
-    """The step that a state, or a checkpoint, was saved at; 0 for none."""
+    """Return the step at which a state or a checkpoint was saved; 0 for None."""
     return int(state.name.removeprefix("checkpoint-")) if state else 0
 
 
 def empty_unfinished(work: Path) -> None:
-    """Make room for the next state."""
+    """Create an empty folder for the next state."""
     shutil.rmtree(work / UNFINISHED, ignore_errors=True)
     (work / UNFINISHED).mkdir(parents=True)
 
 
 @contextmanager
 def disk_space_for_state(work: Path, step: int, needed: int = 0) -> Iterator[None]:
-    """A block that writes a state; where the disk does not take it, nothing is left of it.
+    """Delete the unfinished state and raise a clear error if the block cannot write it.
 
-    Raises SpeechmillError with the folder, the bytes that are `needed` or what is written of it already, and where
-    training will go on.
+    Args:
+        work: The work folder.
+        step: The step of the state that is being written.
+        needed: The expected size of the state in bytes.
+
+    Raises:
+        SpeechmillError: The disk is full; the message names the folder, the size and the state that is kept.
     """
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # So torch says that it could not write a file; its other errors are of the same type.
+        # torch raises RuntimeError both for failed writes and for unrelated errors.
         if isinstance(error, RuntimeError) and not any(word in str(error) for word in ("inline_container", "iostream")):
             raise
         needed = max(needed, sum(path.stat().st_size for path in (work / UNFINISHED).glob("*/*")))
@@ -77,16 +82,16 @@ def disk_space_for_state(work: Path, step: int, needed: int = 0) -> Iterator[Non
         states = _states(work)
         kept = f"the state of step {states[-1][0]} is kept" if states else "there is no earlier state"
         raise SpeechmillError(
-            f"the state of step {step} could not be saved in {work} ({str(error).splitlines()[0]}); it takes about"
-            f" {_gigabytes(needed)}, and {_gigabytes(shutil.disk_usage(work).free)} are free there. Make room and run"
-            f" the same command again: {kept}"
+            f"the resume state of step {step} could not be saved in {work} ({str(error).splitlines()[0]}): it needs"
+            f" about {_gigabytes(needed)}, and {_gigabytes(shutil.disk_usage(work).free)} are free. Free some space and"
+            f" run the same command again; {kept}"
         ) from error
 
 
 def commit(work: Path, step: int) -> None:
-    """Make what was written of the state of `step` one that can be gone on from, and drop older ones.
+    """Complete the unfinished state of `step` so that training can resume from it, and delete older states.
 
-    Everything that a state stands for, the log included, is on the disk before the state is.
+    The log and all files of the state are synced to disk before the state gets its final name.
     """
     if (work / LOG).is_file():
         _sync(work / LOG)
@@ -95,33 +100,32 @@ def commit(work: Path, step: int) -> None:
     manifest = {path.name: _stamp(path) for path in sorted(state.iterdir())}
     (state / _MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
     sync_files(state)
-    whole = work / state.name
-    shutil.rmtree(whole, ignore_errors=True)
-    state.rename(whole)
+    committed = work / state.name
+    shutil.rmtree(committed, ignore_errors=True)
+    state.rename(committed)
     _sync(work)
-    for _, older in _states(work)[:-_STATES]:
+    for _, older in _states(work)[:-_KEPT_STATES]:
         shutil.rmtree(older)
     for broken in work.glob("broken-*"):
         shutil.rmtree(broken)
 
 
 def sync_files(folder: Path) -> None:
-    """Wait until the files of `folder`, and their names, are on the disk."""
+    """Sync the files of `folder` and its directory entries to disk."""
     for path in folder.iterdir():
         _sync(path)
     _sync(folder)
 
 
 def cut_log(work: Path, step: int) -> None:
-    """Take out of the log in `work` what training wrote after `step`, and the summary of one that ended."""
+    """Remove the rows after `step`, and the summary of a finished run, from the log in `work`."""
     log = work / LOG
     if log.is_file():
-        # Without a last line that a kill cut short.
+        # An incomplete last line, left by a kill, is dropped.
         lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
         logged = [(line, json.loads(line)) for line in lines]
         kept = [line for line, values in logged if values["step"] <= step and "train_runtime" not in values]
-        with atomic_write(log) as beside:
-            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        write_text("".join(f"{line}\n" for line in kept), log)
 
 
 def append_log(work: Path, row: dict[str, Any]) -> None:
@@ -131,17 +135,16 @@ def append_log(work: Path, row: dict[str, Any]) -> None:
 
 
 def read_log(work: Path) -> list[dict[str, Any]]:
-    """The rows of the log in `work`."""
+    """Return the rows of the log in `work`."""
     log = work / LOG
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
 
 
 def link(source: str, target: str) -> None:
-    """Link a file to another name, or copy it."""
+    """Create a hard link `target` to the file `source`, or a copy if the file systems differ."""
     try:
         os.link(source, target)
     except OSError:
-        # Results may lie on another disk than the states of training.
         shutil.copy(source, target)
 
 
@@ -149,23 +152,23 @@ def _states(work: Path) -> list[tuple[int, Path]]:
     return sorted((step_of(path), path) for path in work.glob("*") if re.fullmatch(r"checkpoint-\d+", path.name))
 
 
-def _fault(state: Path) -> str | None:
-    """What is wrong with a state, or None where it is whole."""
+def _defect(state: Path) -> str | None:
+    """Return what is wrong with a state, or None if it is intact."""
     try:
         manifest = json.loads((state / _MANIFEST).read_text(encoding="utf-8"))
         for name, saved in manifest.items():
             found = _stamp(state / name)
             if found["bytes"] != saved["bytes"]:
-                return f"{name} has {found['bytes']} bytes of {saved['bytes']}"
+                return f"{name} has {found['bytes']} bytes instead of {saved['bytes']}"
             if found != saved:
-                return f"{name} is not as it was saved"
+                return f"{name} has changed since it was saved"
     except (OSError, ValueError) as error:
         return str(error)
     return None
 
 
 def _stamp(path: Path) -> dict[str, int | str]:
-    """The size of a file and the sha256 of its ends, which are all of a small one."""
+    """Return the size of a file and the sha256 of both of its ends, which cover a small file completely."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The Trainer as CTC needs it: planned batches, a loss in which clips count the same, and states that are whole."""
+"""A Trainer for CTC with planned batches, a loss that weights all clips equally, and complete resume states."""
 
 import json
 import time
@@ -12,27 +12,27 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.plan import PlanConfig
-from speechmill.core.tables import SAMPLE_RATE
+from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.batching import PlannedBatches
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.ctc import clip_losses
 from speechmill.model.models import forward, output_frames
-from speechmill.training.distributed import Vote, all_reduce_sum, barrier, rank, world_size
+from speechmill.training.distributed import AnyRank, all_reduce_sum, barrier, rank, world_size
 from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
 from speechmill.training.resume_state import UNFINISHED, disk_space_for_state, empty_unfinished
 
 BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
-"""What is done to a batch on the device: a batch as the `Collator` makes it, to one of the same keys."""
+"""A function from a batch of the `Collator`, on the device, to a batch with the same keys."""
 
 
 class CtcTrainer(Trainer):
-    """The Trainer with planned batches and a loss in which every clip of a step counts the same.
+    """A Trainer with planned batches and a loss that weights all clips of a step equally.
 
-    However a step's clips are cut into batches and dealt out to processes, loss and gradient are the mean over them.
-    What it saves becomes a state only when `states.seal` says so. Nothing in a step waits for the device.
+    Loss and gradient are the mean over the clips of a step, however these are split into batches and over processes.
+    Saved files become a resume state only through `resume_state.commit`. A step never synchronises with the device.
     """
 
-    # `compute_loss` divides by the clips of the whole step itself.
+    # `compute_loss` itself divides by the number of clips in the step.
     loss_is_scaled_for_ga = True
 
     def __init__(
@@ -43,24 +43,24 @@ class CtcTrainer(Trainer):
         clips: ClipReader,
         batches: PlannedBatches,
         workers: int,
-        change: BatchTransform | None = None,
+        transform: BatchTransform | None = None,
         **kwargs: Any,
     ) -> None:
-        """`workers` processes decode the `clips` of `batches`; `change` is done to each batch on the device."""
+        """Decode the `clips` of `batches` in `workers` processes; apply `transform` to each batch on the device."""
         super().__init__(model=model, args=args, **kwargs)
         self._ctc_model, self._work, self._clips = model, Path(args.output_dir or ""), clips
-        self._batches, self._workers, self._change = batches, workers, change
+        self._batches, self._workers, self._transform = batches, workers, transform
         self._finite = FiniteGuard(self.args.device)
         self.padded_seconds = 0.0
-        """Of the last batch: the seconds of its longest clip times the number of clips."""
-        # Sums since the last line of the log, on the device: asking for one makes the host wait. They are ours and not
-        # the Trainer's, which forgets its own when it goes on from a state.
+        """The size of the last batch: the seconds of its longest clip times the number of clips."""
+        # Sums since the last row of the log, on the device, since reading one synchronises. The sums of the Trainer
+        # itself are lost when it resumes.
         self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
         self._logged_step, self._logged_loss, self._since = 0, 0.0, time.monotonic()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The planned batches, decoded in workers."""
-        # Not by way of accelerate: the batches are dealt out to the processes already.
+        """Return a loader of the planned batches, decoded in workers."""
+        # Not prepared by accelerate: PlannedBatches already distributes the batches over the processes.
         return DataLoader(
             self._clips,
             batch_sampler=self._batches,
@@ -68,26 +68,26 @@ class CtcTrainer(Trainer):
             num_workers=self._workers,
             worker_init_fn=ignore_signals,
             pin_memory=self.args.device.type == "cuda",
-            # Its own: from torch's, a training that goes on would draw once more than an undisturbed one.
+            # With the global generator, a resumed run would draw one number more than an uninterrupted one.
             generator=torch.Generator(),
         )
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
-        """None: the Trainer's count goes through all parameters at each batch, and is one for text models."""
+        """Return 0: the count of the Trainer iterates over all parameters at each batch, and applies to text models."""
         return 0
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> int:
         return self._batches.clips_in_step(self.state.global_step)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # Still on the host, where asking costs nothing.
+        # Read while still on the host, where this needs no synchronisation.
         num_samples = inputs["num_samples"]
         self.padded_seconds = len(num_samples) * int(num_samples.max()) / SAMPLE_RATE
         moved = {
             key: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for key, value in inputs.items()
         }
-        return self._change(moved) if self._change else moved
+        return self._transform(moved) if self._transform else moved
 
     def compute_loss(
         self,
@@ -96,9 +96,9 @@ class CtcTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """The sum of the clips' losses over the number of clips in the step.
+        """Return the sum of the losses of the clips, divided by the number of clips in the step.
 
-        Times the number of processes, since gradients are averaged over these.
+        It is multiplied by the number of processes, since gradients are averaged over the processes.
         """
         logits = forward(model, inputs)
         frames = output_frames(self._ctc_model, inputs["num_samples"])
@@ -113,20 +113,20 @@ class CtcTrainer(Trainer):
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         if self.args.fp16:
-            # The scale of the loss was too high: the step is left out, and the next scale is lower.
+            # The loss scale was too high: the step is skipped, and the scale is lowered.
             self._overflows = self._overflows + ~torch.isfinite(norm)
         else:
             self._finite.watch(norm, self.state.global_step + 1)
         return norm
 
     def stop_if_not_finite(self) -> None:
-        """Raise NotFiniteError if a loss or a gradient has been NaN or infinite. Waits for the device."""
+        """Raise NotFiniteError if a loss or gradient was NaN or infinite; waits for the device."""
         step = self._finite.first()
         if step is not None:
             raise NotFiniteError(step)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log with the mean loss of the steps since the last line, and the speed."""
+        """Log the mean loss of the steps since the last row, and the speed."""
         if "loss" in logs:
             self.stop_if_not_finite()
             now, step = time.monotonic(), self.state.global_step
@@ -155,7 +155,7 @@ class CtcTrainer(Trainer):
         barrier()
 
     def _state_bytes(self) -> int:
-        """The weights, and both moments of those that learn."""
+        """Return the bytes of the weights and of the two moment estimates of the trained ones."""
         return sum(p.nbytes * (3 if p.requires_grad else 1) for p in self._ctc_model.parameters())
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -182,41 +182,41 @@ class CtcTrainer(Trainer):
 
 
 class SaveStopCallback(TrainerCallback):
-    """When a state is saved and when training stops, in all processes at the same step."""
+    """Decides when to save a resume state and when to stop training, in all processes at the same step."""
 
     def __init__(self, checkpoints: set[int], minutes: float, request: StopRequest) -> None:
-        """A state at each of `checkpoints`, after so many `minutes` without one, and where `request` is to stop."""
+        """Save at each step of `checkpoints`, `minutes` after the last save, and when `request` records a signal."""
         self._checkpoints, self._seconds, self._request = checkpoints, 60 * minutes, request
         self._saved_at = time.monotonic()
-        self._save, self._stop = Vote(), Vote()
+        self._save, self._stop = AnyRank(), AnyRank()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Log as often as the settings say now; the Trainer would go by those of the state that it goes on from."""
+        """Use the present logging interval; the Trainer would use that of the state from which it resumes."""
         state.logging_steps = int(args.logging_steps)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Ask for a save, and for the end, where it is time."""
-        late = self._save.any(time.monotonic() - self._saved_at >= self._seconds)
-        stop = self._stop.any(self._request.signal is not None)
-        control.should_save = late or stop or state.global_step in self._checkpoints
+        """Request a save or a stop when it is due."""
+        overdue = self._save.update(time.monotonic() - self._saved_at >= self._seconds)
+        stop = self._stop.update(self._request.signal is not None)
+        control.should_save = overdue or stop or state.global_step in self._checkpoints
         control.should_training_stop = control.should_training_stop or stop
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Count the time from here."""
+        """Restart the interval between saves."""
         self._saved_at = time.monotonic()
 
 
 def training_arguments(
     plan: PlanConfig, finetune: FinetuneConfig, work: Path, device: torch.device, unused_weights: bool = False
 ) -> TrainingArguments:
-    """The settings as the Trainer takes them.
+    """Return the settings as TrainingArguments.
 
-    `unused_weights` says that a step may leave some weights without a gradient, which processes would wait for.
+    Set `unused_weights` if a step may leave weights without a gradient, which DistributedDataParallel must know.
     """
     return TrainingArguments(
         output_dir=str(work),
@@ -230,7 +230,7 @@ def training_arguments(
         adam_beta2=finetune.adam_betas[1],
         adam_epsilon=finetune.adam_epsilon,
         max_grad_norm=finetune.max_grad_norm,
-        optim="adamw_torch_fused" if finetune.fused_optimizer else "adamw_torch",
+        optim="adamw_torch_fused",
         bf16=finetune.precision == "bf16",
         fp16=finetune.precision == "fp16",
         seed=plan.seed,
@@ -239,7 +239,7 @@ def training_arguments(
         logging_steps=finetune.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="no",
-        # The batches start where training goes on.
+        # PlannedBatches starts at the step from which training resumes.
         ignore_data_skip=True,
         disable_tqdm=True,
         report_to="none",

@@ -23,7 +23,7 @@ MODES = ["w", "w:gz", "w:bz2", "w:xz"]
 
 
 def kept(path: Path, keep: Callable[[str], str | None] = lambda name: name) -> dict[str, bytes | None]:
-    """What `open_tree` finds at `path`, and that it leaves nothing behind."""
+    """Return the files that `open_tree` finds at `path`, and check that it leaves no files behind."""
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
     try:
@@ -42,7 +42,7 @@ def about(path: Path) -> dict[str, object]:
 
 
 def with_member(path: Path, member: tarfile.TarInfo, content: bytes = b"") -> Path:
-    """An archive with a member between two plain ones; `content` need not be as long as the member says."""
+    """Write an archive with a member between two regular ones; `content` may be shorter than the size of the member."""
     with tarfile.open(path, "w") as file:
         file.addfile(plain("before.mp3", 1), io.BytesIO(b"1"))
         assert file.fileobj is not None
@@ -69,7 +69,7 @@ def test_every_kind_of_archive_is_read(tmp_path: Path, mode: str) -> None:
     assert kept(tar(tmp_path / "corpus", list(FILES.items()), mode)) == FILES
 
 
-def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
     for name, content in FILES.items():
         (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "corpus" / name).write_bytes(content)
@@ -77,7 +77,7 @@ def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format_", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_long_and_foreign_names_are_whole(tmp_path: Path, format_: int) -> None:
+def test_long_and_non_latin_names_are_complete(tmp_path: Path, format_: int) -> None:
     names = ["folder/" * 20 + "клип.mp3", "./" + "한" * 20 + ".mp3"]
     with tarfile.open(tmp_path / "corpus.tar", "w", format=format_, encoding="utf-8") as file:
         for name in names:
@@ -85,20 +85,20 @@ def test_long_and_foreign_names_are_whole(tmp_path: Path, format_: int) -> None:
     assert kept(tmp_path / "corpus.tar") == {name.removeprefix("./"): b"x" for name in names}
 
 
-def test_only_what_is_asked_for_is_kept_under_the_name_that_is_given(tmp_path: Path) -> None:
+def test_only_selected_files_are_kept(tmp_path: Path) -> None:
     path = tar(tmp_path / "corpus.tar", list(FILES.items()))
     assert kept(path, {"folder/b.mp3": "b"}.get) == {"b": FILES["folder/b.mp3"]}
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("behind", [b"\0" * 70_000, b"garbage" * 20_000, b"\x1e\x8b" * 20])
-def test_what_follows_the_end_counts_in_the_digest_alone(tmp_path: Path, mode: str, behind: bytes) -> None:
+def test_trailing_bytes_only_affect_the_digest(tmp_path: Path, mode: str, behind: bytes) -> None:
     path = tar(tmp_path / "corpus", list(FILES.items()), mode)
     path.write_bytes(path.read_bytes() + behind)
-    assert kept(path) == FILES  # `kept` compares `about` with the whole file
+    assert kept(path) == FILES  # `kept` compares `about` with the entire file
 
 
-def test_a_gzip_file_of_several_members_is_one_archive(tmp_path: Path) -> None:
+def test_a_gzip_file_of_several_members_is_read(tmp_path: Path) -> None:
     content = tar(tmp_path / "corpus", list(FILES.items()), "w").read_bytes()
     (tmp_path / "corpus").write_bytes(
         b"".join(gzip.compress(content[i : i + 700]) for i in range(0, len(content), 700))
@@ -107,10 +107,10 @@ def test_a_gzip_file_of_several_members_is_one_archive(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_archive_that_is_cut_short_is_refused_or_complete(tmp_path: Path, mode: str) -> None:
+def test_a_truncated_archive_is_refused_or_complete(tmp_path: Path, mode: str) -> None:
     path = tar(tmp_path / "corpus", list(FILES.items()), mode)
     content = path.read_bytes()
-    # Whole blocks of a plain archive, so also right between two members, and around them.
+    # Half blocks of a plain archive, which includes the boundaries of members.
     near = {0, 1, 2, len(content) // 2, len(content) - 2, len(content) - 1}
     cuts = near | set(range(0, len(content), 256 if mode == "w" else 7))
     refused = set()
@@ -119,26 +119,26 @@ def test_an_archive_that_is_cut_short_is_refused_or_complete(tmp_path: Path, mod
         try:
             assert kept(path) == FILES
         except SpeechmillError as error:
-            assert re.match(rf"{re.escape(str(path))} cannot be read to its end .* fetch it again", str(error))
+            assert re.match(rf"{re.escape(str(path))} cannot be read to its end .* download it again", str(error))
             refused.add(cut)
-    # What a compressed archive lacks is seen to its last byte; a plain one ends in more zeros than the block it needs.
+    # Truncation of a compressed archive is found to the last byte; a plain one ends with more zeros than necessary.
     end = sum(512 + -(-len(member) // 512) * 512 for member in FILES.values()) + 512
     assert refused == {cut for cut in cuts if mode != "w" or cut < end}
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(MODES), st.data())
-def test_a_changed_byte_is_an_error_or_changes_bytes_alone(tmp_path: Path, mode: str, data: st.DataObject) -> None:
+def test_a_changed_byte_is_found_or_keeps_the_names(tmp_path: Path, mode: str, data: st.DataObject) -> None:
     path = tar(tmp_path / "corpus", list(FILES.items()), mode)
     content = bytearray(path.read_bytes())
-    place = data.draw(st.integers(0, len(content) - 1))
-    content[place] ^= data.draw(st.integers(1, 255))
+    offset = data.draw(st.integers(0, len(content) - 1))
+    content[offset] ^= data.draw(st.integers(1, 255))
     path.write_bytes(content)
     try:
         found = kept(path)
     except SpeechmillError:
         return
-    # A plain archive has a checksum for its headers alone.
+    # A plain archive has checksums only for its headers.
     assert found == FILES or (mode == "w" and found.keys() == FILES.keys())
 
 
@@ -150,7 +150,7 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path: Path) -> None:
         kept(path)
 
 
-def test_damage_within_gzip_is_seen_by_its_checksum(tmp_path: Path) -> None:
+def test_damage_in_gzip_is_found_by_its_checksum(tmp_path: Path) -> None:
     path = tmp_path / "corpus.tar.gz"
     content = bytearray(gzip.compress(tar(tmp_path / "corpus", list(FILES.items()), "w").read_bytes(), 0))
     content[content.index(b"second")] ^= 1
@@ -160,7 +160,7 @@ def test_damage_within_gzip_is_seen_by_its_checksum(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"PK\x03\x04" + b"\0" * 5000, b"\x1f\x8b\x08not gzip" * 99])
-def test_what_is_not_an_archive_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_archive_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "corpus.tar.gz").write_bytes(content)
     with pytest.raises(SpeechmillError, match=r"corpus\.tar\.gz cannot be read to its end .* not an archive"):
         kept(tmp_path / "corpus.tar.gz")
@@ -169,11 +169,11 @@ def test_what_is_not_an_archive_is_named(tmp_path: Path, content: bytes) -> None
 @pytest.mark.parametrize(
     "name", ["/clip.mp3", "//clip.mp3", "../clip.mp3", "a/../clip.mp3", "./a/../../clip.mp3", ".."]
 )
-def test_a_name_that_leads_out_is_refused_whether_it_is_wanted_or_not(tmp_path: Path, name: str) -> None:
+def test_a_name_outside_the_archive_is_refused(tmp_path: Path, name: str) -> None:
     path = with_member(tmp_path / "corpus.tar", plain(name))
     for keep in (lambda name: name, lambda name: None):
         with pytest.raises(
-            SpeechmillError, match=rf"{re.escape(str(path))} is refused: .*'{re.escape(name)}' leads out"
+            SpeechmillError, match=rf"{re.escape(str(path))} is refused: .*'{re.escape(name)}' points outside"
         ):
             kept(path, keep)
 
@@ -181,44 +181,48 @@ def test_a_name_that_leads_out_is_refused_whether_it_is_wanted_or_not(tmp_path: 
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"]
 )
-def test_what_is_not_a_plain_file_is_refused_where_it_is_wanted(tmp_path: Path, kind: bytes) -> None:
+def test_a_selected_special_file_is_refused(tmp_path: Path, kind: bytes) -> None:
     path = with_member(tmp_path / "corpus.tar", of_type(kind, target="before.mp3"))
-    with pytest.raises(SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' is a link or another"):
+    with pytest.raises(
+        SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' is a link or another special"
+    ):
         kept(path)
     others = {"before.mp3": b"1", "after.mp3": b"2"}
     assert kept(path, lambda name: name if name in others else None) == others
 
 
-def test_folders_in_an_archive_are_no_files(tmp_path: Path) -> None:
+def test_folders_in_an_archive_are_ignored(tmp_path: Path) -> None:
     path = with_member(tmp_path / "corpus.tar", of_type(tarfile.DIRTYPE))
     assert kept(path).keys() == {"before.mp3", "after.mp3"}
 
 
-def test_a_member_larger_than_any_clip_is_refused_before_it_is_read(tmp_path: Path) -> None:
+def test_an_oversized_member_is_refused_unread(tmp_path: Path) -> None:
     path = with_member(tmp_path / "corpus.tar", plain("clip.mp3", 10 << 30))
-    with pytest.raises(SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' says .* 10,737,418,240"):
+    with pytest.raises(
+        SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' has a size of 10,737,418,240"
+    ):
         kept(path)
 
 
-def test_a_large_member_that_is_not_wanted_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_oversized_unselected_member_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "_LARGEST", 1000)
     path = tar(tmp_path / "corpus.tar.gz", [("model.gz", b"x" * 200_000), ("a.mp3", b"a")])
     assert kept(path, {"a.mp3": "a.mp3"}.get) == {"a.mp3": b"a"}
-    with pytest.raises(SpeechmillError, match=r"'model\.gz' says that it has 200,000 bytes"):
+    with pytest.raises(SpeechmillError, match=r"'model\.gz' has a size of 200,000 bytes"):
         kept(path)
 
 
 @pytest.mark.parametrize("size", [-1024, 1 << 60])
-def test_a_size_that_cannot_be_true_is_refused(tmp_path: Path, size: int) -> None:
+def test_an_impossible_size_is_refused(tmp_path: Path, size: int) -> None:
     path = with_member(tmp_path / "corpus.tar", plain("clip.mp3", size))
-    with pytest.raises(SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' says"):
+    with pytest.raises(SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' has a size of"):
         kept(path)
     with pytest.raises(SpeechmillError, match="cannot be read to its end"):
         kept(path, lambda name: None)
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
-def test_a_header_is_not_read_however_long_it_says_that_it_is(tmp_path: Path, kind: bytes) -> None:
+def test_an_oversized_header_is_not_read(tmp_path: Path, kind: bytes) -> None:
     path = with_member(tmp_path / "corpus.tar", of_type(kind, size=1 << 24), bytes(1 << 24))
     path.write_bytes(gzip.compress(path.read_bytes(), 1))
     tracemalloc.start()
@@ -230,7 +234,7 @@ def test_a_header_is_not_read_however_long_it_says_that_it_is(tmp_path: Path, ki
         tracemalloc.stop()
 
 
-def test_headers_of_headers_come_to_an_end(tmp_path: Path) -> None:
+def test_nested_headers_are_refused(tmp_path: Path) -> None:
     header = of_type(tarfile.GNUTYPE_LONGNAME, size=512)
     path = with_member(tmp_path / "corpus.tar", header, (b"name".ljust(512, b"\0") + header.tobuf()) * 5000)
     with pytest.raises(SpeechmillError, match="cannot be read to its end"):
@@ -248,16 +252,16 @@ def test_a_sparse_file_is_refused(tmp_path: Path, pax: dict[str, str], wanted: b
             file.addfile(member, io.BytesIO(b"99999999\n" + b"1\n" * 512))
     else:
         with_member(path, of_type(tarfile.GNUTYPE_SPARSE, size=512), bytes(512))
-    if "GNU.sparse.map" in pax and not wanted:  # its map lies in a header, whose size is known
+    if "GNU.sparse.map" in pax and not wanted:  # its map is in a header of known size
         assert kept(path, lambda name: None) == {}
     else:
         with pytest.raises(SpeechmillError, match=r"corpus\.tar is refused: its member 'clip\.mp3' is a (sparse|link)"):
             kept(path, lambda name: name if wanted else None)
 
 
-def test_a_member_that_is_there_twice_must_be_the_same(tmp_path: Path) -> None:
+def test_duplicate_members_must_be_identical(tmp_path: Path) -> None:
     assert kept(tar(tmp_path / "corpus.tar", [("a.mp3", b"one"), ("./a.mp3", b"one")])) == {"a.mp3": b"one"}
-    with pytest.raises(SpeechmillError, match=r"has the member '\./a\.mp3' twice, and they differ"):
+    with pytest.raises(SpeechmillError, match=r"contains '\./a\.mp3' twice with different contents"):
         kept(tar(tmp_path / "corpus.tar", [("a.mp3", b"one"), ("./a.mp3", b"two")]))
 
 
@@ -268,11 +272,11 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     assert kept(path, lambda name: None) == {}
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / os.fsdecode(b"\xff.mp3")).touch()
-    with pytest.raises(SpeechmillError, match="is not UTF-8; give the file another"):
+    with pytest.raises(SpeechmillError, match="is not UTF-8; rename the file"):
         kept(tmp_path / "corpus")
 
 
-def test_members_that_were_read_are_forgotten(tmp_path: Path) -> None:
+def test_members_are_not_kept_in_memory(tmp_path: Path) -> None:
     alive: list[int] = []
 
     def keep(name: str) -> None:
@@ -284,7 +288,7 @@ def test_members_that_were_read_are_forgotten(tmp_path: Path) -> None:
     assert max(alive) < 10
 
 
-def test_a_link_in_a_folder_is_followed_as_far_as_the_folder_goes(tmp_path: Path) -> None:
+def test_a_link_within_a_folder_is_followed(tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     (root / "real").mkdir(parents=True)
     (root / "real" / "a.mp3").write_bytes(b"a")
@@ -297,32 +301,30 @@ def test_a_link_in_a_folder_is_followed_as_far_as_the_folder_goes(tmp_path: Path
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
-def test_a_link_that_leads_out_of_a_folder_is_refused(tmp_path: Path, what: str) -> None:
+def test_a_link_out_of_a_folder_is_refused(tmp_path: Path, what: str) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "secret").write_bytes(b"secret")
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "clips").symlink_to(tmp_path / ("outside/secret" if what == "file" else "outside"))
-    with pytest.raises(
-        SpeechmillError, match=r"corpus/clips.* is a link that leads out of .*corpus; put what it leads"
-    ):
+    with pytest.raises(SpeechmillError, match=r"corpus/clips.* is a link that points outside .*corpus; replace it"):
         kept(tmp_path / "corpus")
     assert kept(tmp_path / "corpus", lambda name: None) == {}
 
 
-def test_a_folder_in_itself_comes_to_an_end(tmp_path: Path) -> None:
+def test_a_folder_with_a_link_to_itself_is_read(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "a.mp3").write_bytes(b"a")
     (tmp_path / "corpus" / "again").symlink_to(".")
     assert set(kept(tmp_path / "corpus").values()) == {b"a"}
 
 
-def test_pipes_in_a_folder_are_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_in_a_folder_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     os.mkfifo(tmp_path / "corpus" / "a.mp3")
     assert kept(tmp_path / "corpus") == {}
 
 
-def test_a_file_larger_than_any_clip_is_refused(tmp_path: Path) -> None:
+def test_an_oversized_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     with (tmp_path / "corpus" / "a.mp3").open("wb") as file:
         file.truncate(10 << 30)
@@ -330,13 +332,13 @@ def test_a_file_larger_than_any_clip_is_refused(tmp_path: Path) -> None:
         kept(tmp_path / "corpus")
 
 
-def test_a_disk_that_is_full_is_not_the_archives_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("speechmill.corpus.sources.spool.Spool.add", full)
     path = tar(tmp_path / "corpus.tar", list(FILES.items()))
     with pytest.raises(
-        SpeechmillError, match=rf"no room for it in {re.escape(str(tmp_path / 'work'))} .*No space left"
+        SpeechmillError, match=rf"{re.escape(str(tmp_path / 'work'))} has no room for it .*No space left"
     ):
         kept(path)

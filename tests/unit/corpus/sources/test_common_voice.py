@@ -13,7 +13,7 @@ from material import RELEASE, TSV_COLUMNS, tar, tsv
 from speechmill.config.datasets import CommonVoice
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.sources.common_voice import open_common_voice
-from speechmill.corpus.sources.corpus import Corpus, Published
+from speechmill.corpus.sources.corpus import Corpus, SourceClip
 
 SPLITS = ["train", "dev", "test"]
 TOP = f"{RELEASE}/ru"
@@ -42,13 +42,13 @@ def members(
     )
 
 
-def read(archive: Path, splits: list[str] = SPLITS, language: str = "ru") -> list[tuple[Published, bytes | None]]:
-    """Everything that the corpus in `archive` gives."""
+def read(archive: Path, splits: list[str] = SPLITS, language: str = "ru") -> list[tuple[SourceClip, bytes | None]]:
+    """Return all clips of the corpus in `archive`, each with its bytes."""
     config = CommonVoice(source="common_voice", path="", language=language)
     work = archive.parent / "work"
     work.mkdir(exist_ok=True)
 
-    def all_of(corpus: Corpus) -> list[tuple[Published, bytes | None]]:
+    def all_of(corpus: Corpus) -> list[tuple[SourceClip, bytes | None]]:
         return [(clip, corpus.read(clip)) for clip in corpus.clips]
 
     with open_common_voice(archive, config, splits, work) as corpus:
@@ -58,7 +58,7 @@ def read(archive: Path, splits: list[str] = SPLITS, language: str = "ru") -> lis
 
 def read_tables(
     tmp_path: Path, tables: Mapping[str, Iterable[Mapping[str, str]]], **more: list[str]
-) -> list[Published]:
+) -> list[SourceClip]:
     listed, clips = members(tables, **more)
     return [clip for clip, _ in read(tar(tmp_path / "corpus.tar.gz", listed + clips), splits=list(tables))]
 
@@ -81,18 +81,18 @@ def test_members_may_come_in_any_order(tmp_path: Path, order: str, mode: str) ->
     ]
 
 
-def test_a_clip_has_what_its_row_says(tmp_path: Path) -> None:
+def test_a_clip_has_the_values_of_its_row(tmp_path: Path) -> None:
     first, second, *_ = read_tables(tmp_path, TABLES)
-    assert first == Published(
+    assert first == SourceClip(
         "a.mp3", ("train",), "a.mp3", "Раз.", "speaker of a", gender="female", age="twenties", accent="Ural"
     )
     assert (second.sentence, second.gender, second.age, second.accent) == ("Два, три!", None, None, None)
 
 
-@pytest.mark.parametrize("spelt", ["accent", "accents"])
-def test_releases_spell_the_accent_differently(tmp_path: Path, spelt: str) -> None:
-    columns = [spelt if column == "accents" else column for column in TSV_COLUMNS]
-    (clip,) = read_tables(tmp_path, {"train": [row("a", **{spelt: "Ural"})]}, columns=columns)
+@pytest.mark.parametrize("name", ["accent", "accents"])
+def test_both_names_of_the_accent_column_are_read(tmp_path: Path, name: str) -> None:
+    columns = [name if column == "accents" else column for column in TSV_COLUMNS]
+    (clip,) = read_tables(tmp_path, {"train": [row("a", **{name: "Ural"})]}, columns=columns)
     assert clip.accent == "Ural"
 
 
@@ -111,17 +111,17 @@ def test_a_later_release_with_more_columns_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "sentence", ["null", "NA", "nan", 'Он сказал: "да', '"', "''", "1.10", " два  слова ", "#", ""]
 )
-def test_sentences_are_taken_as_they_are(tmp_path: Path, sentence: str) -> None:
+def test_sentences_are_kept_unchanged(tmp_path: Path, sentence: str) -> None:
     clips = read_tables(tmp_path, {"train": [row("a", sentence), row("b", "после")]})
     assert [clip.sentence for clip in clips] == [sentence, "после"]
 
 
-def test_a_speaker_named_like_nothing_is_a_speaker(tmp_path: Path) -> None:
+def test_a_speaker_named_na_is_a_speaker(tmp_path: Path) -> None:
     (clip,) = read_tables(tmp_path, {"train": [row("a", client_id="NA")]})
     assert clip.speaker_id == "NA"
 
 
-def test_a_clip_in_several_splits_stands_under_the_first_that_is_listed(tmp_path: Path) -> None:
+def test_a_clip_of_several_splits_belongs_to_the_first(tmp_path: Path) -> None:
     listed, clips = members({"validated": TABLES["train"] + TABLES["dev"] + [row("d")], **TABLES})
     archive = tar(tmp_path / "corpus.tar.gz", listed + clips)
     assert [(clip.id, clip.splits) for clip, _ in read(archive, ["train", "dev", "validated"])] == [
@@ -138,18 +138,18 @@ def test_a_clip_in_several_splits_stands_under_the_first_that_is_listed(tmp_path
     ]
 
 
-def test_a_clip_that_a_split_lists_twice_is_one_clip(tmp_path: Path) -> None:
+def test_a_clip_listed_twice_is_one_clip(tmp_path: Path) -> None:
     (clip,) = read_tables(tmp_path, {"train": [row("a"), row("a")]})
     assert clip.splits == ("train",)
 
 
-def test_a_listed_clip_that_the_archive_lacks_has_no_bytes(tmp_path: Path) -> None:
+def test_a_missing_clip_has_no_bytes(tmp_path: Path) -> None:
     listed, clips = members()
     found = read(tar(tmp_path / "corpus.tar.gz", listed + clips[1:]))
     assert [content is None for _, content in found] == [True, False, False, False]
 
 
-def test_other_languages_and_unlisted_splits_are_left_alone(tmp_path: Path) -> None:
+def test_other_languages_and_splits_are_ignored(tmp_path: Path) -> None:
     listed, clips = members()
     other = [(f"{RELEASE}/kk/train.tsv", tsv([row("a", "қазақ")])), (f"{RELEASE}/kk/clips/a.mp3", b"another a")]
     broken = [(f"{TOP}/reported.tsv", b'\xff not a table "\n')]
@@ -168,11 +168,11 @@ def test_a_clip_that_is_a_link_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz", "w"])
-def test_an_archive_that_is_cut_short_is_never_taken_for_whole(tmp_path: Path, mode: str) -> None:
+def test_a_truncated_archive_is_refused_or_complete(tmp_path: Path, mode: str) -> None:
     tables, clips = members()
     path = tar(tmp_path / "corpus", tables + clips, mode)
-    whole, content = read(path), path.read_bytes()
-    # Each half block of the plain archive, so also right between two members; the compressed ones everywhere.
+    complete, content = read(path), path.read_bytes()
+    # Half blocks of the plain archive, which includes the boundaries of members; any byte of the compressed ones.
     cuts = range(0, len(content), 256 if mode == "w" else max(1, len(content) // 40))
     refused = 0
     for cut in cuts:
@@ -180,28 +180,30 @@ def test_an_archive_that_is_cut_short_is_never_taken_for_whole(tmp_path: Path, m
         try:
             found = read(path)
         except SpeechmillError as error:
-            assert re.match(rf"{re.escape(str(path))} cannot be read to its end .* fetch it again", str(error))
+            assert re.match(rf"{re.escape(str(path))} cannot be read to its end .* download it again", str(error))
             refused += 1
         else:
-            assert found == whole  # only the padding at the very end was lost
+            assert found == complete  # only padding at the end was lost
     assert refused > len(cuts) / 2
 
 
-def test_an_archive_without_the_language_says_which_it_has(tmp_path: Path) -> None:
+def test_a_missing_language_is_reported_with_others(tmp_path: Path) -> None:
     listed, clips = members()
     path = tar(tmp_path / "corpus.tar.gz", listed + clips)
-    with pytest.raises(SpeechmillError, match=r"corpus\.tar\.gz has no folder for the language ko; it has ru"):
+    with pytest.raises(SpeechmillError, match=r"corpus\.tar\.gz has no folder for the language ko, only for ru"):
         read(path, language="ko")
 
 
-def test_an_archive_without_a_split_says_which_it_has(tmp_path: Path) -> None:
+def test_a_missing_split_is_reported_with_others(tmp_path: Path) -> None:
     listed, clips = members()
     path = tar(tmp_path / "corpus.tar.gz", listed + clips)
-    with pytest.raises(SpeechmillError, match=r"corpus\.tar\.gz has no other\.tsv; its splits are dev, test, train"):
+    with pytest.raises(
+        SpeechmillError, match=r"corpus\.tar\.gz has no other\.tsv; use one of its splits, dev, test, train"
+    ):
         read(path, splits=["train", "other"])
 
 
-def test_a_table_without_a_column_is_named(tmp_path: Path) -> None:
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"train\.tsv lacks the columns client_id, sentence"):
         read_tables(tmp_path, {"train": [row("a")]}, columns=["path", "age"])
 
@@ -216,7 +218,7 @@ def test_a_table_without_a_column_is_named(tmp_path: Path) -> None:
         (b"client_id\tpath\tsentence\ns\t\tone\n", "line 2: the clip has no `path`"),
     ],
 )
-def test_a_table_that_is_not_one_is_named(tmp_path: Path, table: bytes, what: str) -> None:
+def test_an_invalid_table_is_named(tmp_path: Path, table: bytes, what: str) -> None:
     path = tar(tmp_path / "corpus.tar.gz", [(f"{TOP}/train.tsv", table)])
     with pytest.raises(SpeechmillError, match=rf"corpus\.tar\.gz: train\.tsv.* {what}"):
         read(path, splits=["train"])
@@ -240,7 +242,7 @@ def test_only_a_line_feed_ends_a_row(tmp_path: Path, stray: str) -> None:
     assert [clip.sentence for clip in clips] == [f"one{stray}two", "Раз."]
 
 
-def test_a_table_may_come_from_windows(tmp_path: Path) -> None:
+def test_a_table_from_windows_is_read(tmp_path: Path) -> None:
     table = "\N{ZERO WIDTH NO-BREAK SPACE}client_id\tpath\tsentence\r\ns\ta.mp3\tодин\r\ns\tb.mp3\tдва".encode()
     found = read(tar(tmp_path / "corpus.tar.gz", [(f"{TOP}/train.tsv", table)]), splits=["train"])
     assert [(clip.speaker_id, clip.id, clip.sentence) for clip, _ in found] == [
@@ -261,7 +263,7 @@ RELEASES = {
 
 @pytest.mark.parametrize("form", ["archive", "language", "release", "parent"])
 @pytest.mark.parametrize("release", [*RELEASES, "25.0"])
-def test_every_release_is_read_from_an_archive_or_a_folder(tmp_path: Path, release: str, form: str) -> None:
+def test_every_release_is_read_in_every_form(tmp_path: Path, release: str, form: str) -> None:
     columns = RELEASES.get(release, RELEASES["17.0"]).split()
     rows = [row("a", age="fifties", gender="male_masculine", accent="Ural", accents="Ural", variant="v"), row("b")]
     beside = b'clip\tduration[ms]\na.mp3\t1"\xff\n'
@@ -280,12 +282,12 @@ def test_every_release_is_read_from_an_archive_or_a_folder(tmp_path: Path, relea
     both = ("train", "validated")
     assert found == [
         (
-            Published("a.mp3", both, "a.mp3", "Раз.", "speaker of a", "male_masculine", "fifties", "Ural"),
+            SourceClip("a.mp3", both, "a.mp3", "Раз.", "speaker of a", "male_masculine", "fifties", "Ural"),
             CLIPS["a.mp3"],
         ),
-        (Published("b.mp3", both, "b.mp3", "Раз.", "speaker of b"), CLIPS["b.mp3"]),
+        (SourceClip("b.mp3", both, "b.mp3", "Раз.", "speaker of b"), CLIPS["b.mp3"]),
     ]
-    with pytest.raises(SpeechmillError, match=r" has no dev\.tsv; its splits are train, validated$"):
+    with pytest.raises(SpeechmillError, match=r" has no dev\.tsv; use one of its splits, train, validated$"):
         read(path, ["dev"])
 
 
@@ -306,7 +308,7 @@ TEXT = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])
     st.lists(st.integers(0, 9), max_size=12),
     st.dictionaries(st.integers(0, 9), st.binary(max_size=50)),
 )
-def test_an_archive_and_its_folder_are_the_same_corpus(
+def test_an_archive_and_its_folder_are_equal(
     tmp_path_factory: pytest.TempPathFactory,
     sentences: list[str],
     train: list[int],
@@ -324,12 +326,14 @@ def test_an_archive_and_its_folder_are_the_same_corpus(
     assert all(content == clips.get(int(clip.id.removesuffix(".mp3"))) for clip, content in found)
 
 
-def test_a_clip_that_two_splits_describe_differently_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"the clip a\.mp3 stands in train and in other with different sentences"):
+def test_contradicting_splits_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpeechmillError, match=r"the clip a\.mp3 is listed in train and in other with different sentences"
+    ):
         read_tables(tmp_path, {"train": [row("a")], "other": [row("a", "Два.")]})
 
 
-def test_a_clip_that_is_named_without_its_ending_is_found(tmp_path: Path) -> None:
+def test_a_clip_without_file_extension_is_found(tmp_path: Path) -> None:
     table = b"client_id\tpath\tsentence\ns\ta\tone\ns\tb.mp3\ttwo\ns\tnone\tthree\n"
     files = [(f"{TOP}/train.tsv", table), *members()[1]]
     found = read(tar(tmp_path / "corpus.tar.gz", files), ["train"])
@@ -352,28 +356,30 @@ def test_a_table_opens_no_file_outside_the_clips(tmp_path: Path) -> None:
     assert [content for _, content in read(unpack(tmp_path / "data", files), ["train"])] == expected
 
 
-def test_a_folder_that_has_the_language_twice_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_language_is_refused(tmp_path: Path) -> None:
     tables, clips = members()
     twice = [(name.replace(RELEASE, top), content) for top in (RELEASE, "cv-corpus-13.0") for name, content in tables]
-    with pytest.raises(SpeechmillError, match=r"has the language ru more than once, in cv-corpus-13\.0/ru and cv-"):
+    with pytest.raises(SpeechmillError, match=r"contains ru more than once, in cv-corpus-13\.0/ru and cv-"):
         read(tar(tmp_path / "corpus.tar.gz", twice))
     clips += [(f"cv-corpus-13.0/ru/clips/{name}", content) for name, content in CLIPS.items()]
-    with pytest.raises(SpeechmillError, match=r"more than once, in /.*/cv-corpus-13\.0/ru and .*; let `path` name one"):
+    with pytest.raises(
+        SpeechmillError, match=r"more than once, in /.*/cv-corpus-13\.0/ru and .*; set `path` to one of them"
+    ):
         read(unpack(tmp_path / "data", twice + clips))
 
 
-def test_a_folder_of_another_language_is_not_taken_for_it(tmp_path: Path) -> None:
+def test_a_folder_of_another_language_is_refused(tmp_path: Path) -> None:
     tables, clips = members()
     folder = unpack(tmp_path / "data", tables + clips)
     for path in (folder, folder / RELEASE, folder / TOP):
-        with pytest.raises(SpeechmillError, match="has no folder for the language ko; it has ru"):
+        with pytest.raises(SpeechmillError, match="has no folder for the language ko, only for ru"):
             read(path, language="ko")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SpeechmillError, match="it has no language at all"):
+    with pytest.raises(SpeechmillError, match="language ru, only for none"):
         read(tmp_path / "empty")
 
 
-def test_an_archive_tells_its_size_and_digest(tmp_path: Path) -> None:
+def test_size_and_digest_of_an_archive_are_recorded(tmp_path: Path) -> None:
     tables, clips = members()
     path = tar(tmp_path / "corpus.tar.gz", tables + clips)
     path.write_bytes(path.read_bytes() + b"behind")

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from material import tsv
 from speechmill.config.datasets import Folder
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.sources.corpus import Published
+from speechmill.corpus.sources.corpus import SourceClip
 from speechmill.corpus.sources.folder import open_folder
 
 
-def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[Published, bytes | None]]:
-    """Everything that the corpus at `path` gives."""
+def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceClip, bytes | None]]:
+    """Return all clips of the corpus at `path`, each with its bytes."""
     folder = Folder.model_validate({"source": "folder", "path": "", "language": "en", **settings})
     with open_folder(path, folder, splits, path) as corpus:
         return [(clip, corpus.read(clip)) for clip in corpus.clips]
@@ -38,7 +38,7 @@ DIGITS = {
 }
 
 
-def test_file_names_hold_the_fields_of_the_pattern(tmp_path: Path) -> None:
+def test_fields_of_the_pattern_are_read(tmp_path: Path) -> None:
     names = [f"recordings/{digit}_{speaker}_{take}.wav" for digit in "07" for speaker in ("jo", "al") for take in "05"]
     found = read(files(tmp_path, *names, "README.md", "recordings/notes.txt"), ["train", "test"], **DIGITS)
     assert [(c.splits, c.file, c.sentence, c.speaker_id, content) for c, content in found] == [
@@ -64,18 +64,18 @@ def test_a_dot_in_the_pattern_is_a_dot(tmp_path: Path) -> None:
     assert [clip.sentence for clip, _ in found] == ["one"]
 
 
-def test_clips_come_in_the_same_order_whatever_the_disk_says(tmp_path: Path) -> None:
+def test_the_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
     names = ["b/2.wav", "a/9.wav", "b/1.wav", "a/10.wav", "c/0.wav"]
     one = {"field": "sentence", "values": {}, "default": "train"}
     orders = []
-    for folder, made in (("one", names), ("other", names[::-1])):
-        path = files(tmp_path / folder, *made)
+    for folder, created in (("one", names), ("other", names[::-1])):
+        path = files(tmp_path / folder, *created)
         found = read(path, ["train"], pattern="{speaker_id}/{sentence}.wav", split=one)
         orders.append([clip.file for clip, _ in found])
     assert orders[0] == orders[1]
 
 
-def test_unlisted_splits_are_left_out(tmp_path: Path) -> None:
+def test_unlisted_splits_are_excluded(tmp_path: Path) -> None:
     path = files(tmp_path, "train/one.wav", "dev/two.wav")
     assert [c.file for c, _ in read(path, ["dev"], pattern="{split}/{sentence}.wav")] == ["dev/two.wav"]
 
@@ -92,9 +92,9 @@ def test_a_tsv_manifest_is_not_quoted(tmp_path: Path) -> None:
     (files(tmp_path, "a.wav", "sub/b.wav", "c.wav") / "all.tsv").write_bytes(tsv(MANIFEST, COLUMNS))
     found = read(tmp_path, ["train", "dev"], manifest="all.tsv")
     assert [clip for clip, _ in found] == [
-        Published("a.wav", ("train",), "a.wav", "one", "s1", "female"),
-        Published("sub/b.wav", ("train",), "sub/b.wav", 'he said "two', "NA"),
-        Published("c.wav", ("dev",), "c.wav", "null"),
+        SourceClip("a.wav", ("train",), "a.wav", "one", "s1", "female"),
+        SourceClip("sub/b.wav", ("train",), "sub/b.wav", 'he said "two', "NA"),
+        SourceClip("c.wav", ("dev",), "c.wav", "null"),
     ]
     assert [content for _, content in found] == [b"a.wav", b"sub/b.wav", b"c.wav"]
 
@@ -106,7 +106,7 @@ def test_a_csv_manifest_is_quoted(tmp_path: Path) -> None:
     assert clip.sentence == 'one, "two"'
 
 
-def test_columns_of_other_names_are_said(tmp_path: Path) -> None:
+def test_columns_are_renamed(tmp_path: Path) -> None:
     files(tmp_path, "a.wav")
     (tmp_path / "all.csv").write_text("wav,words,set,sex\na.wav,one,train,1\n")
     ((clip, _),) = read(
@@ -116,16 +116,16 @@ def test_columns_of_other_names_are_said(tmp_path: Path) -> None:
         columns={"path": "wav", "sentence": "words", "gender": {"field": "sex", "values": {"1": "male"}}},
         split={"field": "set"},
     )
-    assert clip == Published("a.wav", ("train",), "a.wav", "one", gender="male")
+    assert clip == SourceClip("a.wav", ("train",), "a.wav", "one", gender="male")
 
 
-def test_a_recording_that_the_manifest_lists_and_the_folder_lacks_has_no_bytes(tmp_path: Path) -> None:
+def test_a_missing_recording_has_no_bytes(tmp_path: Path) -> None:
     files(tmp_path, "sub/b.wav")
     (tmp_path / "all.tsv").write_bytes(tsv([*MANIFEST[:2], MANIFEST[2] | {"path": "sub"}], COLUMNS))
     assert [content for _, content in read(tmp_path, ["train", "dev"], manifest="all.tsv")] == [
         None,
         b"sub/b.wav",
-        None,  # a folder is no recording
+        None,  # a folder is not a recording
     ]
 
 
@@ -154,7 +154,7 @@ def test_a_recording_in_two_splits_is_one_clip(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("begin", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_manifests_are_alike(tmp_path: Path, name: str, lines: list[str], begin: str, end: str) -> None:
+def test_all_manifest_formats_are_equivalent(tmp_path: Path, name: str, lines: list[str], begin: str, end: str) -> None:
     (tmp_path / name).write_bytes((begin + end.join(lines) + end).encode())
     assert [(clip.file, clip.sentence) for clip, _ in read(tmp_path, ["train"], manifest=name)] == [
         ("a.wav", 'he said "two'),
@@ -163,7 +163,7 @@ def test_manifests_are_alike(tmp_path: Path, name: str, lines: list[str], begin:
     ]
 
 
-def test_a_manifest_of_nemo(tmp_path: Path) -> None:
+def test_a_nemo_manifest_is_read(tmp_path: Path) -> None:
     # Source: NVIDIA NeMo, "Preparing Custom ASR Data"; its paths are absolute or relative.
     path = str(files(tmp_path, "wav/a.wav") / "wav/a.wav")
     lines = [
@@ -174,19 +174,19 @@ def test_a_manifest_of_nemo(tmp_path: Path) -> None:
         (tmp_path / f"{split}_manifest.json").write_text(json.dumps(line) + "\n")
     columns = {"path": "audio_filepath", "sentence": "text", "speaker_id": "speaker", "age": "duration"}
     assert read(tmp_path, ["train", "test"], manifest="{split}_manifest.json", columns=columns) == [
-        (Published("wav/a.wav", ("train",), "wav/a.wav", "one", "7", age="1.5"), b"wav/a.wav"),
-        (Published("wav/b.wav", ("test",), "wav/b.wav", "two", age="2"), None),
+        (SourceClip("wav/a.wav", ("train",), "wav/a.wav", "one", "7", age="1.5"), b"wav/a.wav"),
+        (SourceClip("wav/b.wav", ("test",), "wav/b.wav", "two", age="2"), None),
     ]
 
 
-def test_a_piece_of_a_recording_in_a_manifest_of_nemo_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+def test_a_nemo_entry_with_an_offset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('{"audio_filepath": "a.wav", "text": "one", "offset": 2.5, "duration": 1}\n')
-    with pytest.raises(SpeechmillError, match=r"train\.json: line 1 is a piece of a recording.*`segments`"):
+    with pytest.raises(SpeechmillError, match=r"train\.json: line 1 is a part of a recording.*`segments`"):
         read(tmp_path, ["train"], manifest="{split}.json", columns={"path": "audio_filepath", "sentence": "text"})
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
-def test_any_sentence_survives_json_lines(sentences: list[str]) -> None:
+def test_any_sentence_is_read_from_json_lines(sentences: list[str]) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder)
         for ascii_ in (True, False):
@@ -197,7 +197,7 @@ def test_any_sentence_survives_json_lines(sentences: list[str]) -> None:
             assert [clip.sentence for clip, _ in found] == sentences
 
 
-def test_what_a_csv_quotes_may_hold_anything(tmp_path: Path) -> None:
+def test_quoted_csv_fields_may_contain_anything(tmp_path: Path) -> None:
     sentence = 'one, "two"\n\n\tthree\r\n\u2028 four'
     quoted = sentence.replace('"', '""')
     (tmp_path / "all.csv").write_bytes(f'path,sentence,split\na.wav,"{quoted}",train\n'.encode())
@@ -211,7 +211,7 @@ def test_only_a_line_feed_ends_a_line_of_a_tsv(tmp_path: Path) -> None:
     assert clip.sentence == "one\r\u2028\x85 two"
 
 
-def test_a_manifest_a_split(tmp_path: Path) -> None:
+def test_each_split_may_have_a_manifest(tmp_path: Path) -> None:
     for name, file in (("train", "a"), ("valid-1", "b"), ("valid-2", "c"), ("other", "d")):
         (tmp_path / f"{name}.tsv").write_text(f"path\tsentence\n{file}\t{file}\n")
     split = {"field": "split", "values": {"dev": ["valid-1", "valid-2"], "train": ["train"]}}
@@ -219,14 +219,14 @@ def test_a_manifest_a_split(tmp_path: Path) -> None:
     assert [(clip.id, clip.splits) for clip, _ in found] == [("a", ("train",)), ("b", ("dev",)), ("c", ("dev",))]
 
 
-def test_a_column_says_more_of_the_split_than_the_manifests_name(tmp_path: Path) -> None:
+def test_a_split_column_overrides_the_manifest_name(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,sentence,split\na,one,train\nb,two,dev\nc,three,test\n")
     (tmp_path / "dev.csv").write_text("path,sentence\nd,four\n")
     found = read(tmp_path, ["train", "dev"], manifest="{split}.csv")
     assert [(clip.id, clip.splits) for clip, _ in found] == [("a", ("train",)), ("b", ("dev",)), ("d", ("dev",))]
 
 
-def test_ids_may_be_given(tmp_path: Path) -> None:
+def test_ids_may_be_listed(tmp_path: Path) -> None:
     files(tmp_path, "a.wav")
     (tmp_path / "all.csv").write_text("key,path,sentence,split\n1,a.wav,one,train\n2,a.wav,two,train\n,a.wav,x,train\n")
     found = read(tmp_path, ["train"], manifest="all.csv", columns={"id": "key"})
@@ -239,7 +239,7 @@ def test_ids_may_be_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("splits", [("train", "train"), ("train", "dev")])
 @pytest.mark.parametrize("second", ["a.wav,two,s1", "a.wav,one,s2", "a.wav,one,"])
-def test_an_id_that_stands_for_two_clips_is_an_error(tmp_path: Path, splits: tuple[str, str], second: str) -> None:
+def test_an_id_of_two_clips_is_an_error(tmp_path: Path, splits: tuple[str, str], second: str) -> None:
     rows = f"a.wav,one,s1,{splits[0]}\nb.wav,b,,dev\n{second},{splits[1]}\n"
     (tmp_path / "all.csv").write_text(f"path,sentence,speaker_id,split\n{rows}")
     with pytest.raises(
@@ -248,18 +248,18 @@ def test_an_id_that_stands_for_two_clips_is_an_error(tmp_path: Path, splits: tup
         read(tmp_path, ["train", "dev"], manifest="all.csv")
 
 
-def test_a_line_that_stands_twice_is_one_clip(tmp_path: Path) -> None:
+def test_a_repeated_line_is_one_clip(tmp_path: Path) -> None:
     (tmp_path / "all.csv").write_text("path,sentence,split\na,one,train\na,one,train\n")
     assert [clip.splits for clip, _ in read(tmp_path, ["train"], manifest="all.csv")] == [("train",)]
 
 
-def test_a_line_of_json_may_lack_what_others_have(tmp_path: Path) -> None:
+def test_a_json_line_may_lack_fields(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"path": "a"}\n{"path": "b", "sentence": "two", "age": "old"}\n')
     found = read(tmp_path, ["train"], manifest="{split}.jsonl", columns={"age": "age"})
     assert [(clip.sentence, clip.age) for clip, _ in found] == [("", None), ("two", "old")]
 
 
-def test_an_empty_value_stands_for_nothing(tmp_path: Path) -> None:
+def test_an_empty_value_is_none(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("path,sentence,sex\na,one,\nb,two,f\n")
     for values, expected in (({"f": "female"}, None), ({"f": "female", "": "other"}, "other")):
         found = read(
@@ -271,40 +271,40 @@ def test_an_empty_value_stands_for_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.csv", "path,sentence\na,one\nb,two,3\n", "line 3 has 3 columns, and the first line of the file has 2"),
+        ("train.csv", "path,sentence\na,one\nb,two,3\n", "line 3 has 3 columns, but the first line of the file has 2"),
         ("train.csv", "path,sentence\na,one,2\nb,two,3\n", "line 2 has 3 columns"),
         ("train.csv", 'path,sentence\n"a\nb",one\nb\n', "line 4 has 1 columns"),
         ("train.csv", 'path,sentence\na,"one\n', "line 2 is not CSV"),
         ("train.csv", 'path,sentence\na,"one"two\n', "line 2 is not CSV"),
-        ("train.csv", "path,sentence,path\na,one,b\n", "each once"),
+        ("train.csv", "path,sentence,path\na,one,b\n", "distinct column names"),
         ("train.tsv", "path\tsentence\na\tone\ttwo\n", "line 2 has 3 columns"),
         ("train.tsv", "path\tsentence\na\tone\nb\n", "line 3 has 1 columns"),
-        ("train.tsv", "\npath\tsentence\n", "column names"),
-        ("train.tsv", "path\tsentence\n\tone\n", r"line 2 names no recording; see the dataset's `columns\.path`"),
+        ("train.tsv", "\npath\tsentence\n", "distinct column names"),
+        ("train.tsv", "path\tsentence\n\tone\n", r"line 2 names no recording; check the dataset's `columns\.path`"),
         ("train.jsonl", '{"path": "a", "sentence": "one"}\n["b", "two"]\n', "line 2 is not a JSON object"),
         ("train.jsonl", '{"path": "a", "sentence": "one"\n', "line 1 is not JSON"),
         ("train.jsonl", '{"path": "a", "sentence": NaN}\n', "line 1 is not JSON.*NaN"),
         ("train.jsonl", "[" * 100_000 + "\n", "line 1 is not JSON"),
-        ("train.jsonl", '{"path": "a", "sentence": "\\ud800"}\n', "line 1' holds what is no text in UTF-8"),
+        ("train.jsonl", '{"path": "a", "sentence": "\\ud800"}\n', "line 1' contains text that UTF-8 cannot encode"),
         ("train.jsonl", '{"sentence": "one"}\n', r"line 1: `columns\.path` reads the field `path`.* sentence, split"),
         ("train.jsonl", '{"path": "a\\u0000", "sentence": "one"}\n', "line 1 names no recording"),
-        ("train.xlsx", "", r"\.csv, \.tsv, \.jsonl, \.json, or be a Kaldi folder"),
+        ("train.xlsx", "", r"\.csv, \.tsv, \.jsonl, \.json or a Kaldi folder"),
     ],
 )
-def test_a_line_that_cannot_be_taken_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_an_invalid_line_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_bytes(content.encode())
     with pytest.raises(SpeechmillError, match=rf"{name}.*{message}"):
         read(tmp_path, ["train"], manifest=name.replace("train", "{split}"))
 
 
-def test_a_column_that_no_line_of_json_has_is_named(tmp_path: Path) -> None:
+def test_a_field_missing_in_all_json_lines_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"path": "a", "text": "one"}\n{"path": "b", "words": "two"}\n')
     with pytest.raises(SpeechmillError, match=r"`columns\.sentence` .* field `sentence`.* path, split, text, words"):
         read(tmp_path, ["train"], manifest="{split}.jsonl")
 
 
 def outside(tmp_path: Path) -> Path:
-    """A directory `corpus` with links that lead out of it, and one that does not."""
+    """Create a directory `corpus` with links that point outside it, and one that does not."""
     files(tmp_path, "secret/a.wav", "corpus/wav/a.wav")
     for link, target in (
         ("folder", "../secret"),
@@ -322,16 +322,16 @@ def test_a_recording_outside_the_directory_is_refused(tmp_path: Path, name: str)
     (path / "train.csv").write_text(f"path,sentence\nwav/a.wav,one\n{name},two\n")
     with pytest.raises(SpeechmillError) as caught:
         read(path, ["train"], manifest="{split}.csv")
-    assert f"train.csv: line 3: {name} is not in the directory {path}" in str(caught.value)
+    assert f"train.csv: line 3: {name} is outside the directory {path}" in str(caught.value)
     assert "below the dataset's `path`" in str(caught.value)
 
 
-def test_a_link_that_leads_outside_fits_no_pattern(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"a\.wav is not in the directory"):
+def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"a\.wav is outside the directory"):
         read(outside(tmp_path), ["a"], pattern="{split}.wav", columns={"sentence": "split"})
 
 
-def test_a_path_may_go_around_within_the_directory(tmp_path: Path) -> None:
+def test_paths_within_the_directory_are_followed(tmp_path: Path) -> None:
     path = outside(tmp_path)
     (tmp_path / "link").symlink_to(path)
     names = ["wav/../wav/a.wav", "good.wav", f"{path}/wav/a.wav", f"{tmp_path}/link/good.wav"]
@@ -342,7 +342,7 @@ def test_a_path_may_go_around_within_the_directory(tmp_path: Path) -> None:
     assert [content for _, content in found] == [b"corpus/wav/a.wav"] * 4
 
 
-def test_a_name_that_no_disk_can_hold_is_a_recording_that_is_not_there(tmp_path: Path) -> None:
+def test_an_impossible_file_name_is_a_missing_recording(tmp_path: Path) -> None:
     path = outside(tmp_path)
     (path / "train.csv").write_text(f"path,sentence\n{'a' * 300}.wav,one\nloop,two\nloop/a,three\nwav/a.wav/b,four\n")
     assert [content for _, content in read(path, ["train"], manifest="{split}.csv")] == [None] * 4
@@ -350,12 +350,12 @@ def test_a_name_that_no_disk_can_hold_is_a_recording_that_is_not_there(tmp_path:
 
 @pytest.mark.parametrize("manifest", ["../all.csv", "folder/all.csv"])
 def test_a_manifest_outside_the_directory_is_refused(tmp_path: Path, manifest: str) -> None:
-    with pytest.raises(SpeechmillError, match=r"all\.csv is not in the directory .*; put the manifest itself there"):
+    with pytest.raises(SpeechmillError, match=r"all\.csv is outside the directory .*; put the manifest itself there"):
         read(outside(tmp_path), ["train"], manifest=manifest)
 
 
-def test_a_directory_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"a\.wav is not a directory; the dataset's `path`"):
+def test_a_path_that_is_no_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"a\.wav is not a directory; set the dataset's `path`"):
         read(files(tmp_path, "a.wav") / "a.wav", ["train"], manifest="{split}.csv")
 
 
@@ -363,21 +363,21 @@ def test_a_directory_that_is_none_is_named(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"manifest": "{language}.csv"}, "only field .* `{split}`"),
-        ({"pattern": "{a}_{a}.wav"}, "distinct words"),
-        ({"pattern": "{1}_{b}.wav"}, "distinct words"),
+        ({"pattern": "{a}_{a}.wav"}, "distinct names"),
+        ({"pattern": "{1}_{b}.wav"}, "distinct names"),
         ({"pattern": "{path}.wav"}, "none of them `path`"),
-        ({"pattern": "{a}.wav", "split": {"field": "a", "values": {"x": ["1"], "y": [1]}}}, "listed twice"),
+        ({"pattern": "{a}.wav", "split": {"field": "a", "values": {"x": ["1"], "y": [1]}}}, "lists a value twice"),
         ({"pattern": "{a}.wav", "split": {"field": "a", "values": {"x": "12"}}}, "list"),
         ({"pattern": "{a}.wav", "split": {"field": "a", "values": {"x": 1}}}, "list"),
     ],
 )
-def test_settings_that_mean_nothing_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Folder.model_validate({"source": "folder", "path": "", "language": "en", **settings})
 
 
-def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"all\.tsv: there is no such manifest; see the dataset's `manifest`"):
+def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"all\.tsv does not exist; check the dataset's `manifest`"):
         read(tmp_path, ["train"], manifest="all.tsv")
 
 
@@ -390,42 +390,42 @@ def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
         ({"split": {"field": "path"}, "columns": {"gender": "sex"}}, "sex"),
     ],
 )
-def test_a_column_that_is_not_there_is_named(tmp_path: Path, settings: dict[str, Any], lacking: str) -> None:
+def test_a_missing_column_is_named(tmp_path: Path, settings: dict[str, Any], lacking: str) -> None:
     (tmp_path / "all.csv").write_text("path,sentence\ntrain,one\n")
     with pytest.raises(SpeechmillError, match=rf"`{lacking}`.*path, sentence"):
         read(tmp_path, ["train"], manifest="all.csv", **settings)
 
 
 @pytest.mark.parametrize("content", [b"", b"path,sentence,split\n\xff,one,train\n", b"path\na\nb,c,d\n"])
-def test_a_manifest_that_is_not_a_table_is_named(tmp_path: Path, content: bytes) -> None:
+def test_an_invalid_manifest_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "all.csv").write_bytes(content)
     with pytest.raises(SpeechmillError, match=r"all\.csv"):
         read(tmp_path, ["train"], manifest="all.csv")
 
 
-def test_a_value_that_stands_for_nothing_is_named(tmp_path: Path) -> None:
+def test_an_unmapped_value_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"0_jo_5\.wav.*\n?.*") as caught:
         read(
             files(tmp_path, "recordings/0_jo_5.wav"),
             ["train"],
             **DIGITS | {"columns": {"sentence": {"field": "digit", "values": {"1": "one"}}}},
         )
-    assert "`columns.sentence.values` says nothing of digit = 0" in str(caught.value)
+    assert "`columns.sentence.values` has no entry for digit = 0" in str(caught.value)
 
 
 def test_a_value_without_a_split_is_named(tmp_path: Path) -> None:
     split = {"field": "take", "values": {"test": ["0"], "train": ["1"]}}
-    with pytest.raises(SpeechmillError, match=r"0_jo_5\.wav: `split\.values` has no place for take = 5"):
+    with pytest.raises(SpeechmillError, match=r"0_jo_5\.wav: `split\.values` has no entry for take = 5"):
         read(files(tmp_path, "recordings/0_jo_5.wav"), ["train"], **DIGITS | {"split": split})
 
 
-def test_a_sentence_that_comes_from_nowhere_is_an_error(tmp_path: Path) -> None:
+def test_a_pattern_without_sentence_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"`columns.sentence` reads the field `sentence`.*digit, path, split"):
         read(files(tmp_path, "train/7.wav"), ["train"], pattern="{split}/{digit}.wav")
 
 
-def test_a_pattern_that_fits_nothing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"no file is named like the dataset's `pattern`, \{a\}-\{b\}\.wav"):
+def test_a_pattern_without_matches_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"no file name matches the dataset's `pattern`, \{a\}-\{b\}\.wav"):
         read(files(tmp_path, "one.wav"), ["train"], pattern="{a}-{b}.wav")
 
 

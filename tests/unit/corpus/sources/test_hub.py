@@ -20,7 +20,7 @@ from hub_server import Repository, served
 from material import ROOT, audio_file, noise
 from speechmill.config.datasets import Dataset, Hub, HubDataset
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.sources.corpus import Published, UnavailableError
+from speechmill.corpus.sources.corpus import SourceClip, UnavailableError
 from speechmill.corpus.sources.hub import open_hub
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
@@ -31,24 +31,24 @@ TOKEN = "hf_thisIsASecretThatNobodyMaySee"
 
 
 def parquet(rows: Sequence[Mapping[str, Any]], features: Features, group: int = 2) -> bytes:
-    """A Parquet file with Audio columns as `datasets` writes them."""
+    """Return a Parquet file with Audio columns as `datasets` writes them."""
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=features.arrow_schema), buffer, row_group_size=group)
     return buffer.getvalue()
 
 
 def spoken(*numbers: int) -> list[dict[str, Any]]:
-    """Rows with a recording and its sentence."""
+    """Return rows with a recording and its sentence."""
     return [{"audio": {"bytes": SOUNDS[n], "path": f"{n}.wav"}, "sentence": f"sentence {n}"} for n in numbers]
 
 
 def card(**front: Any) -> bytes:
-    """The card of a dataset."""
+    """Return the card of a dataset."""
     return f"---\n{yaml.safe_dump(front)}---\n# Card\n".encode()
 
 
 def one_commit(files: Mapping[str, bytes], *, gated: bool = False) -> Repository:
-    """A dataset whose branch main is at NEW, its only commit."""
+    """Return a dataset whose branch main points to NEW, its only commit."""
     return Repository({NEW: files}, {"main": NEW}, gated)
 
 
@@ -67,7 +67,7 @@ BINGSU = Features({"audio": Audio(16000), "text": TEXT})
 
 
 def kresnik(speaker: int, *numbers: int) -> bytes:
-    """A file of kresnik/zeroth_korean."""
+    """Return a file of kresnik/zeroth_korean."""
     rows = [
         {"id": f"{speaker}_003_{n:04d}", "speaker_id": speaker, "chapter_id": 3, "path": f"/their/disk/{n}.flac"}
         | {"audio": {"bytes": SOUNDS[n], "path": f"{speaker}_003_{n:04d}.flac"}, "text": f"문장 {n}"}
@@ -83,7 +83,7 @@ AUDIOFOLDER = {
     "test/metadata.csv": b"file_name,sentence\nd.wav,sentence 3\n",
     "test/d.wav": SOUNDS[3],
 }
-# Laid out as the Robust Speech Event's sets: a configuration a language, and one split.
+# The layout of the sets of the Robust Speech Event: one configuration per language, and one split.
 EVENT = {
     "README.md": card(
         configs=[
@@ -120,7 +120,7 @@ REPOSITORIES = {
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    """A Hub on this machine, which both libraries take for the real one; nobody is logged in."""
+    """A local Hub that both libraries use instead of the real one, without a login."""
     with served(Server(REPOSITORIES)) as running:
         constants, settings = huggingface_hub.constants, datasets.config
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
@@ -142,21 +142,21 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The libraries try again at once, and not for minutes."""
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the libraries retry immediately and only twice."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 2)
 
 
 def on_hub(hub_id: str, revision: str = "main", **settings: Any) -> Hub:
-    """The settings of a dataset on the Hub."""
+    """Return the settings of a dataset on the Hub."""
     return Hub(source="hub", hub_id=hub_id, revision=revision, language="ko", **settings)
 
 
 def read(
     tmp_path: Path, settings: Hub, splits: Sequence[str], path: Path | None = None
-) -> tuple[list[Published], dict[str, bytes | None], dict[str, Any]]:
-    """What the dataset publishes, the bytes of each clip by id, and what is recorded of it; nothing stays in work."""
+) -> tuple[list[SourceClip], dict[str, bytes | None], dict[str, Any]]:
+    """Return the clips, their bytes by id and the recorded identity, and check that no temporary files remain."""
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
     try:
@@ -168,24 +168,25 @@ def read(
 
 def read_folder(
     tmp_path: Path, files: Mapping[str, bytes], splits: Sequence[str] = ("train",), **settings: Any
-) -> tuple[list[Published], dict[str, bytes | None]]:
-    """The same, of a folder with these files."""
+) -> tuple[list[SourceClip], dict[str, bytes | None]]:
+    """Return the clips of a folder with these files, and their bytes by id."""
     folder = tmp_path / "corpus"
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    given = Hub(source="hub", path=str(folder), language="ko", **settings)
-    clips, sounds, about = read(tmp_path, given, splits, folder)
+    config = Hub(source="hub", path=str(folder), language="ko", **settings)
+    clips, sounds, about = read(tmp_path, config, splits, folder)
     assert about == {}
     return clips, sounds
 
 
 KRESNIK_CLIPS = [
-    Published(f"104_003_{n:04d}", ("train",), f"104_003_{n:04d}.flac", f"문장 {n}", speaker_id="104") for n in (0, 2, 3)
-] + [Published("105_003_0001", ("test",), "105_003_0001.flac", "문장 1", speaker_id="105")]
+    SourceClip(f"104_003_{n:04d}", ("train",), f"104_003_{n:04d}.flac", f"문장 {n}", speaker_id="104")
+    for n in (0, 2, 3)
+] + [SourceClip("105_003_0001", ("test",), "105_003_0001.flac", "문장 1", speaker_id="105")]
 
 
-def test_zeroth_by_kresnik_has_ids_and_speakers(hub: Server, tmp_path: Path) -> None:
+def test_a_dataset_with_ids_and_speakers_is_read(hub: Server, tmp_path: Path) -> None:
     settings = on_hub("kresnik/zeroth_korean", columns={"sentence": "text"})
     clips, sounds, about = read(tmp_path, settings, ["train", "test"])
     assert clips == KRESNIK_CLIPS
@@ -193,47 +194,45 @@ def test_zeroth_by_kresnik_has_ids_and_speakers(hub: Server, tmp_path: Path) -> 
     assert about == {"hub_id": "kresnik/zeroth_korean", "revision": "main", "commit": NEW}
 
 
-def test_clips_without_ids_are_numbered_in_published_order(hub: Server, tmp_path: Path) -> None:
+def test_clips_without_ids_are_numbered(hub: Server, tmp_path: Path) -> None:
     settings = on_hub("Bingsu/zeroth-korean", columns={"sentence": "text"})
     clips, sounds, _ = read(tmp_path, settings, ["test", "train"])
     assert clips == [
-        Published("test-000000", ("test",), "test-000000", "문장 3"),
-        *(Published(f"train-00000{n}", ("train",), f"train-00000{n}", f"문장 {n}") for n in range(3)),
+        SourceClip("test-000000", ("test",), "test-000000", "문장 3"),
+        *(SourceClip(f"train-00000{n}", ("train",), f"train-00000{n}", f"문장 {n}") for n in range(3)),
     ]
     assert list(sounds.values()) == [SOUNDS[3], SOUNDS[0], SOUNDS[1], SOUNDS[2]]
 
 
-def test_a_configuration_is_a_language_of_the_speech_event(
-    hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_configuration_is_selected(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     settings = on_hub("speech-recognition-community-v2/dev_data", config="ru")
     clips, sounds, _ = read(tmp_path, settings, ["validation"])
-    assert clips == [Published(f"validation-00000{n}", ("validation",), f"{n}.wav", f"sentence {n}") for n in range(4)]
+    assert clips == [SourceClip(f"validation-00000{n}", ("validation",), f"{n}.wav", f"sentence {n}") for n in range(4)]
     assert list(sounds.values()) == SOUNDS[:4]
 
 
 @pytest.mark.parametrize("revision", ["v1", OLD], ids=["tag", "commit"])
-def test_a_pinned_revision_is_read_though_main_moved_on(hub: Server, tmp_path: Path, revision: str) -> None:
+def test_a_pinned_revision_is_read(hub: Server, tmp_path: Path, revision: str) -> None:
     settings = on_hub("kresnik/zeroth_korean", revision, columns={"sentence": "text"})
     clips, _, about = read(tmp_path, settings, ["train"])
     assert [clip.id for clip in clips] == ["104_003_0000"]
     assert (about["revision"], about["commit"]) == (revision, OLD)
-    assert not any(NEW in request or "/resolve/main" in request for request in hub.asked)
+    assert not any(NEW in request or "/resolve/main" in request for request in hub.requests)
 
 
-def test_a_split_may_have_another_name_there(hub: Server, tmp_path: Path) -> None:
+def test_a_split_may_have_another_name(hub: Server, tmp_path: Path) -> None:
     settings = on_hub("kresnik/zeroth_korean", columns={"sentence": "text"}, source_splits={"dev": "test"})
     clips, _, _ = read(tmp_path, settings, ["dev"])
     assert [(clip.id, clip.splits) for clip in clips] == [("105_003_0001", ("dev",))]
 
 
-def test_a_folder_reads_as_the_hub_does(hub: Server, tmp_path: Path) -> None:
+def test_a_folder_is_read_like_the_hub(hub: Server, tmp_path: Path) -> None:
     files = hub.repositories["datasets/kresnik/zeroth_korean"].commits[NEW]
     clips, sounds = read_folder(tmp_path, files, ["train", "test"], columns={"sentence": "text"})
     assert clips == KRESNIK_CLIPS
     assert list(sounds.values()) == [SOUNDS[0], SOUNDS[2], SOUNDS[3], SOUNDS[1]]
-    assert hub.asked == []
+    assert hub.requests == []
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["folder", "hub"])
@@ -243,16 +242,16 @@ def test_an_audio_folder_is_read_with_its_metadata(hub: Server, tmp_path: Path, 
     else:
         clips, sounds = read_folder(tmp_path, AUDIOFOLDER, ["train", "test"])
     assert clips == [
-        Published("train-000000", ("train",), "a.wav", "sentence 0"),
-        Published("train-000001", ("train",), "c.wav", "sentence 1"),
-        Published("train-000002", ("train",), "lost.wav", "sentence 2"),
-        Published("test-000000", ("test",), "d.wav", "sentence 3"),
+        SourceClip("train-000000", ("train",), "a.wav", "sentence 0"),
+        SourceClip("train-000001", ("train",), "c.wav", "sentence 1"),
+        SourceClip("train-000002", ("train",), "lost.wav", "sentence 2"),
+        SourceClip("test-000000", ("test",), "d.wav", "sentence 3"),
     ]
-    # A file that is listed and not there is missed by whoever reads the clip.
+    # The bytes of a listed file that does not exist are None.
     assert list(sounds.values()) == [SOUNDS[0], SOUNDS[1], None, SOUNDS[3]]
 
 
-def test_a_parquet_folder_and_an_audio_folder_give_the_same(tmp_path: Path) -> None:
+def test_parquet_and_audio_folders_are_equivalent(tmp_path: Path) -> None:
     rows = [*spoken(0, 1), {"audio": None, "sentence": "sentence 2"}]
     rows[0]["audio"]["path"], rows[1]["audio"]["path"] = "a.wav", "c.wav"
     clips, sounds = read_folder(tmp_path / "one", {"train.parquet": parquet(rows, PLAIN)})
@@ -261,22 +260,22 @@ def test_a_parquet_folder_and_an_audio_folder_give_the_same(tmp_path: Path) -> N
     assert sounds == other_sounds
 
 
-def test_what_is_said_of_a_speaker_is_text_or_nothing(tmp_path: Path) -> None:
+def test_speaker_columns_are_text_or_none(tmp_path: Path) -> None:
     features = Features(
         PLAIN
         | {"id": Value("int32"), "gender": ClassLabel(names=["female", "male"]), "born": Value("int64"), "accent": TEXT}
     )
-    told = [
+    speakers = [
         {"id": 7, "gender": 1, "born": 1984, "accent": "서울"},
         {"id": 8, "gender": -1, "born": None, "accent": ""},
         {"id": 9, "gender": None, "born": 0, "accent": None, "sentence": None},
     ]
-    rows = [row | about for row, about in zip(spoken(0, 1, 2), told, strict=True)]
+    rows = [row | about for row, about in zip(spoken(0, 1, 2), speakers, strict=True)]
     clips, _ = read_folder(tmp_path, {"train.parquet": parquet(rows, features)}, columns={"age": "born"})
     assert clips == [
-        Published("7", ("train",), "0.wav", "sentence 0", gender="male", age="1984", accent="서울"),
-        Published("8", ("train",), "1.wav", "sentence 1"),
-        Published("9", ("train",), "2.wav", "", age="0"),
+        SourceClip("7", ("train",), "0.wav", "sentence 0", gender="male", age="1984", accent="서울"),
+        SourceClip("8", ("train",), "1.wav", "sentence 1"),
+        SourceClip("9", ("train",), "2.wav", "", age="0"),
     ]
 
 
@@ -284,11 +283,11 @@ def test_audio_may_be_a_column_of_bytes(tmp_path: Path) -> None:
     features = Features({"wav": Value("binary"), "sentence": TEXT})
     files = {"train.parquet": parquet([{"wav": SOUNDS[0], "sentence": "a"}], features)}
     clips, sounds = read_folder(tmp_path, files, columns={"audio": "wav"})
-    assert clips == [Published("train-000000", ("train",), "train-000000", "a")]
+    assert clips == [SourceClip("train-000000", ("train",), "train-000000", "a")]
     assert sounds == {"train-000000": SOUNDS[0]}
 
 
-def test_files_and_row_groups_are_read_in_order_and_to_the_end(tmp_path: Path) -> None:
+def test_files_and_row_groups_are_read_in_order(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": b"%d" % n, "path": None}, "sentence": str(n)} for n in range(100)]
     files = {
         "train-00000-of-00002.parquet": parquet(rows[:70], PLAIN, group=40),
@@ -311,7 +310,7 @@ def test_files_and_row_groups_are_read_in_order_and_to_the_end(tmp_path: Path) -
         "train.parquet",
     ],
 )
-def test_a_name_that_leads_out_of_the_dataset_is_a_file_that_is_not_there(tmp_path: Path, name: str) -> None:
+def test_a_name_outside_the_dataset_is_a_missing_file(tmp_path: Path, name: str) -> None:
     (tmp_path / "secret.wav").write_bytes(b"secret")
     path = name.format(outside=tmp_path / "secret.wav", inside=tmp_path / "corpus")
     rows = [{"audio": {"bytes": None, "path": path}, "sentence": "a"}]
@@ -319,50 +318,51 @@ def test_a_name_that_leads_out_of_the_dataset_is_a_file_that_is_not_there(tmp_pa
     assert sounds == {"train-000000": None}
 
 
-def test_nothing_is_kept_but_the_card(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_card_is_cached(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     read(tmp_path, on_hub("speech-recognition-community-v2/dev_data", config="ko"), ["validation"])
     kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
     assert EVENT["README.md"] in kept
     assert not any(b"RIFF" in content for content in kept)
     assert not (tmp_path / "datasets").exists()
-    assert not any("ru/" in request and "resolve" in request for request in hub.asked)
+    assert not any("ru/" in request and "resolve" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         (
             on_hub("somebody/lost"),
-            "the Hub has no dataset somebody/lost, or shows it only to those who are let in: check `hub_id`, set"
-            " HF_TOKEN",
+            "the Hub has no dataset somebody/lost, or it is private: check `hub_id`, and set HF_TOKEN",
         ),
         (
             on_hub("speech-recognition-community-v2/dev_data", config="ru"),
-            "speech-recognition-community-v2/dev_data is shown only to those who accepted its terms: accept them on"
+            "speech-recognition-community-v2/dev_data is gated: accept its terms at"
             " {url}/datasets/speech-recognition-community-v2/dev_data, and set HF_TOKEN",
         ),
         (
             on_hub("kresnik/zeroth_korean", "v9"),
-            "kresnik/zeroth_korean has no revision v9; see the dataset's `revision`",
+            "kresnik/zeroth_korean has no revision v9; check the dataset's `revision`",
         ),
         (
             on_hub("somebody/scripted"),
-            "somebody/scripted needs its own loading script, which `datasets` does not run any more; take a revision"
-            " that holds Parquet, or a folder by `path`",
+            "somebody/scripted needs its own loading script, which `datasets` no longer runs; use a revision with"
+            " Parquet files, or a local folder as `path`",
         ),
     ],
     ids=["absent", "gated", "revision", "script"],
 )
-def test_a_dataset_that_cannot_be_had_is_unavailable(hub: Server, tmp_path: Path, settings: Hub, said: str) -> None:
+def test_an_inaccessible_dataset_is_unavailable(hub: Server, tmp_path: Path, settings: Hub, message: str) -> None:
     with pytest.raises(UnavailableError) as error:
         read(tmp_path, settings, ["validation"])
-    assert str(error.value) == said.format(url=hub.url)
+    assert str(error.value) == message.format(url=hub.url)
 
 
 def test_a_hub_that_fails_is_unavailable(hub: Server, tmp_path: Path) -> None:
     hub.failing = True
-    with pytest.raises(UnavailableError, match=r"asked for a/b \(status 500\): check the network and HF_TOKEN"):
+    with pytest.raises(
+        UnavailableError, match=r"does not answer for a/b \(status 500\): check the network and HF_TOKEN"
+    ):
         read(tmp_path, on_hub("a/b"), ["train"])
 
 
@@ -370,39 +370,41 @@ def test_a_hub_that_does_not_answer_is_unavailable(
     hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with served(Server({})) as gone:
-        pass  # its port is closed again
+        pass  # now its port is closed
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", gone.url)
-    with pytest.raises(UnavailableError, match=r"asked for a/b \(ConnectError\): check the network"):
+    with pytest.raises(UnavailableError, match=r"does not answer for a/b \(ConnectError\): check the network"):
         read(tmp_path, on_hub("a/b"), ["train"])
 
 
 def test_without_a_network_a_dataset_is_unavailable(tmp_path: Path) -> None:
-    with pytest.raises(UnavailableError, match=r"asked for a/b \(OfflineModeIsEnabled\)"):
+    with pytest.raises(UnavailableError, match=r"does not answer for a/b \(OfflineModeIsEnabled\)"):
         read(tmp_path, on_hub("a/b"), ["train"])
 
 
-@pytest.mark.parametrize("place", [4, 1_500_000, 2_000_000], ids=["first clip", "in between", "last clips"])
-@pytest.mark.usefixtures("impatient")
-def test_a_connection_that_breaks_is_neither_an_end_nor_an_absence(hub: Server, tmp_path: Path, place: int) -> None:
+@pytest.mark.parametrize("offset", [4, 1_500_000, 2_000_000], ids=["first clip", "in between", "last clips"])
+@pytest.mark.usefixtures("no_waiting")
+def test_a_broken_connection_is_an_error(hub: Server, tmp_path: Path, offset: int) -> None:
     rows = [{"audio": {"bytes": random.Random(n).randbytes(1_000_000), "path": None}, "sentence": ""} for n in range(3)]
     hub.repositories = {"datasets/a/b": one_commit({"train.parquet": parquet(rows, PLAIN, group=1)})}
-    hub.cut["train.parquet"] = place
-    with pytest.raises(SpeechmillError, match=r"^a/b: the connection broke off \(.*\); run again$") as error:
+    hub.cut["train.parquet"] = offset
+    with pytest.raises(SpeechmillError, match=r"^a/b: the connection broke \(.*\); run again$") as error:
         read(tmp_path, on_hub("a/b"), ["train"])
     assert not isinstance(error.value, UnavailableError)
 
 
-@pytest.mark.parametrize(("broken", "place"), [("train/b/c.wav", 1000), ("train/metadata.csv", 40), ("README.md", 10)])
-@pytest.mark.usefixtures("impatient")
-def test_nor_is_one_that_breaks_in_an_audio_folder(hub: Server, tmp_path: Path, broken: str, place: int) -> None:
+@pytest.mark.parametrize(("broken", "offset"), [("train/b/c.wav", 1000), ("train/metadata.csv", 40), ("README.md", 10)])
+@pytest.mark.usefixtures("no_waiting")
+def test_a_broken_connection_in_an_audio_folder_is_an_error(
+    hub: Server, tmp_path: Path, broken: str, offset: int
+) -> None:
     hub.repositories = {"datasets/a/b": one_commit(AUDIOFOLDER | {"README.md": card(license="cc0-1.0")})}
-    hub.cut[broken] = place
-    with pytest.raises(SpeechmillError, match=r"^a/b: the connection broke off \(.*\); run again$") as error:
+    hub.cut[broken] = offset
+    with pytest.raises(SpeechmillError, match=r"^a/b: the connection broke \(.*\); run again$") as error:
         read(tmp_path, on_hub("a/b"), ["train"])
     assert not isinstance(error.value, UnavailableError)
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("no_waiting")
 def test_a_token_is_sent_and_never_shown(
     hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -414,86 +416,86 @@ def test_a_token_is_sent_and_never_shown(
     assert hub.tokens == {f"Bearer {TOKEN}"}
     out, err = capfd.readouterr()
     assert TOKEN not in out + err + str(broken.value)
-    assert "validation" in err  # what is shown is not nothing
+    assert "validation" in err  # the output is not empty
 
 
 @pytest.mark.parametrize(
-    ("settings", "splits", "said"),
+    ("settings", "splits", "message"),
     [
-        (on_hub("a/b/c"), ["train"], "`hub_id`: a/b/c is not an id of the Hub, `owner/name`"),
+        (on_hub("a/b/c"), ["train"], "`hub_id`: a/b/c is not an id on the Hub; use `owner/name`"),
         (
             on_hub("somebody/event", config="sah"),
             ["validation"],
-            "somebody/event has no configuration sah; the dataset's `config` is one of ko, ru",
+            "somebody/event has no configuration sah; set the dataset's `config` to one of ko, ru",
         ),
         (
             on_hub("somebody/event"),
             ["validation"],
-            "somebody/event has several configurations; the dataset's `config` is one of ko, ru",
+            "somebody/event has several configurations; set the dataset's `config` to one of ko, ru",
         ),
         (
             on_hub("kresnik/zeroth_korean"),
             ["train", "dev"],
-            "kresnik/zeroth_korean has no split dev; it has train, test: see the dataset's `splits`, and"
-            " `source_splits.dev` where it has another name for one",
+            "kresnik/zeroth_korean has no split dev, only train, test; correct the dataset's `splits`, or set"
+            " `source_splits.dev` if the split has another name there",
         ),
         (
             on_hub("kresnik/zeroth_korean"),
             ["train"],
-            "kresnik/zeroth_korean has no column `sentence`; the dataset's `columns.sentence` is one of id, speaker_id,"
-            " chapter_id, path, audio, text",
+            "kresnik/zeroth_korean has no column `sentence`; set the dataset's `columns.sentence` to one of its"
+            " columns: id, speaker_id, chapter_id, path, audio, text",
         ),
         (
             on_hub("kresnik/zeroth_korean", columns={"sentence": "text", "gender": "sex"}),
             ["train"],
-            "kresnik/zeroth_korean has no column `sex`; the dataset's `columns.gender` is one of id, speaker_id,"
-            " chapter_id, path, audio, text",
+            "kresnik/zeroth_korean has no column `sex`; set the dataset's `columns.gender` to one of its columns: id,"
+            " speaker_id, chapter_id, path, audio, text",
         ),
         (
             on_hub("Bingsu/zeroth-korean", columns={"sentence": "text", "audio": "text"}),
             ["train"],
-            "Bingsu/zeroth-korean: the column `text` holds no audio (Value('string')); the dataset's `columns.audio` is"
-            " one of audio, text",
+            "Bingsu/zeroth-korean: the column `text` contains no audio (Value('string')); set the dataset's"
+            " `columns.audio` to one of audio, text",
         ),
     ],
     ids=["id", "config", "no config", "split", "sentence", "gender", "audio"],
 )
-def test_what_a_dataset_lacks_is_named_with_what_it_has(
-    hub: Server, tmp_path: Path, settings: Hub, splits: list[str], said: str
+def test_wrong_settings_are_reported_with_choices(
+    hub: Server, tmp_path: Path, settings: Hub, splits: list[str], message: str
 ) -> None:
     hub.repositories = REPOSITORIES | {"datasets/somebody/event": one_commit(EVENT)}
     with pytest.raises(SpeechmillError) as error:
         read(tmp_path, settings, splits)
-    assert str(error.value) == said
+    assert str(error.value) == message
     assert not isinstance(error.value, UnavailableError)
 
 
-def test_a_repository_without_data_is_said(hub: Server, tmp_path: Path) -> None:
+def test_a_repository_without_data_is_reported(hub: Server, tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"^somebody/empty cannot be read \(.*doesn't contain any data files"):
         read(tmp_path, on_hub("somebody/empty"), ["train"])
 
 
 @pytest.mark.parametrize(
-    ("train", "test", "said"),
+    ("train", "test", "message"),
     [
-        (["a", "b"], ["c", "a"], "row 1 of test has the id a a second time"),
-        (["a", "a"], ["c"], "row 1 of train has the id a a second time"),
+        (["a", "b"], ["c", "a"], "row 1 of test repeats the id a"),
+        (["a", "a"], ["c"], "row 1 of train repeats the id a"),
         (["a", None], ["c"], "row 1 of train has no id"),
     ],
 )
-def test_a_clip_without_an_id_of_its_own_is_named(
-    tmp_path: Path, train: list[str | None], test: list[str | None], said: str
+def test_a_missing_or_repeated_id_is_named(
+    tmp_path: Path, train: list[str | None], test: list[str | None], message: str
 ) -> None:
     features = Features(PLAIN | {"id": TEXT})
     files = {
         f"{split}.parquet": parquet([row | {"id": i} for row, i in zip(spoken(0, 1), ids, strict=False)], features)
         for split, ids in {"train": train, "test": test}.items()
     }
-    with pytest.raises(SpeechmillError, match=f"{said} in the column `id`; the dataset's `columns.id` must name"):
+    with pytest.raises(SpeechmillError, match=f"{message} in the column `id`; set the dataset's `columns.id` to a"):
         read_folder(tmp_path, files, ["train", "test"])
 
 
-def test_a_file_of_other_columns_is_named(tmp_path: Path) -> None:
+def test_a_file_with_other_columns_is_named(tmp_path: Path) -> None:
     other = Features({"audio": Audio(), "text": TEXT})
     files = {
         "train-00000-of-00002.parquet": parquet(spoken(0), PLAIN),
@@ -513,16 +515,16 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damaged: Callable[[bytes], by
         read_folder(tmp_path, files)
 
 
-def test_a_path_that_is_not_a_folder_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"clips\.parquet is not a folder; the dataset's `path` names one"):
+def test_a_path_that_is_not_a_folder_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"clips\.parquet is not a folder; set the dataset's `path` to one"):
         read(tmp_path, Hub(source="hub", path="-", language="ko"), ["train"], tmp_path / "clips.parquet")
 
 
-def test_every_ready_entry_is_a_whole_dataset() -> None:
+def test_every_predefined_dataset_is_valid() -> None:
     entries = yaml.safe_load((ROOT / "config" / "datasets.yaml").read_text(encoding="utf-8"))["datasets"]
-    made = {name: TypeAdapter(Dataset).validate_python(entry) for name, entry in entries.items()}
-    assert all(isinstance(dataset, HubDataset) for dataset in made.values())
-    assert {name for name, dataset in made.items() if dataset.optional} == {
+    parsed = {name: TypeAdapter(Dataset).validate_python(entry) for name, entry in entries.items()}
+    assert all(isinstance(dataset, HubDataset) for dataset in parsed.values())
+    assert {name for name, dataset in parsed.items() if dataset.optional} == {
         f"robust_{part}_{language}" for part in ("dev", "test") for language in ("ru", "ko")
     }
-    assert {"zeroth_kresnik", "zeroth_bingsu"} < set(made)
+    assert {"zeroth_kresnik", "zeroth_bingsu"} < set(parsed)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from material import tar
 from speechmill.config.datasets import Zeroth
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.sources.corpus import Published
+from speechmill.corpus.sources.corpus import SourceClip
 from speechmill.corpus.sources.zeroth import open_zeroth
 
 Files = dict[str, bytes]
@@ -31,9 +31,9 @@ CORPUS: Files = {
 }
 
 
-def clip(folder: str, utterance: str, sentence: str, gender: str | None) -> Published:
+def clip(folder: str, utterance: str, sentence: str, gender: str | None) -> SourceClip:
     split, speaker = folder.split("_")[0], folder.split("/")[2]
-    return Published(utterance, (split,), f"{folder}/{utterance}.flac", sentence, speaker, gender=gender)
+    return SourceClip(utterance, (split,), f"{folder}/{utterance}.flac", sentence, speaker, gender=gender)
 
 
 EXPECTED = [
@@ -43,8 +43,8 @@ EXPECTED = [
 ]
 
 
-def read(path: Path, *splits: str) -> list[tuple[Published, bytes | None]]:
-    """Everything that the corpus at `path` gives."""
+def read(path: Path, *splits: str) -> list[tuple[SourceClip, bytes | None]]:
+    """Return all clips of the corpus at `path`, each with its bytes."""
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
     config = Zeroth(source="zeroth", path="", language="ko")
@@ -55,8 +55,8 @@ def read(path: Path, *splits: str) -> list[tuple[Published, bytes | None]]:
         assert list(work.iterdir()) == []
 
 
-def read_both(tmp_path: Path, files: Mapping[str, bytes], *splits: str) -> list[tuple[Published, bytes | None]]:
-    """What the archive of `files` gives, and so does their folder."""
+def read_both(tmp_path: Path, files: Mapping[str, bytes], *splits: str) -> list[tuple[SourceClip, bytes | None]]:
+    """Return all clips of the archive of `files`, and check that their folder gives the same."""
     found = read(tar(tmp_path / "corpus.tar.gz", list(files.items())), *splits)
     assert found == read(unpack(tmp_path / "data", files), *splits)
     return found
@@ -71,11 +71,11 @@ def unpack(folder: Path, files: Mapping[str, bytes]) -> Path:
 
 @pytest.mark.parametrize("top", ["", "./", "zeroth_korean/", "./zeroth_korean/"])
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_corpus_is_read_in_any_order_with_or_without_a_top_folder(tmp_path: Path, order: int, top: str) -> None:
+def test_any_order_and_top_folder_are_read(tmp_path: Path, order: int, top: str) -> None:
     assert read_both(tmp_path, {f"{top}{name}": content for name, content in list(CORPUS.items())[::order]}) == EXPECTED
 
 
-def test_splits_come_in_the_order_in_which_they_are_listed(tmp_path: Path) -> None:
+def test_splits_are_read_in_the_listed_order(tmp_path: Path) -> None:
     assert read_both(tmp_path, CORPUS, "test", "train") == EXPECTED[2:] + EXPECTED[:2]
     assert read_both(tmp_path, CORPUS, "test") == EXPECTED[2:]
 
@@ -86,7 +86,7 @@ def test_a_split_may_have_several_folders(tmp_path: Path) -> None:
     assert read_both(tmp_path, files, "train") == [*EXPECTED[:2], (clip(more, "106_007_0001", "바", "female"), b"four")]
 
 
-def test_text_without_audio_and_audio_without_text_are_published(tmp_path: Path) -> None:
+def test_utterances_without_text_or_audio_are_listed(tmp_path: Path) -> None:
     files = dict(CORPUS)
     del files[f"{TRAIN}/106_003_0001.flac"]
     files[f"{TRAIN}/106_003_0009.flac"] = b"nine"
@@ -100,7 +100,7 @@ def test_text_without_audio_and_audio_without_text_are_published(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("sex", "gender"), [("m", "male"), ("F", "female"), ("X", "x"), ("", None), (" ", None)])
-def test_the_gender_is_the_published_one(tmp_path: Path, sex: str, gender: str | None) -> None:
+def test_the_gender_is_read(tmp_path: Path, sex: str, gender: str | None) -> None:
     files = CORPUS | {"AUDIO_INFO": f"SPEAKERID|NAME|SEX|SCRIPTID|DATASET\n\n104|이|{sex}|003|test_data_01".encode()}
     assert [clip.gender for clip, _ in read_both(tmp_path, files)] == [None, None, gender]
 
@@ -122,7 +122,7 @@ def test_a_corpus_without_audio_info_has_no_genders(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("between", [" ", "\t", "  "])
-def test_a_sentence_is_what_follows_the_id(tmp_path: Path, line: str, sentence: str, between: str) -> None:
+def test_the_sentence_follows_the_id(tmp_path: Path, line: str, sentence: str, between: str) -> None:
     text = f"\N{ZERO WIDTH NO-BREAK SPACE}104_003_0019{between}{line}\n\n"
     found = read_both(tmp_path, CORPUS | {f"{TEST}/104_003.trans.txt": text.encode()}, "test")
     assert [clip.sentence for clip, _ in found] == [sentence]
@@ -130,7 +130,7 @@ def test_a_sentence_is_what_follows_the_id(tmp_path: Path, line: str, sentence: 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(["train", "test"]), st.integers(1, 3), st.booleans(), st.booleans())))
-def test_every_utterance_is_published_once(
+def test_every_utterance_is_listed_once(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, int, bool, bool]]
 ) -> None:
     files = dict(CORPUS)
@@ -149,7 +149,7 @@ def test_every_utterance_is_published_once(
     assert len(found) == len(expected) + len(EXPECTED)
 
 
-def test_an_utterance_that_is_there_twice_must_be_alike(tmp_path: Path) -> None:
+def test_duplicate_utterances_must_be_identical(tmp_path: Path) -> None:
     again = "test_data_01/003/106"
     files = CORPUS | {f"{again}/{name.rpartition('/')[2]}": CORPUS[name] for name in CORPUS if TRAIN in name}
     assert [(clip.id, clip.splits) for clip, _ in read_both(tmp_path, files)] == [
@@ -159,13 +159,13 @@ def test_an_utterance_that_is_there_twice_must_be_alike(tmp_path: Path) -> None:
     ]
     for name, content in {"106_003_0002.flac": b"other", "106_003.trans.txt": b"106_003_0002 other\n"}.items():
         path = tar(tmp_path / "corpus.tar.gz", list((files | {f"{again}/{name}": content}).items()))
-        with pytest.raises(SpeechmillError, match=rf"{again}/106_003_000\d\.flac and {TRAIN}/.* are not alike"):
+        with pytest.raises(SpeechmillError, match=rf"{again}/106_003_000\d\.flac and {TRAIN}/.* differ"):
             read(path)
 
 
-def test_a_member_that_is_there_twice_must_be_the_same(tmp_path: Path) -> None:
+def test_duplicate_members_must_be_identical(tmp_path: Path) -> None:
     path = tar(tmp_path / "corpus.tar.gz", [*CORPUS.items(), (f"./{TRAIN}/106_003_0001.flac", b"other")])
-    with pytest.raises(SpeechmillError, match=r"106_003_0001\.flac' twice, and they differ"):
+    with pytest.raises(SpeechmillError, match=r"106_003_0001\.flac' twice with different contents"):
         read(path)
 
 
@@ -177,16 +177,18 @@ def test_an_utterance_with_two_texts_is_named(tmp_path: Path) -> None:
         read(tar(tmp_path / "corpus.tar.gz", list((CORPUS | {name: same + other}).items())))
 
 
-def test_the_corpus_twice_in_one_archive_is_refused(tmp_path: Path) -> None:
+def test_a_duplicate_corpus_is_refused(tmp_path: Path) -> None:
     files = CORPUS | {f"copy/{name}": content for name, content in CORPUS.items()}
-    with pytest.raises(SpeechmillError, match=r"has the corpus more than once, in \./ and copy/; let `path` name one"):
+    with pytest.raises(
+        SpeechmillError, match=r"contains the corpus more than once, in \./ and copy/; set `path` to one"
+    ):
         read_both(tmp_path, files)
 
 
-def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match="has nothing in dev_data_01; its splits are test, train"):
+def test_a_missing_split_is_reported_with_others(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match="contains no dev_data_NN; its splits are test, train"):
         read_both(tmp_path, CORPUS, "train", "dev")
-    with pytest.raises(SpeechmillError, match="its splits are none at all"):
+    with pytest.raises(SpeechmillError, match="its splits are none"):
         read_both(tmp_path, {"AUDIO_INFO": b""}, "train")
 
 
@@ -198,13 +200,13 @@ def test_a_split_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) 
         (f"{TRAIN}/106_003.trans.txt", b"106_003_0001 \xff\n", r"106_003\.trans\.txt, line 1 is not UTF-8"),
     ],
 )
-def test_a_table_that_cannot_be_understood_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
+def test_an_invalid_table_is_named(tmp_path: Path, name: str, content: bytes, what: str) -> None:
     with pytest.raises(SpeechmillError, match=rf"corpus\.tar\.gz: .*{what}"):
         read_both(tmp_path, CORPUS | {name: content})
 
 
-def test_what_is_no_utterance_is_left_alone(tmp_path: Path) -> None:
-    # The second is what macOS packs beside a file.
+def test_other_files_are_ignored(tmp_path: Path) -> None:
+    # macOS adds the second to archives.
     more = {f"{TRAIN}/notes.md": b"x", f"{TRAIN}/._106_003_0001.flac": b"x", f"{TRAIN}/deeper/106.flac": b"x"}
     assert read_both(tmp_path, CORPUS | more) == EXPECTED
 
@@ -217,7 +219,7 @@ def test_a_transcript_opens_no_file_outside_its_folder(tmp_path: Path) -> None:
     assert len(found) == 3
 
 
-def test_a_clip_that_is_a_link_is_refused_and_a_model_that_is_one_is_not(tmp_path: Path) -> None:
+def test_only_a_link_in_place_of_a_clip_is_refused(tmp_path: Path) -> None:
     path = tar(tmp_path / "corpus.tar", list(CORPUS.items()), "w")
     for name, refused in (("zeroth.lm.fg.arpa.gz", False), (f"{TRAIN}/106_003_0003.flac", True)):
         with tarfile.open(path, "a") as file:
@@ -231,7 +233,7 @@ def test_a_clip_that_is_a_link_is_refused_and_a_model_that_is_one_is_not(tmp_pat
             assert read(path) == EXPECTED
 
 
-def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
     path = tar(tmp_path / "corpus.tar.gz", list(CORPUS.items()))
     content = path.read_bytes()
     for cut in range(0, len(content), 20):
@@ -240,7 +242,7 @@ def test_an_archive_that_is_cut_short_is_refused(tmp_path: Path) -> None:
             read(path)
 
 
-def test_an_archive_tells_its_size_and_digest(tmp_path: Path) -> None:
+def test_size_and_digest_of_an_archive_are_recorded(tmp_path: Path) -> None:
     path = tar(tmp_path / "corpus.tar.gz", list(CORPUS.items()))
     path.write_bytes(path.read_bytes() + bytes(100))
     config = Zeroth(source="zeroth", path="", language="ko")

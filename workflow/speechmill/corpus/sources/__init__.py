@@ -1,1 +1,1 @@
-"""The corpora that can be read: one module a source, each a context manager that gives a Corpus."""
+"""Sources of corpora: one module per source, with a context manager that yields a `Corpus`."""

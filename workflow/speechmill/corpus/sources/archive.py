@@ -1,4 +1,4 @@
-"""The files of a corpus by name, whether they lie in one archive or in the folder that it unpacks to."""
+"""Access to the files of a corpus by name, in an archive or in the folder that it unpacks to."""
 
 import bz2
 import hashlib
@@ -19,18 +19,18 @@ from tqdm import tqdm
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.progress import progress
-from speechmill.corpus.sources.spool import Spool, spooled
+from speechmill.corpus.sources.spool import Spool, open_spool
 
 _LARGEST = 1 << 30
-"""Bytes of the largest clip or table that a corpus has."""
+"""The largest accepted size of a clip or table in bytes."""
 
 _LARGEST_HEADER = 1 << 16
-"""Bytes of the longest name or extended header of a member; tarfile reads them whole."""
+"""The largest accepted size of a long name or extended header in bytes; tarfile reads them into memory."""
 
 _NOT_TEXT = re.compile("[\ud800-\udfff]")
-"""What stands in a name for bytes that are not UTF-8."""
+"""Surrogates, which stand for bytes of a name that are not UTF-8."""
 
-_DESCRIBE_OTHERS = (
+_EXTENSION_TYPES = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE,
@@ -39,48 +39,57 @@ _DESCRIBE_OTHERS = (
 )
 
 _DEPTH = 5
-"""Folders in one another that are looked into, so that a link back to its own folder comes to an end."""
+"""The number of nested folders that are searched, which ends the search of a folder that contains a link to itself."""
 
 _BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a corpus: their `names`, and `read(name)`, their bytes, or None where there is no such file.
+    """The files of a corpus: `names`, and `read(name)`, which returns the bytes of a file or None if there is none.
 
-    Only what was found is ever opened: a name that a table or an archive holds is never a path on this host.
+    Only listed files are opened: a name from a table or an archive is never used as a path on this host.
     """
 
     names: Collection[str]
     read: Callable[[str], bytes | None]
     about: dict[str, Any] = field(default_factory=dict)
-    """An archive's `bytes` and `sha256`; nothing for a folder."""
+    """`bytes` and `sha256` of an archive; empty for a folder."""
 
 
 @contextmanager
 def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iterator[Tree]:
-    """The files at `path`, an archive (plain, gzip, bzip2 or xz) or a folder.
+    """Yield the files at `path`, a tar archive (plain, gzip, bzip2 or xz) or a folder.
 
-    `keep` is asked for every file, by its name relative to the archive or folder, and gives the name under which the
-    file is kept, or None. An archive is read once, as a stream, and what is kept of it goes end to end into one
-    unnamed file in `work`; so a hundred thousand files are never made. A folder's files are read from where they lie.
+    An archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead of
+    a hundred thousand files. The files of a folder are read in place.
 
-    Raises SpeechmillError where an archive is cut short, damaged or not one; where a member's name leads out of it;
-    where what is kept is not a file, leads out of the folder, is larger than any clip, or is there twice and differs.
+    Args:
+        path: The archive or folder.
+        work: A folder for temporary files.
+        keep: Maps the name of a file, relative to the archive or folder, to the name under which it is available, or
+            to None to ignore the file.
+
+    Raises:
+        SpeechmillError: The archive is truncated, damaged or not an archive; the name of a member points outside it;
+            or a selected file is not a regular file, points outside the folder, is too large, or exists twice with
+            different contents.
     """
     if path.is_dir():
-        yield _folder(path, keep)
+        yield _open_folder(path, keep)
         return
-    with spooled(work) as spool:
+    with open_spool(work) as spool:
         try:
             about = _read_archive(path, keep, spool)
         except OSError as error:
-            raise SpeechmillError(f"{path} cannot be read, or there is no room for it in {work} ({error})") from error
+            raise SpeechmillError(
+                f"{path} cannot be read, or {work} has no room for it ({error}); check both"
+            ) from error
         yield Tree(spool.names, spool.read, about)
 
 
 class _RefusedError(tarfile.TarError):
-    """A member that no publisher packs."""
+    """An archive member that no regular corpus contains."""
 
 
 def _read_archive(path: Path, keep: Callable[[str], str | None], spool: Spool) -> dict[str, Any]:
@@ -95,16 +104,16 @@ def _read_archive(path: Path, keep: Callable[[str], str | None], spool: Spool) -
             with tarfile.open(fileobj=stream, mode="r|", bufsize=_BLOCK, tarinfo=_Header, encoding="utf-8") as archive:
                 while (member := archive.next()) is not None:
                     _keep_member(archive, member, keep, spool)
-                    # Otherwise tarfile remembers every member and every header for as long as the archive is open.
-                    archive.members = []  # type: ignore[attr-defined]  # the stubs leave it out
+                    # Otherwise tarfile keeps all members and headers in memory while the archive is open.
+                    archive.members = []  # type: ignore[attr-defined]  # missing in the stubs
                     archive.pax_headers = {}
             stream.finish()
         except _RefusedError as error:
-            raise SpeechmillError(f"{path} is refused: {error}; fetch the archive from its publisher again") from error
-        # What a hostile header makes of tarfile's own parsing is a ValueError, or headers of headers without end.
+            raise SpeechmillError(f"{path} is refused: {error}; download the archive again") from error
+        # A malformed header causes a ValueError in tarfile, and nested headers without end a RecursionError.
         except (tarfile.TarError, ValueError, RecursionError) as error:
             raise SpeechmillError(
-                f"{path} cannot be read to its end ({error}): it is cut short or not an archive; fetch it again"
+                f"{path} cannot be read to its end ({error}): it is truncated or not an archive; download it again"
             ) from error
         return source.finish()
 
@@ -112,29 +121,31 @@ def _read_archive(path: Path, keep: Callable[[str], str | None], spool: Spool) -
 def _keep_member(
     archive: tarfile.TarFile, member: tarfile.TarInfo, keep: Callable[[str], str | None], spool: Spool
 ) -> None:
-    place = PurePosixPath(member.name)
-    if place.is_absolute() or ".." in place.parts:
-        raise _RefusedError(f"the name of its member {member.name!r} leads out of it")
-    name = None if member.isdir() else keep(str(place))
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts:
+        raise _RefusedError(f"the name of its member {member.name!r} points outside the archive")
+    name = None if member.isdir() else keep(str(path))
     if name is None:
         return
     if _NOT_TEXT.search(name):
         raise _RefusedError(f"the name of its member {member.name!r} is not UTF-8")
     content = archive.extractfile(member) if member.isreg() and not member.issparse() else None
     if content is None:
-        raise _RefusedError(f"its member {member.name!r} is a link or another thing that is not a plain file")
+        raise _RefusedError(f"its member {member.name!r} is a link or another special file")
     if not 0 <= member.size <= _LARGEST:
-        raise _RefusedError(f"its member {member.name!r} says that it has {member.size:,} bytes; no clip or table has")
+        raise _RefusedError(
+            f"its member {member.name!r} has a size of {member.size:,} bytes, which no clip or table has"
+        )
     before = spool.read(name)
     spool.add(name, content)
     if before is not None and spool.read(name) != before:
-        raise _RefusedError(f"it has the member {member.name!r} twice, and they differ")
+        raise _RefusedError(f"it contains {member.name!r} twice with different contents")
 
 
 class _Source(io.RawIOBase):
-    """An archive's file, counted, shown and hashed as it is read.
+    """The file of an archive, which is hashed and counted while it is read, with a progress bar.
 
-    Hashing takes as long as decompressing, so it has a thread of its own, one block behind.
+    Hashing takes as long as decompressing, so it runs in a thread of its own, one block behind.
     """
 
     def __init__(self, file: io.FileIO, bar: "tqdm[Any]", thread: ThreadPoolExecutor) -> None:
@@ -151,12 +162,12 @@ class _Source(io.RawIOBase):
         self._bytes += count
         self._bar.update(count)
         self._hashing.result()
-        # A copy, since the reader may overwrite its buffer before it is hashed.
+        # A copy, because the reader may overwrite its buffer before it is hashed.
         self._hashing = self._thread.submit(self._digest.update, bytes(memoryview(buffer)[:count]))
         return count
 
     def finish(self) -> dict[str, Any]:
-        """Read the rest of the file; the size and digest of all of it."""
+        """Read the rest of the file, and return the size and digest of the entire file."""
         while self.read(_BLOCK):
             pass
         self._hashing.result()
@@ -164,7 +175,7 @@ class _Source(io.RawIOBase):
 
 
 class _Decompressed(io.RawIOBase):
-    """What an archive's file holds, decompressed if need be. What it cannot give is a tarfile.ReadError."""
+    """The decompressed content of an archive's file; failures become a tarfile.ReadError."""
 
     def __init__(self, source: _Source) -> None:
         file = io.BufferedReader(source, 1 << 20)
@@ -175,19 +186,19 @@ class _Decompressed(io.RawIOBase):
         elif start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
             self._file = bz2.BZ2File(file)
         elif start.startswith((b"\xfd7zXZ", b"\x5d\0\0\x80")):
-            # Left to guess, it takes zeros behind an xz stream for a stream of the older format.
+            # With automatic detection, zeros after an xz stream would be taken for a stream of the older format.
             kind = lzma.FORMAT_XZ if start.startswith(b"\xfd") else lzma.FORMAT_ALONE
-            self._file = lzma.LZMAFile(file, format=kind)  # noqa: SIM115  # it holds no file of its own
+            self._file = lzma.LZMAFile(file, format=kind)  # noqa: SIM115  # it opens no file
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes and at least one: an archive marks its own end, so nobody reads on to that of the file."""
+        """Return 1 to `size` bytes: an archive marks its own end, so tarfile never reads to the end of the file."""
         data = self._read(size)
         if not data:
-            raise tarfile.ReadError("it has no end")
+            raise tarfile.ReadError("unexpected end of data")
         return data
 
     def finish(self) -> None:
-        """Read what follows the end of the archive, since the checksums come last."""
+        """Read the data after the end of the archive, where the checksums of the compression are."""
         while self._read(_BLOCK):
             pass
 
@@ -199,34 +210,34 @@ class _Decompressed(io.RawIOBase):
 
 
 class _Gunzipped:
-    """The members of a gzip file, each checked against its CRC; other bytes after the last are no part of it.
+    """The content of a gzip file: its members, each checked against its CRC, without other bytes after the last one.
 
-    The standard library's reader refuses such bytes, where gzip itself, and what reads bzip2 and xz, do not.
+    The reader of the standard library refuses such bytes; the gzip program and the readers of bzip2 and xz ignore them.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        self._waiting = b""
+        self._pending = b""
 
     def read(self, size: int) -> bytes:
         while True:
             if self._member.eof:
-                self._waiting = self._member.unused_data or self._file.read(_BLOCK)
-                if not self._waiting.startswith(b"\x1f"):
+                self._pending = self._member.unused_data or self._file.read(_BLOCK)
+                if not self._pending.startswith(b"\x1f"):
                     return b""
                 self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            block = self._waiting or self._file.read(_BLOCK)
+            block = self._pending or self._file.read(_BLOCK)
             if not block:
-                raise EOFError("it has no end")
+                raise EOFError("unexpected end of data")
             data = self._member.decompress(block, size)
-            self._waiting = self._member.unconsumed_tail
+            self._pending = self._member.unconsumed_tail
             if data:
                 return data
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is what it seems: tarfile takes a damaged one for the end, and reads a long one whole."""
+    """A strict header: tarfile itself takes a damaged one for the end, and reads one of any length into memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -238,32 +249,32 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(str(error)) from error
         if header.type == tarfile.GNUTYPE_SPARSE:
             raise _RefusedError(f"its member {header.name!r} is a sparse file")
-        if header.type in _DESCRIBE_OTHERS and not 0 <= header.size <= _LARGEST_HEADER:
+        if header.type in _EXTENSION_TYPES and not 0 <= header.size <= _LARGEST_HEADER:
             raise _RefusedError(f"it has a header of {header.size:,} bytes")
         return header
 
     def _proc_gnusparse_10(self, member: tarfile.TarInfo, *_: object) -> None:
-        # The newer form of a sparse file: its map, of any size, lies where the content begins.
+        # The newer format of a sparse file starts its content with a map of any size.
         raise _RefusedError(f"its member {member.name!r} is a sparse file")
 
 
-def _folder(path: Path, keep: Callable[[str], str | None]) -> Tree:
+def _open_folder(path: Path, keep: Callable[[str], str | None]) -> Tree:
     root = path.resolve()
     files: dict[str, str] = {}
     try:
-        for place, linked in _listed(root, _DEPTH):
-            name = keep(place)
+        for path_in_root, linked in _list_files(root, _DEPTH):
+            name = keep(path_in_root)
             if name is None:
                 continue
             if _NOT_TEXT.search(name):
-                raise SpeechmillError(f"{path}: the name {place!r} is not UTF-8; give the file another")
-            if linked and not (root / place).resolve().is_relative_to(root):
+                raise SpeechmillError(f"{path}: the name {path_in_root!r} is not UTF-8; rename the file")
+            if linked and not (root / path_in_root).resolve().is_relative_to(root):
                 raise SpeechmillError(
-                    f"{root / place} is a link that leads out of {root}; put what it leads to in its place"
+                    f"{root / path_in_root} is a link that points outside {root}; replace it with its target"
                 )
-            files[name] = place
+            files[name] = path_in_root
     except OSError as error:
-        raise SpeechmillError(f"{path} cannot be read ({error})") from error
+        raise SpeechmillError(f"{path} cannot be read ({error}); check its permissions") from error
 
     def read(name: str) -> bytes | None:
         if name not in files:
@@ -271,21 +282,21 @@ def _folder(path: Path, keep: Callable[[str], str | None]) -> Tree:
         file = root / files[name]
         try:
             if file.stat().st_size > _LARGEST:
-                raise SpeechmillError(f"{file} has more than {_LARGEST:,} bytes; no clip or table has")
+                raise SpeechmillError(f"{file} has more than {_LARGEST:,} bytes, which no clip or table has; remove it")
             return file.read_bytes()
         except OSError as error:
-            raise SpeechmillError(f"{file} cannot be read ({error})") from error
+            raise SpeechmillError(f"{file} cannot be read ({error}); check its permissions") from error
 
     return Tree(files.keys(), read)
 
 
-def _listed(folder: Path | str, depth: int, linked: bool = False) -> Iterator[tuple[str, bool]]:
-    """The files below `folder`, relative to it, each with whether a link leads there."""
+def _list_files(folder: Path | str, depth: int, linked: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the files below `folder` relative to it, each with whether its path contains a link."""
     with os.scandir(folder) as entries:
         for entry in entries:
             is_linked = linked or entry.is_symlink()
             if entry.is_file():
                 yield entry.name, is_linked
             elif depth > 1 and entry.is_dir():
-                for name, inner in _listed(entry.path, depth - 1, is_linked):
+                for name, inner in _list_files(entry.path, depth - 1, is_linked):
                     yield f"{entry.name}/{name}", inner

@@ -1,4 +1,4 @@
-"""What every source gives: the clips as published, and the bytes of each."""
+"""The result of every source: the clips as the corpus publishes them, and a function that reads the bytes of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,8 +8,8 @@ from speechmill.core.command import SpeechmillError
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A clip as its corpus publishes it: `file` is the name there, `splits` all listed splits that have it."""
+class SourceClip:
+    """A clip as its corpus publishes it: `file` is its name there, `splits` are all requested splits that list it."""
 
     id: str
     splits: tuple[str, ...]
@@ -23,37 +23,38 @@ class Published:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The distinct clips of the listed splits in published order, and `read`.
+    """The distinct clips of the requested splits in published order, and a function that reads them.
 
-    `read(clip)` gives the encoded bytes of a clip's file, or None where the corpus lists a file that it does not have.
+    `read(clip)` returns the encoded bytes of a clip, or None if the corpus lists the file but does not contain it.
     """
 
-    clips: list[Published]
-    read: Callable[[Published], bytes | None]
+    clips: list[SourceClip]
+    read: Callable[[SourceClip], bytes | None]
     about: dict[str, Any] = field(default_factory=dict)
-    """What is recorded of the source: an archive's `bytes` and `sha256`, a Hub dataset's `commit`."""
+    """The recorded identity of the source: `bytes` and `sha256` of an archive, `commit` of a dataset on the Hub."""
 
 
 class UnavailableError(SpeechmillError):
-    """The corpus cannot be had at all: it is not there, or not given to us. An optional one is gone on without."""
+    """A corpus that does not exist here or that access is denied to; optional corpora are then skipped."""
 
 
-def merge_splits(listed: dict[str, list[Published]]) -> list[Published]:
-    """The clips of all listed splits, each once: in the order of the splits, with every split that has it.
+def merge_splits(listed: dict[str, list[SourceClip]]) -> list[SourceClip]:
+    """Return the clips of all splits, each once, in the order of the splits and with every split that lists it.
 
-    Raises SpeechmillError where a clip stands twice with another sentence or speaker.
+    Raises:
+        SpeechmillError: A clip is listed twice with different sentences or speakers.
     """
     splits: dict[str, list[str]] = {}
-    first: dict[str, Published] = {}
+    first: dict[str, SourceClip] = {}
     for split, clips in listed.items():
         for clip in clips:
             known = first.setdefault(clip.id, clip)
             if (known.sentence, known.speaker_id) != (clip.sentence, clip.speaker_id):
                 raise SpeechmillError(
-                    f"the clip {clip.id} stands in {known.splits[0]} and in {split} with different sentences or"
-                    " speakers; mend the corpus's tables"
+                    f"the clip {clip.id} is listed in {known.splits[0]} and in {split} with different sentences or"
+                    " speakers; correct the tables of the corpus"
                 )
-            having = splits.setdefault(clip.id, [])
-            if split not in having:
-                having.append(split)
+            clip_splits = splits.setdefault(clip.id, [])
+            if split not in clip_splits:
+                clip_splits.append(split)
     return [replace(clip, splits=tuple(splits[clip.id])) for clip in first.values()]

@@ -1,4 +1,4 @@
-"""A directory of recordings, described by manifests or by the names of its files."""
+"""A directory of recordings that are described by manifests or by their file names."""
 
 import csv
 import json
@@ -11,39 +11,38 @@ from pathlib import Path
 
 from speechmill.config.datasets import Folder, ValueMap
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.sources.corpus import Corpus, Published, merge_splits
+from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, Segment, cut, read_kaldi, read_lines
 
 
 @contextmanager
 def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> Iterator[Corpus]:
-    """Read a directory of recordings; `work` is not used, since the files stay where they are.
+    """Yield the corpus in a directory of recordings, which are read in location; `work` is not used.
 
-    Raises SpeechmillError where the directory, a manifest or a column is absent, a line is not of its manifest's kind,
-    a recording lies outside the directory, a file name or line does not fit the splits or values, one id stands for
-    two clips, or nothing at all fits.
+    Raises:
+        SpeechmillError: The directory, a manifest or a column does not exist, a line is malformed, a recording is
+            outside the directory, a file name or line matches no split or value, an id belongs to two clips, or no
+            file matches.
     """
     if not path.is_dir():
-        raise SpeechmillError(
-            f"{path} is not a directory; the dataset's `path` must say which one holds the recordings"
-        )
+        raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
-    listed: dict[str, list[Published]] = {split: [] for split in splits}
+    listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
     segments: dict[str, tuple[str, Segment]] = {}
-    first: dict[str, tuple[str, Published]] = {}
+    first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
     for entry in _from_manifests(path, settings, splits) if settings.manifest else _from_names(path, settings):
         known.update(entry.fields)
         split = _split(entry, settings)
         if split not in listed:
             continue
-        clip, file = _published(path, entry, settings, split)
-        place, before = first.setdefault(clip.id, (entry.place, clip))
+        clip, file = _clip(path, entry, settings, split)
+        location, before = first.setdefault(clip.id, (entry.location, clip))
         if replace(before, splits=clip.splits) != clip:
             raise SpeechmillError(
-                f"{entry.place}: the id {clip.id} stands for {clip.file} with “{clip.sentence}”, and at {place} for"
-                f" {before.file} with “{before.sentence}”, or what they say of the speaker differs; make the lines"
-                " agree, or say in `columns.id` what tells the clips apart"
+                f"{entry.location}: the id {clip.id} belongs to {clip.file} with “{clip.sentence}”, but at {location}"
+                f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
+                " `columns.id` to a column that distinguishes the clips"
             )
         if entry.segment is not None:
             segments[clip.id] = file, entry.segment
@@ -51,26 +50,26 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
     for name in {"sentence": "sentence"} | settings.columns:
         if known and _field(settings, name) not in known:
             raise SpeechmillError(
-                f"{path}: `columns.{name}` reads the field `{_field(settings, name)}`, but there are only"
+                f"{path}: `columns.{name}` reads the field `{_field(settings, name)}`, which does not exist; use one of"
                 f" {', '.join(sorted(known))}"
             )
     empty = [split for split, clips in listed.items() if not clips]
     if empty:
         raise SpeechmillError(
-            f"{path}: no recording belongs to the split {empty[0]}; see the dataset's `split` and `splits`"
+            f"{path}: no recording belongs to the split {empty[0]}; check the dataset's `split` and `splits`"
         )
 
-    def read(clip: Published) -> bytes | None:
+    def read(clip: SourceClip) -> bytes | None:
         name, segment = segments.get(clip.id, (clip.file, None))
         file = path / name
-        # Not Path.is_file(), which raises where a name is too long for the disk.
+        # Path.is_file() would raise for a name that is too long for the file system.
         if not os.path.isfile(file):  # noqa: PTH113
             return None
         try:
             with file.open("rb") as recording:
                 return recording.read() if segment is None else cut(recording, segment)
         except OSError as error:
-            raise SpeechmillError(f"{file} cannot be read ({error.strerror}); see to it, and run again") from error
+            raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
     yield Corpus(merge_splits(listed), read)
 
@@ -93,16 +92,14 @@ def _from_manifest(path: Path, name: str) -> Iterator[Entry]:
     is_kaldi = manifest.is_dir()
     for file in [manifest, *(manifest / each for each in KALDI_FILES if is_kaldi)]:
         if not _is_below(path, os.path.realpath(file)):
-            raise SpeechmillError(f"{file} is not in the directory {path}; put the manifest itself there")
+            raise SpeechmillError(f"{file} is outside the directory {path}; put the manifest itself there")
     if is_kaldi:
         return read_kaldi(manifest)
     if not manifest.is_file():
-        raise SpeechmillError(f"{manifest}: there is no such manifest; see the dataset's `manifest`")
+        raise SpeechmillError(f"{manifest} does not exist; check the dataset's `manifest`")
     reader = _READERS.get(manifest.suffix)
     if reader is None:
-        raise SpeechmillError(
-            f"{manifest} is no manifest that can be read: it must end in {', '.join(_READERS)}, or be a Kaldi folder"
-        )
+        raise SpeechmillError(f"{manifest} is not a supported manifest; use {', '.join(_READERS)} or a Kaldi folder")
     return reader(manifest)
 
 
@@ -111,56 +108,56 @@ def _from_csv(manifest: Path) -> Iterator[Entry]:
     try:
         yield from _with_header(manifest, ((f"{manifest}: line {rows.line_num}", row) for row in rows))
     except csv.Error as error:
-        raise SpeechmillError(f"{manifest}: line {rows.line_num} is not CSV ({error}); mend the line") from error
+        raise SpeechmillError(f"{manifest}: line {rows.line_num} is not CSV ({error}); correct the line") from error
 
 
 def _from_tsv(manifest: Path) -> Iterator[Entry]:
-    # A TSV is not quoted as a rule, a CSV is; in both, `null` and `NA` are words.
-    lines = ((place, line.removesuffix("\n").removesuffix("\r")) for place, line in read_lines(manifest))
-    return _with_header(manifest, ((place, line.split("\t") if line else []) for place, line in lines))
+    # Unlike CSV, TSV is usually not quoted; in both, `null` and `NA` are ordinary words.
+    lines = ((location, line.removesuffix("\n").removesuffix("\r")) for location, line in read_lines(manifest))
+    return _with_header(manifest, ((location, line.split("\t") if line else []) for location, line in lines))
 
 
 def _with_header(manifest: Path, rows: Iterator[tuple[str, list[str]]]) -> Iterator[Entry]:
     _, header = next(rows, ("", []))
     if not header or len(set(header)) < len(header):
-        raise SpeechmillError(f"{manifest} must begin with a line of column names, each once")
-    for place, row in rows:
+        raise SpeechmillError(f"{manifest} must start with a line of distinct column names; add it")
+    for location, row in rows:
         if row and len(row) != len(header):
             raise SpeechmillError(
-                f"{place} has {len(row)} columns, and the first line of the file has {len(header)}; mend the line"
+                f"{location} has {len(row)} columns, but the first line of the file has {len(header)}; correct the line"
             )
         if row:
-            yield Entry(place, dict(zip(header, row, strict=True)))
+            yield Entry(location, dict(zip(header, row, strict=True)))
 
 
 def _from_json_lines(manifest: Path) -> Iterator[Entry]:
-    for place, line in read_lines(manifest):
+    for location, line in read_lines(manifest):
         if not line.strip():
             continue
         try:
             found = _JSON.decode(line)
         except (ValueError, RecursionError) as error:
-            raise SpeechmillError(f"{place} is not JSON ({error}); a line must hold one object") from error
+            raise SpeechmillError(f"{location} is not JSON ({error}); write one object per line") from error
         if not isinstance(found, dict):
-            raise SpeechmillError(f"{place} is not a JSON object; a line must hold one")
+            raise SpeechmillError(f"{location} is not a JSON object; write one object per line")
         fields = {
             key: value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
             for key, value in found.items()
         }
-        # NeMo's piece of a recording; the whole with the text of a piece would be wrong in silence.
+        # A part of a recording in a NeMo manifest; the entire recording with this text would be wrong unnoticed.
         if "audio_filepath" in fields and fields.get("offset", "").strip("0."):
             raise SpeechmillError(
-                f"{place} is a piece of a recording, from `offset` on; pieces are read out of a Kaldi folder with"
-                " `segments`"
+                f"{location} is a part of a recording that starts at `offset`; use a Kaldi folder with `segments` for"
+                " parts of recordings"
             )
-        yield Entry(place, fields)
+        yield Entry(location, fields)
 
 
 def _refuse(word: str) -> str:
-    raise ValueError(f"{word} is no value of JSON")
+    raise ValueError(f"{word} is not a JSON value")
 
 
-# Numbers stay as they are written.
+# Numbers are kept as they are written.
 _JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
 
 _READERS = {".csv": _from_csv, ".tsv": _from_tsv, ".jsonl": _from_json_lines, ".json": _from_json_lines}
@@ -168,7 +165,7 @@ _READERS = {".csv": _from_csv, ".tsv": _from_tsv, ".jsonl": _from_json_lines, ".
 
 def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
     parts = re.split(r"\{(\w+)\}", str(settings.pattern))
-    # Alternately literal text and a field; a field holds anything but a slash, as little as possible.
+    # Literal text and fields alternate; a field matches as few characters as possible, and no slash.
     regex = re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts)))
     found = False
     for folder, subfolders, files in os.walk(path):
@@ -180,34 +177,36 @@ def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
                 found = True
                 yield Entry(relative, {"path": relative} | match.groupdict())
     if not found:
-        raise SpeechmillError(f"{path}: no file is named like the dataset's `pattern`, {settings.pattern}")
+        raise SpeechmillError(f"{path}: no file name matches the dataset's `pattern`, {settings.pattern}; correct it")
 
 
-def _published(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[Published, str]:
-    """The clip of an entry, and its recording's name in the directory `path`."""
+def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str]:
+    """Return the clip of an entry, and the name of its recording in the directory `path`."""
     id_, name, sentence, *speaker = (_value(entry, column, settings) for column in _COLUMNS)
-    file = _inside(path, name or "", entry.place)
-    clip = Published(
+    file = _inside(path, name or "", entry.location)
+    clip = SourceClip(
         id_ or file, (split,), file if entry.segment is None else f"{file} {entry.segment}", sentence or "", *speaker
     )
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
-        raise SpeechmillError(f"{entry.place!a} holds what is no text in UTF-8 ({error.reason}); mend it") from error
+        raise SpeechmillError(
+            f"{entry.location!a} contains text that UTF-8 cannot encode ({error.reason}); correct it"
+        ) from error
     return clip, file
 
 
 _COLUMNS = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")
 
 
-def _inside(path: Path, name: str, place: str) -> str:
-    """The recording's name relative to the directory `path`, as it is written where it is relative already."""
+def _inside(path: Path, name: str, location: str) -> str:
+    """Return the name of a recording relative to the directory `path`, unchanged if it is relative."""
     if not name or "\0" in name:
-        raise SpeechmillError(f"{place} names no recording; see the dataset's `columns.path`")
+        raise SpeechmillError(f"{location} names no recording; check the dataset's `columns.path`")
     real = os.path.realpath(path / name)
     if not _is_below(path, real):
         raise SpeechmillError(
-            f"{place}: {name} is not in the directory {path}; put the recordings below the dataset's `path`"
+            f"{location}: {name} is outside the directory {path}; put the recordings below the dataset's `path`"
         )
     return os.path.relpath(real, path) if Path(name).is_absolute() else name
 
@@ -217,8 +216,8 @@ def _is_below(path: Path, real: str) -> bool:
 
 
 def _source(settings: Folder, name: str) -> str | ValueMap:
-    # A Literal key is looked up by its string.
-    source: str | ValueMap = settings.columns.get(name, name)  # type: ignore[call-overload]  # see above
+    # The keys of `columns` are of a Literal type.
+    source: str | ValueMap = settings.columns.get(name, name)  # type: ignore[call-overload]  # a str is looked up
     return source
 
 
@@ -232,13 +231,15 @@ def _value(entry: Entry, name: str, settings: Folder) -> str | None:
     field = _field(settings, name)
     if name == "path" and field not in entry.fields:
         raise SpeechmillError(
-            f"{entry.place}: `columns.path` reads the field `{field}`, but there are only"
+            f"{entry.location}: `columns.path` reads the field `{field}`, which does not exist; use one of"
             f" {', '.join(sorted(entry.fields))}"
         )
     value = entry.fields.get(field, "")
     if isinstance(source, ValueMap) and source.values is not None and (value or "" in source.values):
         if value not in source.values:
-            raise SpeechmillError(f"{entry.place}: `columns.{name}.values` says nothing of {field} = {value}")
+            raise SpeechmillError(
+                f"{entry.location}: `columns.{name}.values` has no entry for {field} = {value}; add it"
+            )
         return source.values[value]
     return value or None
 
@@ -247,7 +248,7 @@ def _split(entry: Entry, settings: Folder) -> str:
     rule = settings.split
     if rule.field not in entry.fields:
         raise SpeechmillError(
-            f"{entry.place}: the dataset's `split.field` is `{rule.field}`, but there are only"
+            f"{entry.location}: the field `{rule.field}` of `split.field` does not exist; use one of"
             f" {', '.join(sorted(entry.fields))}"
         )
     value = entry.fields[rule.field]
@@ -258,6 +259,6 @@ def _split(entry: Entry, settings: Folder) -> str:
             return split
     if rule.default is None:
         raise SpeechmillError(
-            f"{entry.place}: `split.values` has no place for {rule.field} = {value}, and there is no `split.default`"
+            f"{entry.location}: `split.values` has no entry for {rule.field} = {value}; add it, or set `split.default`"
         )
     return rule.default

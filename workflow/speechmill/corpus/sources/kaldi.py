@@ -1,4 +1,4 @@
-"""Kaldi folders: `wav.scp`, `text` and, where there are any, `utt2spk`, `spk2gender`, `segments`.
+"""Kaldi folders: `wav.scp`, `text`, and optionally `utt2spk`, `spk2gender` and `segments`.
 
 The layout is that of https://kaldi-asr.org/doc/data_prep.html.
 """
@@ -17,21 +17,23 @@ from numpy.typing import NDArray
 from speechmill.core.command import SpeechmillError
 
 KALDI_FILES = ("wav.scp", "text", "utt2spk", "spk2gender", "segments")
-"""What is read of a Kaldi folder; only the first two are needed."""
+"""The files of a Kaldi folder that are read; only the first two are required."""
 
-# Times are rounded when they are written: a segment may end this much, in seconds, after its recording.
 _TOLERANCE = 0.05
+"""Seconds that a segment may end after its recording, because written times are rounded."""
 
-# A decoder that starts in the middle of a stream (Vorbis, MP3) is right only after it has read this much, in seconds,
-# and only in a file that was opened anew and in a single read: soundfile seeks after each.
 _LEAD = 1.0
+"""Seconds after which a decoder that starts in the middle of a stream (Vorbis, MP3) returns the right samples.
 
-# What keeps every bit of these; anything else is kept as float32.
+This holds only for a newly opened file and a single read, because soundfile seeks after each.
+"""
+
+# The lossless dtype of each subtype; others are read as float32.
 _DTYPES = {"PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
 
 
 class Segment(NamedTuple):
-    """A piece of a recording, from `start` to `end` in seconds; None for an end is the recording's own."""
+    """A part of a recording, from `start` to `end` in seconds; an `end` of None is the end of the recording."""
 
     start: float
     end: float | None
@@ -41,60 +43,63 @@ class Segment(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A clip that a list of clips holds: the `place` of its line, its fields, and its segment where it is a piece."""
+    """A clip in a manifest: the `location` of its line, its fields, and its segment if it is part of a recording."""
 
-    place: str
+    location: str
     fields: dict[str, str]
     segment: Segment | None = None
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """The lines of a text file with their line ends, each with its place: `{file}: line {number}`.
+    """Yield the location of each line of a text file, `{file}: line {number}`, and the line with its line end.
 
-    Only a line feed ends a line. Raises SpeechmillError where a line is not UTF-8.
+    Only a line feed ends a line.
+
+    Raises:
+        SpeechmillError: A line is not UTF-8.
     """
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
-            place = f"{file}: line {number}"
+            location = f"{file}: line {number}"
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise SpeechmillError(
-                    f"{place} is not text in UTF-8 ({error.reason}); save the file as UTF-8"
+                    f"{location} is not text in UTF-8 ({error.reason}); save the file as UTF-8"
                 ) from error
-            yield place, text
+            yield location, text
 
 
 def read_kaldi(folder: Path) -> Iterator[Entry]:
-    """The utterances of a Kaldi folder: those with audio in its order, then those that only `text` has.
+    """Yield the utterances of a Kaldi folder: those with audio in the order of the folder, then the rest of `text`.
 
-    An entry has the fields `id`, `path`, `sentence`, `recording`, `speaker_id` and `gender`, empty where they are
-    unknown. Where an utterance has no audio, its `path` names what is lacking.
+    An entry has the fields `id`, `path`, `sentence`, `recording`, `speaker_id` and `gender`, which are empty if
+    unknown. The `path` of an utterance without audio names what is missing.
 
-    Raises SpeechmillError where `wav.scp` or `text` is absent, a line is not of its file's kind, or an entry of
-    `wav.scp` is a command.
+    Raises:
+        SpeechmillError: `wav.scp` or `text` does not exist, a line is malformed, or an entry of `wav.scp` is a command.
     """
     for name in KALDI_FILES[:2]:
         if not (folder / name).is_file():
-            raise SpeechmillError(f"{folder / name}: there is no such file, and a Kaldi folder needs it")
+            raise SpeechmillError(f"{folder / name} does not exist, but a Kaldi folder needs it; add it")
     recordings, texts, speakers, genders, segments = (_table(folder / name) for name in KALDI_FILES)
-    for place, recording in recordings.values():
+    for location, recording in recordings.values():
         if recording.strip().endswith("|"):
             raise SpeechmillError(
-                f"{place} is a command, and speechmill runs no commands out of data; run it once, and list in wav.scp"
-                " the files that it makes"
+                f"{location} is a command, and speechmill does not run commands from data; run it once, and list the"
+                " files that it creates in wav.scp"
             )
     has_segments = (folder / "segments").is_file()
-    whole = {utterance: (place, utterance) for utterance, (place, _) in recordings.items()}
-    audio = segments if has_segments else whole
+    complete = {utterance: (location, utterance) for utterance, (location, _) in recordings.items()}
+    audio = segments if has_segments else complete
     for utterance in [*audio, *(utterance for utterance in texts if utterance not in audio)]:
         segment = None
         if utterance in audio:
-            place, rest = audio[utterance]
-            recording, segment = _segment(place, rest) if has_segments else (rest, None)
-            place, path = recordings.get(recording, (place, f"{recording} (not in wav.scp)"))
+            location, rest = audio[utterance]
+            recording, segment = _segment(location, rest) if has_segments else (rest, None)
+            location, path = recordings.get(recording, (location, f"{recording} (not in wav.scp)"))
         else:
-            place, recording = texts[utterance][0], ""
+            location, recording = texts[utterance][0], ""
             path = f"{utterance} (not in {'segments' if has_segments else 'wav.scp'})"
         speaker = _value(speakers, utterance)
         fields = {
@@ -105,17 +110,17 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
             "speaker_id": speaker.strip(),
             "gender": _value(genders, speaker.strip()).strip(),
         }
-        yield Entry(place, fields, segment)
+        yield Entry(location, fields, segment)
 
 
 def cut(recording: BinaryIO, segment: Segment) -> bytes | None:
-    """A segment of a file just opened, as a WAV file of the same rate and channels that keeps every bit of its samples.
+    """Return a segment of a newly opened file as a WAV file of the same rate and channels, without loss.
 
-    Only the segment is read, whatever the recording's length. The samples are those of decoding the whole and cutting
-    then (of an MP3, up to the rounding of float32).
+    Only the segment is read, whatever the length of the recording. The samples are those of the decoded recording (for
+    MP3, up to the rounding of float32).
 
     Returns:
-        None where the recording has no such segment, and no bytes at all where it cannot be decoded.
+        The WAV file; None if the recording has no such segment, and empty bytes if it cannot be decoded.
     """
     try:
         with sf.SoundFile(recording.fileno(), closefd=False) as file:
@@ -134,17 +139,17 @@ def cut(recording: BinaryIO, segment: Segment) -> bytes | None:
 
 
 def _table(file: Path) -> dict[str, tuple[str, str]]:
-    """The place of each key's line, and the rest of it, without the first blank and the line end."""
+    """Return the location of the line of each key and the rest of the line, without the separator and the line end."""
     table: dict[str, tuple[str, str]] = {}
-    for place, line in read_lines(file) if file.is_file() else ():
+    for location, line in read_lines(file) if file.is_file() else ():
         if not line.strip():
             continue
         key, *rest = re.split(r"[ \t]", line.removesuffix("\n").removesuffix("\r"), maxsplit=1)
         if not key:
-            raise SpeechmillError(f"{place} begins with a blank, where an id is due")
+            raise SpeechmillError(f"{location} begins with a blank instead of an id; correct the line")
         if key in table:
-            raise SpeechmillError(f"{place}: {key} is listed already, at {table[key][0]}; leave one of them out")
-        table[key] = place, "".join(rest)
+            raise SpeechmillError(f"{location}: {key} is already listed at {table[key][0]}; remove one of them")
+        table[key] = location, "".join(rest)
     return table
 
 
@@ -152,14 +157,14 @@ def _value(table: dict[str, tuple[str, str]], key: str) -> str:
     return table[key][1] if key in table else ""
 
 
-def _segment(place: str, rest: str) -> tuple[str, Segment]:
+def _segment(location: str, rest: str) -> tuple[str, Segment]:
     try:
         recording, start, end = rest.split()
         # Kaldi writes -1 for the end of the recording.
         return recording, Segment(float(start), None if float(end) == -1 else float(end))
     except ValueError as error:
         raise SpeechmillError(
-            f"{place} is not `<utterance> <recording> <start> <end>` with times in seconds"
+            f"{location} is not `<utterance> <recording> <start> <end>` with times in seconds; correct it"
         ) from error
 
 
@@ -168,7 +173,7 @@ def _wav(samples: NDArray[np.generic], rate: int, subtype: str) -> bytes:
         buffer = io.BytesIO()
         sf.write(buffer, samples, rate, format="WAV", subtype=subtype)
         return buffer.getvalue()
-    # libsndfile writes the time of day into a WAV file of floats, and the same input must give the same bytes.
+    # libsndfile writes the current time into a WAV file of floats, but the same input must give the same bytes.
     data = samples.astype("<f4").tobytes()
     channels = samples.shape[1]
     form = struct.pack("<IHHIIHH", 16, 3, channels, rate, 4 * channels * rate, 4 * channels, 32)

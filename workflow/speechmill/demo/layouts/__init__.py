@@ -1,1 +1,1 @@
-"""The published corpora that can be spoken: one module a layout, which draws who says what and packs it."""
+"""Archive layouts of published corpora: each module samples the clips of a layout and packs them."""

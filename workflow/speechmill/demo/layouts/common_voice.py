@@ -1,4 +1,4 @@
-"""A release of Common Voice: a folder of MP3 clips beside a TSV a split."""
+"""The layout of a Common Voice release: a folder of MP3 clips and a TSV table for each split."""
 
 import csv
 import hashlib
@@ -12,11 +12,11 @@ from speechmill.demo.layouts.corpus import (
     Clip,
     Corpus,
     Words,
-    deal_sentences,
-    deal_speakers,
-    draw_clip,
-    draw_words,
-    packed,
+    archive_writer,
+    assign_sentences,
+    assign_speakers,
+    sample_clip,
+    sample_words,
 )
 
 COMMA_SHARE = 0.3
@@ -25,34 +25,34 @@ COLUMNS = (
     *("age", "gender", "accents", "locale", "segment"),
 )
 VOTES = {"train": (2, 0), "dev": (2, 0), "test": (2, 0), "invalidated": (0, 2), "other": (0, 0)}
-# Enough for a reader to notice if it took rejected or unchecked clips for speech to train on.
-CLIPS_ASIDE = 5
+# Enough to notice a reader that wrongly includes invalidated or unreviewed clips.
+UNVALIDATED_CLIPS = 5
 
 
-def draw_common_voice(settings: SpeakConfig) -> Corpus:
-    """Draw who says what, by split: train, dev, test, invalidated and other.
+def sample_common_voice(settings: SpeakConfig) -> Corpus:
+    """Sample the clips of train, dev, test, invalidated and other.
 
-    No speaker, and no sequence of words, is in two of train, dev and test. The clips that Common Voice
-    would set aside come from the speakers and sentences of train.
+    No speaker and no sequence of words occurs in two of train, dev and test. Invalidated and other have the speakers
+    and sentences of train.
     """
-    speakers = deal_speakers(settings)
-    sentences = deal_sentences(settings)
+    speakers = assign_speakers(settings)
+    sentences = assign_sentences(settings)
     sizes = settings.splits.sizes()
 
-    def draw(split: str, source: str, clips: int) -> list[Clip]:
+    def sample_clips(split: str, source: str, clips: int) -> list[Clip]:
         rng = random.Random(f"{settings.seed}/{split}")
         return [
-            draw_clip(rng, rng.choice(speakers[source]), _written(rng, draw_words(rng, sentences[source])))
+            sample_clip(rng, rng.choice(speakers[source]), _punctuated(rng, sample_words(rng, sentences[source])))
             for _ in range(clips)
         ]
 
     return {
-        **{split: draw(split, split, sizes[split].clips) for split in ("train", "dev", "test")},
-        **{split: draw(split, "train", CLIPS_ASIDE) for split in ("invalidated", "other")},
+        **{split: sample_clips(split, split, sizes[split].clips) for split in ("train", "dev", "test")},
+        **{split: sample_clips(split, "train", UNVALIDATED_CLIPS) for split in ("invalidated", "other")},
     }
 
 
-def _written(rng: random.Random, words: Words) -> str:
+def _punctuated(rng: random.Random, words: Words) -> str:
     sentence = words[0].capitalize()
     for word in words[1:]:
         sentence += f", {word}" if rng.random() < COMMA_SHARE else f" {word}"
@@ -60,18 +60,18 @@ def _written(rng: random.Random, words: Words) -> str:
 
 
 def pack_common_voice(settings: SpeakConfig, corpus: Corpus, recordings: Iterable[bytes], archive: Path) -> None:
-    """Write `archive` (tar.gz); `recordings` gives each clip's MP3 in the order of `corpus`."""
+    """Write `archive`, a tar.gz; `recordings` are the MP3 files of the clips, in the order of `corpus`."""
     top = f"{settings.release}/{settings.language}"
     tables: dict[str, list[tuple[str | int, ...]]] = {split: [] for split in corpus}
     numbered = enumerate((split, clip) for split, clips in corpus.items() for clip in clips)
-    with packed(archive) as add:
+    with archive_writer(archive) as add:
         for (number, (split, clip)), mp3 in zip(numbered, recordings, strict=True):
             path = f"common_voice_{settings.language}_{number:08d}.mp3"
             add(f"{top}/clips/{path}", mp3)
             speaker = clip.speaker
             client = hashlib.sha512(f"{settings.release}/{settings.seed}/{speaker.voice}".encode()).hexdigest()
-            described = (speaker.variant.age, speaker.variant.gender, speaker.accent, settings.language, "")
-            tables[split].append((client, path, clip.sentence, *VOTES[split], *described))
+            metadata = (speaker.variant.age, speaker.variant.gender, speaker.accent, settings.language, "")
+            tables[split].append((client, path, clip.sentence, *VOTES[split], *metadata))
         tables["validated"] = tables["train"] + tables["dev"] + tables["test"]
         for split, rows in tables.items():
             text = io.StringIO()

@@ -1,4 +1,4 @@
-"""What every layout is made of: voices, their speakers, sentences, clips, and an archive that is always the same."""
+"""Parts that all layouts use: voices, speakers, sentences, clips, and reproducible archives."""
 
 import gzip
 import io
@@ -13,22 +13,22 @@ from pathlib import Path
 from speechmill.config.speak import SpeakConfig
 from speechmill.core.command import SpeechmillError
 
-PITCH = (35, 65)  # espeak-ng's own scale, 0 to 99, on top of the variant's pitch
+PITCH = (35, 65)  # on espeak-ng's scale of 0 to 99, relative to the variant's pitch
 PITCH_JITTER = 5
-SPEED = (135, 180)  # words a minute
+SPEED = (135, 180)  # words per minute
 SPEED_JITTER = 12
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant of espeak-ng's voices that is clear enough to learn from, and the person that it sounds like."""
+    """A clear voice variant of espeak-ng, and the gender and age of the voice."""
 
     name: str
     gender: str
     age: str = ""
 
 
-# Variants that sound like a person: without whispers, echoes, the Klatt synthesiser, and formants that no throat has.
+# Variants with a human sound: without whispering, echo, the Klatt synthesiser and unnatural formants.
 WOMEN = (
     *(Variant(name, "female") for name in ("Andrea", "Annie", "anika", "aunty", "belinda", "linda")),
     *(Variant(name, "female") for name in ("steph", "steph2", "f2", "f3", "f4", "f5", "steph3")),
@@ -48,14 +48,11 @@ MEN = (
 
 @dataclass(frozen=True)
 class Language:
-    """The words that sentences are made of, and the variants that speak them with an accent.
-
-    `accents` gives, by a variant's name, espeak-ng's voice and where its accent is from. The voice of all
-    other variants is the language's own.
-    """
+    """The vocabulary and the accents of a language."""
 
     words: tuple[str, ...]
     accents: dict[str, tuple[str, str]]
+    """For each variant with an accent, the voice of espeak-ng and the region of the accent."""
 
 
 LATVIA = ("ru-lv", "Латвия")
@@ -64,7 +61,7 @@ LANGUAGES = {
         words=("ноль", "один", "два", "три", "четыре", "пять", "шесть", "семь", "восемь", "девять"),
         accents={"f5": LATVIA, "steph3": LATVIA, "iven2": LATVIA},
     ),
-    # The native numerals: the Sino-Korean ones (일, 이, 삼, …) are one short syllable each, and hard to tell apart.
+    # Native numerals: the Sino-Korean ones (일, 이, 삼, …) are single short syllables that are hard to distinguish.
     "ko": Language(
         words=("하나", "둘", "셋", "넷", "다섯", "여섯", "일곱", "여덟", "아홉", "열"),
         accents={},
@@ -74,7 +71,7 @@ LANGUAGES = {
 
 @dataclass(frozen=True)
 class Speaker:
-    """A variant with habits of its own; `voice` is what espeak-ng calls it in the language: `ru+Alex`."""
+    """A variant with a pitch and a speed; `voice` is its name for espeak-ng in the language, such as `ru+Alex`."""
 
     variant: Variant
     voice: str
@@ -85,7 +82,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Clip:
-    """One sentence as one speaker says it once."""
+    """A sentence with its speaker, pitch and speed."""
 
     speaker: Speaker
     sentence: str
@@ -97,26 +94,27 @@ Corpus = dict[str, list[Clip]]
 """The clips of each published split."""
 
 Words = tuple[str, ...]
-"""A sentence before a layout writes it."""
+"""A sentence without the punctuation of a layout."""
 
 
-def deal_speakers(settings: SpeakConfig) -> dict[str, list[Speaker]]:
-    """Deal the voices to the splits that there are; none is in two.
+def assign_speakers(settings: SpeakConfig) -> dict[str, list[Speaker]]:
+    """Assign the voices to the splits; no voice is in two splits.
 
-    Raises SpeechmillError where more are asked for than there are.
+    Raises:
+        SpeechmillError: The splits have more voices than there are.
     """
     sizes = settings.splits.sizes()
     wanted = sum(size.voices for size in sizes.values())
     if wanted > len(WOMEN) + len(MEN):
         raise SpeechmillError(
-            f"speak.splits: {wanted} voices are asked for and espeak-ng has {len(WOMEN) + len(MEN)}"
-            " clear ones; lower `voices` of a split"
+            f"speak.splits: the splits have {wanted} voices and espeak-ng has only {len(WOMEN) + len(MEN)} clear ones;"
+            " lower `voices` of a split"
         )
     rng = random.Random(f"{settings.seed}/speakers")
     women, men = (rng.sample(variants, len(variants)) for variants in (WOMEN, MEN))
-    # Women and men in turn, and train last: men outnumber women, and only train may be out of balance.
-    in_turn = (variant for pair in itertools.zip_longest(women, men) for variant in pair if variant)
-    speakers = (_speaker(rng, variant, settings.language) for variant in in_turn)
+    # Alternate, and assign train last: there are more men than women, and only train may be unbalanced.
+    alternating = (variant for pair in itertools.zip_longest(women, men) for variant in pair if variant)
+    speakers = (_speaker(rng, variant, settings.language) for variant in alternating)
     return {split: list(itertools.islice(speakers, size.voices)) for split, size in sizes.items()}
 
 
@@ -131,33 +129,33 @@ def _speaker(rng: random.Random, variant: Variant, language: str) -> Speaker:
     )
 
 
-def deal_sentences(settings: SpeakConfig) -> dict[str, list[list[Words]]]:
-    """For each split that there is, its sentences by their number of words: shares that follow its clips.
+def assign_sentences(settings: SpeakConfig) -> dict[str, list[list[Words]]]:
+    """Return the sentences of each split, grouped by their number of words; no sentence is in two splits.
 
-    No sentence is in two splits.
+    A split gets a share of the sentences that corresponds to its share of the clips.
     """
     sizes = settings.splits.sizes()
     total = sum(size.clips for size in sizes.values())
     rng = random.Random(f"{settings.seed}/sentences")
-    dealt: dict[str, list[list[Words]]] = {split: [] for split in sizes}
+    assigned: dict[str, list[list[Words]]] = {split: [] for split in sizes}
     for words in range(settings.min_words, settings.max_words + 1):
         sentences = list(itertools.product(LANGUAGES[settings.language].words, repeat=words))
         rng.shuffle(sentences)
         start = 0
         for split, size in sizes.items():
             end = len(sentences) if split == "train" else start + max(1, len(sentences) * size.clips // total)
-            dealt[split].append(sentences[start:end])
+            assigned[split].append(sentences[start:end])
             start = end
-    return dealt
+    return assigned
 
 
-def draw_words(rng: random.Random, sentences: list[list[Words]]) -> Words:
-    """Draw one of a split's sentences; each number of words is as likely as another."""
+def sample_words(rng: random.Random, sentences: list[list[Words]]) -> Words:
+    """Sample one of the sentences of a split; all numbers of words are equally likely."""
     return rng.choice(rng.choice(sentences))
 
 
-def draw_clip(rng: random.Random, speaker: Speaker, sentence: str) -> Clip:
-    """Draw how a speaker says a sentence this time."""
+def sample_clip(rng: random.Random, speaker: Speaker, sentence: str) -> Clip:
+    """Sample the pitch and the speed of a clip."""
     return Clip(
         speaker=speaker,
         sentence=sentence,
@@ -167,10 +165,10 @@ def draw_clip(rng: random.Random, speaker: Speaker, sentence: str) -> Clip:
 
 
 @contextmanager
-def packed(archive: Path) -> Iterator[Callable[[str, bytes], None]]:
-    """Write `archive` (tar.gz): give a function that adds a file by its name and content.
+def archive_writer(archive: Path) -> Iterator[Callable[[str, bytes], None]]:
+    """Write `archive`, a tar.gz, and yield a function that adds a file, given its name and content.
 
-    No time, user or file name of this machine gets into the archive.
+    The archive is reproducible: it contains no time stamps, user names or file names of this machine.
     """
     with (
         archive.open("wb") as file,

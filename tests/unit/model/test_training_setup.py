@@ -10,7 +10,7 @@ from material import LAYER_NORM
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.models import adapters, forward, model_config, new_model
-from speechmill.model.step import checkpoint_activations, compile_layers, freeze, set_attention
+from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 
 MMS = LAYER_NORM | {"adapter_attn_dim": 4}
 W2V_BERT = {
@@ -19,7 +19,7 @@ W2V_BERT = {
 }  # fmt: skip
 
 
-def made(init: dict[str, Any]) -> PreTrainedModel:
+def build_model(init: dict[str, Any]) -> PreTrainedModel:
     torch.manual_seed(1)
     return new_model(model_config(init, None, {}, 8), None, {}).train()
 
@@ -29,82 +29,82 @@ def batch(samples: int = 4000, clips: int = 2) -> dict[str, torch.Tensor]:
     return {"input_values": torch.randn(clips, samples, generator=generator)}
 
 
-def masked(samples: int = 4000) -> dict[str, torch.Tensor]:
+def masked_batch(samples: int = 4000) -> dict[str, torch.Tensor]:
     mask = torch.ones(2, samples, dtype=torch.int32)
     mask[1, samples // 2 :] = 0
     return batch(samples) | {"attention_mask": mask}
 
 
-def learning(model: PreTrainedModel) -> set[str]:
+def trainable(model: PreTrainedModel) -> set[str]:
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def heard_with_gradient(model: PreTrainedModel) -> bool:
-    """Whether the backward pass of a step goes through the convolutions over samples."""
-    seen = []
+def convolutions_need_gradient(model: PreTrainedModel) -> bool:
+    """Return whether the backward pass of a step includes the convolutions over samples."""
+    needed = []
     convolutions: Any = model.base_model.feature_extractor
-    with_hook = convolutions.register_forward_hook(lambda *call: seen.append(call[-1].requires_grad))
+    hook = convolutions.register_forward_hook(lambda *call: needed.append(call[-1].requires_grad))
     forward(model, batch()).sum().backward()
-    with_hook.remove()
-    return bool(seen[0])
+    hook.remove()
+    return bool(needed[0])
 
 
-@pytest.mark.parametrize(("asked", "has_base"), [(None, False), (False, False), (False, True)])
-def test_the_convolutions_learn_with_new_weights_or_where_that_is_asked_for(asked: bool | None, has_base: bool) -> None:
-    model = made(LAYER_NORM)
-    freeze(model, MemoryConfig(freeze_feature_encoder=asked), has_base)
-    assert learning(model) == {name for name, _ in model.named_parameters()}
-    assert heard_with_gradient(model)
+@pytest.mark.parametrize(("requested", "has_base"), [(None, False), (False, False), (False, True)])
+def test_convolutions_train_without_base_or_on_request(requested: bool | None, has_base: bool) -> None:
+    model = build_model(LAYER_NORM)
+    freeze_parameters(model, MemoryConfig(freeze_feature_encoder=requested), has_base)
+    assert trainable(model) == {name for name, _ in model.named_parameters()}
+    assert convolutions_need_gradient(model)
 
 
 @pytest.mark.parametrize("model_type", ["wav2vec2", "hubert", "wavlm"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_frozen_convolutions_take_no_part_in_the_backward_pass(model_type: str, checkpointing: bool) -> None:
-    model = made(LAYER_NORM | {"model_type": model_type})
-    freeze(model, MemoryConfig(), has_base=True)
+def test_frozen_convolutions_have_no_backward_pass(model_type: str, checkpointing: bool) -> None:
+    model = build_model(LAYER_NORM | {"model_type": model_type})
+    freeze_parameters(model, MemoryConfig(), has_base=True)
     if checkpointing:
         checkpoint_activations(model)
-    assert not heard_with_gradient(model)
-    assert not any(".feature_extractor." in name for name in learning(model))
+    assert not convolutions_need_gradient(model)
+    assert not any(".feature_extractor." in name for name in trainable(model))
     encoder: Any = model.base_model.encoder
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_where_adapters_learn_alone_nothing_below_them_does(checkpointing: bool) -> None:
-    model = made(MMS)
-    freeze(model, MemoryConfig(train_only_adapters=True), has_base=True)
+def test_training_adapters_freezes_everything_else(checkpointing: bool) -> None:
+    model = build_model(MMS)
+    freeze_parameters(model, MemoryConfig(train_only_adapters=True), has_base=True)
     if checkpointing:
         checkpoint_activations(model)
-    # In the order of `Wav2Vec2ForCTC._get_adapters`, which the example of MMS trains.
-    assert learning(model) == set(model._get_adapters())  # type: ignore[operator]
-    assert not heard_with_gradient(model)
+    # Reference: `Wav2Vec2ForCTC._get_adapters`, the parameters that transformers' example for MMS trains.
+    assert trainable(model) == set(model._get_adapters())  # type: ignore[operator]
+    assert not convolutions_need_gradient(model)
     for part in adapters(model):
         assert all(bool(parameter.grad.any()) for parameter in part.parameters() if parameter.grad is not None)
 
 
-def test_adapters_that_are_not_there_cannot_learn() -> None:
+def test_missing_adapters_are_rejected() -> None:
     with pytest.raises(SpeechmillError, match=r"train_only_adapters: the model has no adapters; .*adapter_attn_dim"):
-        freeze(made(LAYER_NORM), MemoryConfig(train_only_adapters=True), has_base=True)
+        freeze_parameters(build_model(LAYER_NORM), MemoryConfig(train_only_adapters=True), has_base=True)
 
 
-def test_convolutions_that_are_not_there_are_frozen_on_request_alone() -> None:
-    model = made(W2V_BERT)
-    freeze(model, MemoryConfig(), has_base=True)
-    assert len(learning(model)) == len(list(model.parameters()))
+def test_missing_convolutions_fail_only_on_request() -> None:
+    model = build_model(W2V_BERT)
+    freeze_parameters(model, MemoryConfig(), has_base=True)
+    assert len(trainable(model)) == len(list(model.parameters()))
     with pytest.raises(SpeechmillError, match="freeze_feature_encoder: wav2vec2-bert has no convolutions over samples"):
-        freeze(model, MemoryConfig(freeze_feature_encoder=True), has_base=True)
+        freeze_parameters(model, MemoryConfig(freeze_feature_encoder=True), has_base=True)
 
 
 @pytest.mark.parametrize(("model_type", "best"), [("wav2vec2", "sdpa"), ("hubert", "sdpa"), ("wavlm", "eager")])
-def test_attention_is_as_asked_where_the_model_can_and_says_the_same(model_type: str, best: str) -> None:
-    model = made(LAYER_NORM | {"model_type": model_type}).eval()
+def test_sdpa_and_eager_attention_agree(model_type: str, best: str) -> None:
+    model = build_model(LAYER_NORM | {"model_type": model_type}).eval()
     assert set_attention(model, "sdpa") == best
     with torch.no_grad():
-        fast = forward(model, masked())
+        fast = forward(model, masked_batch())
         assert set_attention(model, "eager") == "eager"
-        slow = forward(model, masked())
-    # What comes after a clip's end nobody reads.
+        slow = forward(model, masked_batch())
+    # The second clip is half padding, whose frames are not used.
     assert torch.allclose(fast[0], slow[0], atol=1e-5)
     assert torch.allclose(fast[1, :5], slow[1, :5], atol=1e-5)
 
@@ -116,35 +116,35 @@ def gradients(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> list[t
     return [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
 
 
-def test_activations_are_computed_again_and_gradients_stay_the_same() -> None:
-    model = made(LAYER_NORM | {"hidden_dropout": 0.3})
+def test_checkpointing_keeps_gradients() -> None:
+    model = build_model(LAYER_NORM | {"hidden_dropout": 0.3})
     calls = []
     encoder: Any = model.base_model.encoder
     encoder.layers[0].attention.register_forward_hook(lambda *_: calls.append(1))
-    kept = [gradient.clone() for gradient in gradients(model, masked())]
+    kept = [gradient.clone() for gradient in gradients(model, masked_batch())]
     assert len(calls) == 1
     checkpoint_activations(model)
-    assert all(torch.equal(a, b) for a, b in zip(kept, gradients(model, masked()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(kept, gradients(model, masked_batch()), strict=True))
     assert len(calls) == 3
 
 
-def test_layers_are_compiled_once_for_all_lengths_and_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The graph is made as ever, and run as it is: making C++ of it takes a minute.
+def test_layers_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The graph is traced as usual but run in eager mode, since compiling it to C++ takes a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-    model = made(LAYER_NORM)
+    model = build_model(LAYER_NORM)
     before = [[gradient.clone() for gradient in gradients(model, batch(samples))] for samples in (4000, 5000)]
     torch._dynamo.reset()
     counters.clear()
     compile_layers(model)
     after = [[gradient.clone() for gradient in gradients(model, batch(samples))] for samples in (4000, 5000)]
-    for ours, theirs in zip(after, before, strict=True):
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours, theirs, strict=True))
+    for compiled, eager in zip(after, before, strict=True):
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(compiled, eager, strict=True))
     assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
     assert not any("_orig_mod" in key for key in model.state_dict())
 
 
-def test_without_a_compiler_compilation_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(SpeechmillError, match=r"finetune\.compile needs a C\+\+ compiler, and there is no no-such"):
-        compile_layers(made(LAYER_NORM))
+    with pytest.raises(SpeechmillError, match=r"finetune\.compile needs a C\+\+ compiler, and no-such-compiler is not"):
+        compile_layers(build_model(LAYER_NORM))

@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from speechmill.core.command import SpeechmillError
+from speechmill.core.files import atomic_write, file_digest, read_json, write_json, write_text
+
+
+def test_file_is_renamed_once_complete(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "file"
+    with atomic_write(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists()
+        temporary.write_text("complete")
+    assert path.read_text() == "complete"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_earlier_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("earlier")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "earlier"
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_failed_write_leaves_only_the_earlier_file(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_text("earlier")
+    with pytest.raises(error), atomic_write(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert path.read_text() == "earlier"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_block_without_output_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file"):
+        pass
+
+
+def test_text_is_written_in_utf8(tmp_path: Path) -> None:
+    write_text("ё\n", tmp_path / "new" / "file")
+    assert (tmp_path / "new" / "file").read_bytes() == "ё\n".encode()
+
+
+def test_json_round_trip_with_readable_letters(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "value.json"
+    write_json({"ё": [1, None, 0.5]}, path)
+    assert read_json(path) == {"ё": [1, None, 0.5]}
+    assert "ё" in path.read_text(encoding="utf-8")
+
+
+def test_invalid_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    path.write_text('{"half": ')
+    with pytest.raises(SpeechmillError, match=rf"{path} is not JSON"):
+        read_json(path)
+
+
+def test_value_without_a_json_form_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_json({"path": tmp_path}, tmp_path / "value.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_digest_is_sha256(tmp_path: Path) -> None:
+    # FIPS 180-2, appendix B.1: the message "abc".
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,84 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from speechmill.config.datasets import Dataset
+from speechmill.core.files import write_json
+from speechmill.corpus.download_record import sidecar
+from speechmill.dag.sources import source_fingerprint
+
+SHA256 = "5" * 64
+
+
+@pytest.fixture(autouse=True)
+def _working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def fingerprint(**changes: Any) -> str:
+    about = {"source": "zeroth", "path": "corpus.tar.gz", "language": "ko", "name": "Made", "licence": "CC0-1.0"}
+    dataset = TypeAdapter(Dataset).validate_python(about | {"splits": ["train"], "shards": 1} | changes)
+    return source_fingerprint("made", dataset)
+
+
+def prepared(recorded: str) -> None:
+    """Write the record that ingest leaves."""
+    write_json({"fingerprint": recorded}, Path("results/raw/made/source.json"))
+
+
+def archive(content: bytes = b"clips") -> Path:
+    Path("corpus.tar.gz").write_bytes(content)
+    return Path("corpus.tar.gz")
+
+
+DOWNLOAD = {"urls": ["https://example.org/corpus.tar.gz", "https://example.com/corpus.tar.gz"]}
+
+
+def test_size_or_time_changes_the_fingerprint() -> None:
+    seen = set()
+    for content, time in ((b"clips", 1), (b"clips", 2), (b"more clips", 2)):
+        os.utime(archive(content), (time, time))
+        seen.add(fingerprint())
+    assert len(seen) == 3
+
+
+def test_removed_corpus_keeps_its_recorded_fingerprint() -> None:
+    archive()
+    prepared(before := fingerprint())
+    Path("corpus.tar.gz").unlink()
+    assert fingerprint() == before
+
+
+def test_missing_corpus_is_absent() -> None:
+    assert fingerprint() == "absent"
+
+
+def test_downloaded_archive_keeps_one_fingerprint() -> None:
+    before = fingerprint(download=DOWNLOAD)
+    fetched = archive()
+    write_json({"url": DOWNLOAD["urls"][0], "bytes": 5, "sha256": SHA256}, sidecar(fetched))
+    assert fingerprint(download=DOWNLOAD) == before
+    prepared(before)
+    fetched.unlink()
+    assert fingerprint(download=DOWNLOAD) == before
+
+
+def test_another_download_changes_the_fingerprint() -> None:
+    prepared(fingerprint(download=DOWNLOAD))
+    assert fingerprint(download=DOWNLOAD | {"urls": DOWNLOAD["urls"][::-1]}) == fingerprint(download=DOWNLOAD)
+    assert fingerprint(download=DOWNLOAD | {"urls": ["https://example.org/later.tar.gz"]}) != fingerprint(
+        download=DOWNLOAD
+    )
+    assert fingerprint(download=DOWNLOAD | {"sha256": SHA256}) != fingerprint(download=DOWNLOAD | {"sha256": "6" * 64})
+
+
+def test_own_archive_takes_precedence_over_download() -> None:
+    archive()
+    own = fingerprint(download=DOWNLOAD)
+    assert own == fingerprint()
+    prepared(own)
+    Path("corpus.tar.gz").unlink()
+    assert fingerprint(download=DOWNLOAD) == own

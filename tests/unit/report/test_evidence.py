@@ -1,0 +1,18 @@
+from pathlib import Path
+
+import pytest
+
+from speechmill.core.command import SpeechmillError
+from speechmill.core.files import write_json
+from speechmill.report import evidence
+
+
+def test_missing_evidence_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"evidence/settings\.json is missing: the model folder is incomplete"):
+        evidence.read(tmp_path)
+
+
+def test_settings_of_another_version_are_an_error(tmp_path: Path) -> None:
+    write_json({"run": 3}, tmp_path / "evidence" / "settings.json")
+    with pytest.raises(SpeechmillError, match=r"settings\.json was written by another version of speechmill \(run: "):
+        evidence.read(tmp_path)

@@ -1,0 +1,133 @@
+"""The Arrow schemas of the tables that the stages exchange."""
+
+import json
+
+import pyarrow as pa
+
+SAMPLE_RATE = 16_000
+"""Sampling rate of every stored clip, in Hz."""
+
+_SPEAKER = [(name, pa.string()) for name in ("speaker_id", "gender", "age", "accent")]
+
+RAW = pa.schema(
+    [
+        ("id", pa.string()),
+        ("splits", pa.list_(pa.string())),
+        ("file", pa.string()),
+        ("encoded", pa.binary()),
+        ("sentence", pa.string()),
+        *_SPEAKER,
+    ]
+)
+"""Clips of the corpus with the bytes of their files; `encoded` is null if the corpus lists a file but lacks it."""
+
+_CLIP_TYPES = {
+    "id": ("string", pa.string()),
+    "audio": ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+    "num_samples": ("int32", pa.int32()),
+    "sentence": ("string", pa.string()),
+    **{name: ("string", pa.string()) for name, _ in _SPEAKER},
+    "sha256": ("string", pa.string()),
+    "audio_sha256": ("string", pa.string()),
+}
+
+
+def clip_schema(**metadata: str) -> pa.Schema:
+    """Return the schema of a shard of clips, with `metadata` added to its own metadata.
+
+    Equal to `datasets.Features({..., "audio": Audio(16000)}).arrow_schema`, whose metadata makes `datasets` read the
+    column as Audio. It is spelled out because importing `datasets` takes longer than writing a small shard.
+    """
+    features = {
+        name: {"sampling_rate": SAMPLE_RATE, "_type": "Audio"} if kind == "audio" else {"dtype": kind, "_type": "Value"}
+        for name, (kind, _) in _CLIP_TYPES.items()
+    }
+    huggingface = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([(name, arrow) for name, (_, arrow) in _CLIP_TYPES.items()], metadata=huggingface | metadata)
+
+
+ROWS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("shard", pa.int32()),
+        ("row_group", pa.int32()),
+        ("row", pa.int32()),
+        ("splits", pa.list_(pa.string())),
+        ("num_samples", pa.int32()),
+        ("sentence", pa.string()),
+        *_SPEAKER,
+        ("silence", pa.float32()),
+        ("clipping", pa.float32()),
+        ("encoded_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("audio_sha256", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""Clips of one shard with where they are stored, or the reason why they could not be read.
+
+`silence` is the share of silent frames, `clipping` the share of samples at full scale.
+"""
+
+INDEX = pa.schema([field for field in ROWS if field.name not in ("reason", "detail")])
+"""Accepted clips; `shard`, `row_group` and `row` locate the audio: shard number, row group, row in the row group."""
+
+REJECTED = pa.schema([(name, pa.string()) for name in ("id", "split", "reason", "detail")])
+"""Clips of the corpus that could not be read, with the reason."""
+
+_CLIP_KEY = [("dataset", pa.string()), ("split", pa.string()), ("id", pa.string())]
+
+CLIPS = pa.schema(
+    [
+        *_CLIP_KEY,
+        ("text", pa.string()),
+        ("sentence", pa.string()),
+        ("speaker_id", pa.string()),
+        ("num_samples", pa.int32()),
+        ("shard", pa.int32()),
+        ("row_group", pa.int32()),
+        ("row", pa.int32()),
+        ("sha256", pa.string()),
+        ("audio_sha256", pa.string()),
+    ]
+)
+"""Clips that a run uses, with the normalised text; `split` is the split that the clip is stored under."""
+
+EXCLUDED = pa.schema([*_CLIP_KEY, ("reason", pa.string()), ("detail", pa.string())])
+"""Training clips that a run excludes, with the reason."""
+
+CTC_OUTPUTS = pa.schema(
+    [
+        ("id", pa.string()),
+        ("frames", pa.int32()),
+        ("hypothesis", pa.string()),
+        ("loss", pa.float64()),
+        ("log_probs", pa.binary()),
+    ]
+)
+"""Outputs of a model, clip by clip.
+
+`frames` is the number of frames, `hypothesis` the greedy one, `loss` the CTC loss (null where there is none), and
+`log_probs` the log-probabilities in little-endian fp16, shape (frames, vocabulary), null where no decoder needs them.
+"""
+
+HYPOTHESES = pa.schema(
+    [
+        *_CLIP_KEY,
+        ("speaker_id", pa.string()),
+        ("seconds", pa.float64()),
+        ("sentence", pa.string()),
+        ("hypothesis", pa.string()),
+        ("scored_reference", pa.string()),
+        ("scored_hypothesis", pa.string()),
+        ("hits", pa.int32()),
+        ("substitutions", pa.int32()),
+        ("deletions", pa.int32()),
+        ("insertions", pa.int32()),
+        ("character_errors", pa.int32()),
+        ("characters", pa.int32()),
+        ("loss", pa.float64()),
+    ]
+)
+"""Scored clips: the sentence of the corpus, the hypothesis as decoded, both as they are compared, and the counts."""

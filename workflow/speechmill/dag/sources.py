@@ -1,0 +1,91 @@
+"""What a corpus or a base model on this machine is, without its location: fingerprints for rerun logic."""
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from speechmill.config.datasets import Dataset, Download
+from speechmill.config.root import Config
+from speechmill.corpus.download_record import downloaded
+from speechmill.dag.paths import base_config, spoken_archive
+
+_FETCHED = "fetched "
+
+
+def dataset_fingerprint(config: Config, dataset: str) -> str:
+    """Return a fingerprint of the corpus of a dataset: sizes, names in a folder, times of change.
+
+    After ingest the corpus may be removed: the recorded fingerprint stays valid. An archive that is downloaded has
+    the fingerprint of its settings, before and after.
+    """
+    return source_fingerprint(dataset, config.datasets[dataset])
+
+
+def source_fingerprint(name: str, dataset: Dataset) -> str:
+    """Return the fingerprint of the dataset with this name; see `dataset_fingerprint`."""
+    if spoken_archive(dataset):
+        return "spoken"
+    if dataset.in_storage:
+        return "in storage, as snakemake knows it"
+    if dataset.path is None:
+        return "on the Hub, as the settings say"
+    path = Path(dataset.path).expanduser()
+    recorded = Path(f"results/raw/{name}/source.json")
+    download = dataset.archive_download
+    if download is not None and downloaded(path, download.bytes, download.sha256):
+        return _download_fingerprint(download)
+    if path.exists():
+        return _path_fingerprint(path)
+    known = str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else ""
+    if download is not None and (known in ("", "absent") or known.startswith(_FETCHED)):
+        return _download_fingerprint(download)
+    return known or "absent"
+
+
+def base_fingerprint(config: Config, model: str) -> str:
+    """Return a fingerprint of the folder of a base model; empty for a base on the Hub, whose revision is pinned."""
+    section = base_config(config, model)
+    return _path_fingerprint(Path(str(section.base)).expanduser()) if section.base_is_folder else ""
+
+
+def uncached(config: Config) -> list[str]:
+    """Return the datasets that the cache between workflows must not share, since their source may change later.
+
+    These are optional datasets, those on the Hub at a branch or tag, and those downloaded without a digest.
+    """
+    return [name for name, dataset in config.datasets.items() if dataset.optional or not dataset.is_pinned]
+
+
+def missing_sources(config: Config) -> list[str]:
+    """Return an error message for each required dataset that is neither prepared nor at its `path`."""
+    return [
+        f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or set its location"
+        f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
+        for name, dataset in config.datasets.items()
+        if not dataset.optional
+        and source_fingerprint(name, dataset) == "absent"
+        and not Path(f"results/data/{name}/status.json").is_file()
+    ]
+
+
+def _download_fingerprint(download: Download) -> str:
+    """Identify an archive by its digest, or, where there is none, by its addresses."""
+    identity = download.sha256 or json.dumps([download.bytes, download.collective, sorted(download.urls)])
+    return _FETCHED + hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _path_fingerprint(path: Path) -> str:
+    digest = hashlib.sha256()
+    if path.is_file():
+        digest.update(f"{path.stat().st_size} {path.stat().st_mtime_ns}".encode())
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        inside = os.path.relpath(folder, path)
+        for file in sorted(files):
+            # A dangling link is reported when the source is read.
+            with suppress(FileNotFoundError):
+                stat = os.stat(f"{folder}/{file}")  # noqa: PTH116 (a million files)
+                digest.update(f"{inside}/{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""Preparation of a model for training: trained weights, attention kernels, activation checkpointing, compilation."""
+
+import os
+import shutil
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from speechmill.config.finetune import MemoryConfig
+from speechmill.core.command import SpeechmillError
+from speechmill.model.models import adapters, head_name
+
+# Compiled variants of a layer: with and without a mask, for one clip or more, for training and for dev evaluations.
+_MAX_VARIANTS = 32
+
+
+def freeze_parameters(model: PreTrainedModel, settings: MemoryConfig, has_base: bool) -> None:
+    """Freeze the parameters that `settings` exclude from training.
+
+    These are the convolutions over samples, which are frozen by default if there is a base, or all parameters except
+    those of the adapters and the head. A base has learnt its convolutions from more audio than fine-tuning provides.
+    They take little arithmetic (a twentieth of XLS-R 1B's) but much memory: their activations of a second of audio,
+    kept for the backward pass, take a third of the memory that those of all layers take.
+
+    Raises:
+        SpeechmillError: The model lacks the convolutions or adapters that the settings refer to.
+    """
+    has_convolutions = hasattr(model, "freeze_feature_encoder")
+    freeze_convolutions = settings.freeze_feature_encoder
+    if freeze_convolutions and not has_convolutions:
+        raise SpeechmillError(
+            f"finetune.freeze_feature_encoder: {model.config.model_type} has no convolutions over samples; remove the"
+            " key"
+        )
+    if has_convolutions and (
+        settings.train_only_adapters or freeze_convolutions or (freeze_convolutions is None and has_base)
+    ):
+        # `requires_grad_(False)` alone would not do: in training, the convolutions request the gradient of the samples,
+        # and with it a backward pass through all of them.
+        model.freeze_feature_encoder()  # type: ignore[operator]
+    if settings.train_only_adapters:
+        adapter_modules = adapters(model)
+        if not adapter_modules:
+            raise SpeechmillError(
+                "finetune.train_only_adapters: the model has no adapters; set model.config.adapter_attn_dim, which is"
+                " 16 in MMS, or remove the key"
+            )
+        model.requires_grad_(False)
+        for module in (*adapter_modules, getattr(model, head_name(model))):
+            module.requires_grad_(True)
+
+
+def set_attention(model: PreTrainedModel, wanted: str) -> str:
+    """Set the attention kernels of a model, "sdpa" or "eager", and return those that are now used.
+
+    SDPA never writes the matrix of all pairs of frames to memory, which grows with the square of a clip's length.
+    WavLM falls back to "eager": its attention bias depends on the input, and transformers has no SDPA for it.
+    """
+    chosen = wanted if wanted == "eager" or model._supports_sdpa else "eager"
+    model.set_attn_implementation(chosen)
+    return chosen
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Keep only each layer's input for the backward pass and recompute the rest: less memory, a third more work.
+
+    The reentrant variant cannot be used: it needs an input with a gradient, which a frozen feature encoder lacks.
+    """
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def compile_layers(model: PreTrainedModel) -> None:
+    """Compile each layer of the encoder, and nothing else.
+
+    The layers take most of the time, and they are alike, so that one compilation serves all. The code around them
+    would break the graph: SpecAugment masks, layerdrop, and the CTC loss, which stays in fp32. Lengths are symbolic in
+    the compiled code, since otherwise each batch length would need a compilation of its own.
+
+    Raises:
+        SpeechmillError: There is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise SpeechmillError(
+            f"finetune.compile needs a C++ compiler, and {compiler} is not installed: install it, set CXX to another"
+            " one, or set finetune.compile to false"
+        )
+    torch._dynamo.config.recompile_limit = _MAX_VARIANTS
+    encoder: Any = model.base_model.encoder
+    for layer in encoder.layers:
+        layer.compile(dynamic=True)

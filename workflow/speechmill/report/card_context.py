@@ -1,0 +1,177 @@
+"""The contents of a model card: everything that its template and the Hub's result files show, from the evidence."""
+
+from typing import Any, Literal, NamedTuple
+
+import jinja2
+import pandas as pd
+from huggingface_hub import EvalResult
+
+from speechmill.core.files import TEMPLATES
+from speechmill.report import card_lists, card_tables
+from speechmill.report.card_settings import CardSettings
+from speechmill.report.evidence import Evidence
+from speechmill.report.model_index import front_matter, result_files
+from speechmill.report.reference_comparison import comparison_table
+from speechmill.scoring.error_rates import CONFIDENCE, percent
+from speechmill.scoring.systems import base_set
+
+TEMPLATE = TEMPLATES / "card.md.j2"
+"""The template of the card."""
+
+
+class Provenance(NamedTuple):
+    """How the figures of a section of the card can be checked."""
+
+    kind: Literal["recomputed", "derived", "recorded"]
+    """From the model and the recordings; from the evidence; or not at all, only compared with the record."""
+    source: str
+    """The source of the figures, such as files of the evidence."""
+
+
+INTRODUCTION = "Front matter and introduction"
+"""The name of the part of the card before the first section."""
+
+PROVENANCE = {
+    INTRODUCTION: Provenance("recomputed", "the model and the recordings"),
+    "Model description": Provenance("derived", "`plan.json`, `vocab.json`, `training.json`"),
+    "Usage": Provenance("recomputed", "the model and a recording"),
+    "Results": Provenance("recomputed", "the model and the recordings"),
+    "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
+    "Language model": Provenance("derived", "`lm/*.json`"),
+    "Comparison with the published model": Provenance(
+        "recorded", "the published card, in `settings.json`; the figures of this model as in Results"
+    ),
+    "Intended uses & limitations": Provenance("derived", "`settings.json`, `summary.parquet`"),
+    "Error analysis": Provenance("derived", "`breakdown.json`"),
+    "Robustness": Provenance("derived", "`breakdown.json`; each WER is recomputed"),
+    "Training and evaluation data": Provenance("derived", "`status/*.json`, `counts/*.json`, `leakage.json`"),
+    "Training hyperparameters": Provenance("derived", "`training.json`, from the settings in `config.yaml`"),
+    "Training results": Provenance("derived", "`training.jsonl`, `summary.parquet`"),
+    "Time and hardware": Provenance("recorded", "`training.json`"),
+    "Framework versions": Provenance("recorded", "`training.json`"),
+    "Reproduction": Provenance("derived", "`manifest.json`, `summary.parquet`, `status/*.json`"),
+}
+"""The provenance of the figures of each section of the card, by its heading."""
+
+
+def render(context: dict[str, Any]) -> str:
+    """Return the card, Markdown with front matter, for the variables of the template."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+def card_context(evidence: Evidence) -> dict[str, Any]:
+    """Return the variables of the card's template."""
+    settings, breakdown, lm = evidence.settings, evidence.breakdown, evidence.lm
+    select_set, decoder = str(settings.select.set), settings.select.decoder
+    scores = unperturbed_scores(evidence.summary)
+    by_step = scores[(scores["set"] == select_set) & (scores["decoder"] == decoder)]
+    selected = _selected_scores(evidence)
+    deciding = by_step[by_step["step"] == evidence.selection["step"]]
+    return {
+        "run": settings.run,
+        "front_matter": front_matter(
+            language=settings.language,
+            licence=settings.card.licence,
+            base=settings.base,
+            tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
+            datasets=[dataset.hub_id for dataset in settings.datasets.values() if dataset.hub_id],
+            metrics=["wer", "cer"],
+            title=settings.card.title,
+            results=eval_results(settings, selected, evidence.status),
+        ),
+        "card": settings.card,
+        "base": settings.base,
+        "base_run": settings.base_run,
+        "base_source": evidence.base,
+        "train": " + ".join(settings.set_title(name) for name in settings.train),
+        "selection": settings.select,
+        "selection_title": settings.set_title(select_set),
+        "step": evidence.selection["step"],
+        "score": deciding.astype(object).where(deciding.notna(), None).iloc[0].to_dict(),
+        "confidence": CONFIDENCE,
+        "results": card_tables.results_table(settings, selected),
+        "other_checkpoints": card_lists.other_checkpoints(breakdown, select_set, decoder),
+        "usage": evidence.usage,
+        "usage_titles": {each["set"]: settings.set_title(each["set"]) for each in evidence.usage},
+        "lm": lm,
+        "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,
+        "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
+        "reference_card": settings.reference_card,
+        "comparison_table": settings.reference_card
+        and card_tables.markdown_table(comparison_table(settings.reference_card, selected, settings.set_title)),
+        "robustness": card_tables.robustness_table(settings, breakdown),
+        "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
+        "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),
+        "protocols": card_tables.protocols_table(settings, selected),
+        "unavailable": card_lists.unavailable_sets(settings, selected),
+        "drawn": card_lists.drawn_splits(settings),
+        "leakage": card_tables.leakage_table(settings, evidence.leakage),
+        "differences": card_lists.corpus_differences(settings, evidence.status),
+        "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
+        "data": card_tables.data_table(settings, evidence.counts),
+        "corpora": card_tables.corpus_table(settings, evidence.status),
+        "units": settings.text.units,
+        "text_rules": card_lists.text_rules(evidence.counts["train"]),
+        "characters": [token for token in evidence.vocabulary if len(token) == 1 and token != "|"],
+        "training": evidence.training,
+        "training_results": card_tables.markdown_table(
+            card_tables.training_results(evidence.plan, evidence.log, by_step)
+        ),
+        "plan": evidence.plan,
+        "kept": scores["step"].nunique(),
+        "not_kept": card_tables.NOT_KEPT,
+        "devices": sorted(evidence.summary["device"].dropna().unique()),
+        "scoring_seconds": float(evidence.summary.drop_duplicates(["step", "set", "decoder"])["wall_seconds"].sum()),
+        "digests": card_tables.digests_table(evidence, selected),
+        "provenance": card_tables.markdown_table(
+            [["Section", "Provenance", "Source"], *([name, *each] for name, each in PROVENANCE.items())]
+        ),
+    }
+
+
+def unperturbed_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores on the original sets, without those on perturbed copies."""
+    return scores[scores["set"] == scores["set"].map(base_set)]
+
+
+def eval_results(settings: CardSettings, scores: pd.DataFrame, status: list[dict[str, Any]]) -> list[EvalResult]:
+    """Return WER and CER of the selected checkpoint on every set by every decoder, in percent, for the Hub."""
+    commits = {each["dataset"]: each["about"].get("commit") for each in status}
+    results = []
+    for row in scores.to_dict("records"):
+        name, split = str(row["set"]).split("-")
+        dataset = settings.datasets[name]
+        results += [
+            EvalResult(
+                task_type="automatic-speech-recognition",
+                task_name="Automatic Speech Recognition",
+                dataset_type=dataset.hub_id or name,
+                dataset_name=dataset.title,
+                dataset_config=dataset.hub_config or (None if dataset.hub_id else dataset.language),
+                dataset_split=split,
+                dataset_revision=commits.get(name),
+                metric_type=metric,
+                metric_name=f"{split.capitalize()} {metric.upper()}, {row['decoder']}",
+                metric_value=percent(float(row[metric])),
+            )
+            for metric in ("wer", "cer")
+            if not pd.isna(row[metric])
+        ]
+    return results
+
+
+def hub_result_files(evidence: Evidence) -> dict[str, str]:
+    """Return the texts of the Hub's result files by name: the scores on sets that are on the Hub."""
+    settings, scores = evidence.settings, _selected_scores(evidence)
+    on_hub = [
+        settings.datasets[dataset].hub_id is not None and split not in settings.datasets[dataset].drawn
+        for dataset, split in (str(name).split("-") for name in scores["set"])
+    ]
+    return result_files(eval_results(settings, scores[on_hub], evidence.status))
+
+
+def _selected_scores(evidence: Evidence) -> pd.DataFrame:
+    scores = unperturbed_scores(evidence.summary)
+    selected: pd.DataFrame = scores[scores["step"] == evidence.selection["step"]]
+    return selected

@@ -1,0 +1,175 @@
+"""The bullet lists of a model card, as lists of sentences."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pandas as pd
+
+from speechmill.report.card_settings import CardSettings
+from speechmill.report.card_tables import INTERVAL, percentage, points
+
+SetTitle = Callable[[str], str]
+"""A function that returns the display name of a set."""
+
+_MAX_CONFUSIONS = 8
+_MAX_CHARACTERS = 20
+
+
+def robust_speech_event_sets(settings: CardSettings, scores: pd.DataFrame) -> list[str]:
+    """Return the sets whose first protocol is that of the Robust Speech Event."""
+    names = scores.loc[scores["protocol"] == "robust_speech_event", "set"].unique()
+    return [settings.set_title(str(name)) for name in names]
+
+
+def unavailable_sets(settings: CardSettings, scores: pd.DataFrame) -> list[str]:
+    """Return the sets that could not be scored because they are not available, each with the reason."""
+    rows = scores[scores["unavailable"].notna()].drop_duplicates("set")
+    return [f"{settings.set_title(name)}: {why}" for name, why in zip(rows["set"], rows["unavailable"], strict=True)]
+
+
+def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[str]:
+    """Return the sets whose references contain characters that the model cannot output, with these characters."""
+    rows = scores[scores["outside_vocabulary"] != ""].drop_duplicates("set")
+    return [
+        f"{settings.set_title(name)}: " + " ".join(f"`{character}`" for character in characters.split(" "))
+        for name, characters in zip(rows["set"], rows["outside_vocabulary"], strict=True)
+    ]
+
+
+def drawn_splits(settings: CardSettings) -> list[str]:
+    """Return how each split was drawn that the corpus itself does not define."""
+    return [
+        f"{dataset.title} {name}: {rule.share:.0%} of the {rule.by}s of {rule.of}, each chosen by its hash"
+        f" (seed {rule.seed})"
+        for dataset in settings.datasets.values()
+        for name, rule in dataset.drawn.items()
+    ]
+
+
+def corpus_differences(settings: CardSettings, status: list[dict[str, Any]]) -> list[str]:
+    """Return how the corpora differ from what the configuration expects."""
+    return [
+        f"{settings.datasets[each['dataset']].title}: {sentence}" for each in status for sentence in each["differences"]
+    ]
+
+
+def text_rules(counts: dict[str, Any]) -> list[str]:
+    """Return the text rules that changed training sentences, with the number of sentences or characters changed."""
+    lines = [f"{rule}: {changed:,} sentences changed" for rule, changed in counts["clips_touched"].items() if changed]
+    for what, characters in (
+        ("Latin letters replaced by Cyrillic ones", counts["characters_replaced"]),
+        ("characters deleted", counts["characters_dropped"]),
+    ):
+        if characters:
+            shown = ", ".join(f"`{name}` {number:,}" for name, number in list(characters.items())[:_MAX_CHARACTERS])
+            lines.append(f"{what}: {shown}")
+    return lines
+
+
+def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[str]:
+    """Return, for each set, how the language model changes the WER of the selected checkpoint."""
+    return [
+        f"{title(row['first']['set'])}: {_language_model_effect(row)}"
+        for row in _comparisons(breakdown, "decoders")
+        if (row["first"]["decoder"], row["second"]["decoder"]) == ("greedy", "lm")
+    ]
+
+
+def _language_model_effect(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return "not comparable, because the references contain no words."
+    greedy, lm = map(percentage, row["wer"])
+    if row["difference"] == 0:
+        effect = f"the language model leaves WER unchanged at {greedy}%"
+    else:
+        verb = "lowers" if row["difference"] < 0 else "raises"
+        effect = f"the language model {verb} WER from {greedy}% to {lm}%{_reservation(row['interval'])}"
+    return f"{effect} ({_difference(row)})."
+
+
+def _reservation(interval: list[float] | None) -> str:
+    """Return a clause for a difference that is not known to be significant."""
+    if interval is None:
+        return ", with unknown significance"
+    low, high = interval
+    return "" if low > 0 or high < 0 else ", which is not statistically significant"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    difference = f"difference {points(row['difference'])} points"
+    if row["interval"] is None:
+        return f"{difference}; no confidence interval: {row['why']}"
+    low, high = map(points, row["interval"])
+    p = "p ≤ 0.001" if row["p_value"] <= 0.001 else f"p = {row['p_value']:.3f}"
+    return f"{difference}, {INTERVAL} {low} to {high}, {p}"
+
+
+def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) -> list[str]:
+    """Return how the selected checkpoint compares with the previous one and with the last one."""
+    lines = []
+    for row in _comparisons(breakdown, "checkpoints"):
+        other, selected = row["first"], row["second"]
+        if (other["set"], other["decoder"]) == (set_name, decoder) and row["difference"] is not None:
+            which = "previous" if other["step"] < selected["step"] else "last"
+            wer = percentage(row["wer"][0])
+            lines.append(f"step {other['step']} ({which} checkpoint): WER {wer}%, {_difference(row)}")
+    return lines
+
+
+def error_analysis(breakdown: dict[str, Any], decoder: str, title: SetTitle) -> dict[str, list[str]]:
+    """Return, by the display name of each set, the groups with the most errors and the most frequent confusions."""
+    found = {}
+    for name, decoders in breakdown["sets"].items():
+        if decoder in decoders and decoders[decoder]["clips"]:
+            lines = _error_analysis(decoders[decoder])
+            if lines:
+                found[title(name)] = lines
+    return found
+
+
+def _error_analysis(scores: dict[str, Any]) -> list[str]:
+    groups = scores["groups"]
+    lines = [
+        _extremes(groups["seconds"], "clip length", " s"),
+        _extremes(groups["rate"], "speaking rate", " characters per second"),
+        *(_extremes(groups[kind], kind) for kind in ("gender", "age", "accent")),
+        _speakers(groups["speaker"]),
+    ]
+    for unit in ("word", "character"):
+        for kind in ("substitution", "deletion", "insertion"):
+            rows = scores["confusions"][f"{unit}s"][f"{kind}s"][:_MAX_CONFUSIONS]
+            if rows:
+                lines.append(f"most frequent {unit} {kind}s: {', '.join(map(_confusion, rows))}")
+    return [line for line in lines if line]
+
+
+def _extremes(rows: Iterable[dict[str, Any]], what: str, unit: str = "") -> str:
+    """Return the groups with the highest and the lowest WER, or "" if fewer than two groups are known."""
+    known = [row for row in rows if row["value"] is not None and row["wer"] is not None]
+    if len(known) < 2:
+        return ""
+    highest, lowest = max(known, key=lambda row: row["wer"]), min(known, key=lambda row: row["wer"])
+    return f"WER by {what}: highest for {_group(highest, unit)}; lowest for {_group(lowest, unit)}"
+
+
+def _group(row: dict[str, Any], unit: str) -> str:
+    interval = row["why"] if row["interval"] is None else " to ".join(map(percentage, row["interval"]))
+    return f"`{row['value']}`{unit}, {percentage(row['wer'])}% ({interval}; {row['words']:,} words)"
+
+
+def _speakers(rows: Iterable[dict[str, Any]]) -> str:
+    known = sorted(row["wer"] for row in rows if row["value"] is not None and row["wer"] is not None)
+    if len(known) < 2:
+        return ""
+    lowest, median, highest = map(percentage, (known[0], known[len(known) // 2], known[-1]))
+    return f"WER by speaker: from {lowest}% to {highest}% over {len(known):,} speakers, median {median}%"
+
+
+def _confusion(row: dict[str, Any]) -> str:
+    texts = (row[side] for side in ("reference", "hypothesis") if side in row)
+    shown = " → ".join(f"`{'␣' if text == ' ' else text}`" for text in texts)
+    return f"{shown} {row['count']:,}" + (f" of {row['of']:,}" if "of" in row else "")
+
+
+def _comparisons(breakdown: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [row for row in breakdown["comparisons"] if row["kind"] == kind]

@@ -1,0 +1,51 @@
+"""The settings of the stage `card`, which the evidence folder keeps as `settings.json`."""
+
+from pydantic import BaseModel
+
+from speechmill.config.card import CardConfig
+from speechmill.config.datasets import DrawnSplit
+from speechmill.config.evaluation import SelectConfig
+from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.text import TextConfig
+
+
+class DatasetDescription(BaseModel):
+    """A dataset as the card describes it."""
+
+    name: str
+    version: str
+    licence: str
+    hub_id: str | None
+    hub_config: str | None
+    language: str
+    drawn: dict[str, DrawnSplit]
+    audio_redistributable: bool
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}".strip()
+
+
+class CardSettings(BaseModel):
+    """The part of the configuration that the stage `card` reads."""
+
+    run: str
+    language: str
+    card: CardConfig
+    base: str | None
+    base_run: str | None
+    train: list[str]
+    text: TextConfig
+    select: SelectConfig
+    datasets: dict[str, DatasetDescription]
+    roles: list[str]
+    """What the clips of the run are used for: `train`, `dev`, and the scored sets."""
+    reference_card: ReferenceCard | None
+    versions: dict[str, int]
+    """The versions of the stages that determine the figures."""
+
+    def set_title(self, name: str) -> str:
+        """Return the display name of a scored set, or of a perturbed copy of one."""
+        dataset, split, *effect = name.split("-")
+        return ", ".join([f"{self.datasets[dataset].title} {split}", *effect])

@@ -1,0 +1,137 @@
+"""Checks of a model folder that need neither the model nor the recordings."""
+
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import ModelCard
+
+from speechmill.core.files import file_digest, read_json
+from speechmill.core.tables import read_table
+from speechmill.core.versions import stage_version
+from speechmill.report import evidence, manifest
+from speechmill.report.card import CARD, card_files
+from speechmill.report.card_context import INTRODUCTION, PROVENANCE
+from speechmill.report.check_result import CheckResult
+from speechmill.report.evidence import Evidence
+from speechmill.scoring.summary import summarise
+from speechmill.scoring.systems import SELECTED
+
+ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
+"""The columns of the summary that are sums over clips."""
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+_MAX_LINES = 5
+_MAX_LENGTH = 200
+
+
+def check_folder(model: Path) -> CheckResult:
+    """Check that a model folder is complete and that its card follows from its evidence."""
+    result = CheckResult(differences=manifest.differences(model))
+    if not result.differences:
+        result.passed.append(f"manifest    {len(read_json(model / manifest.NAME)['files'])} files are unchanged")
+    found = evidence.read(model)
+    for name, digest in found.selection["sha256"].items():
+        if not (model / name).is_file() or file_digest(model / name) != digest:
+            result.differences.append(f"{name} is not that of the selected checkpoint, which has the sha256 {digest}")
+    result.differences += _check_sums(model, found)
+    result.differences += _check_rendering(model, found)
+    result.differences += _check_run(model, found)
+    counts = count_figures((model / CARD).read_text(encoding="utf-8"))
+    result.differences += [
+        f"{CARD}: the section {name!r} has figures without a known source" for name in set(counts) - set(PROVENANCE)
+    ]
+    if not result.differences:
+        kinds: Counter[str] = Counter()
+        for name, number in counts.items():
+            kinds[PROVENANCE[name].kind] += number
+        by_kind = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+        result.passed.append(
+            f"derived     the card and its {counts.total()} figures follow from the evidence ({by_kind})"
+        )
+    return result
+
+
+def count_figures(text: str) -> Counter[str]:
+    """Return the number of figures in each section of a card by its heading, not counting code and addresses."""
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    counts: Counter[str] = Counter()
+    heading = INTRODUCTION
+    for line in text.splitlines():
+        if match := re.match(r"#{2,}\s+(.+)", line):
+            heading = match[1]
+        counts[heading] += len(_NUMBER.findall(re.sub(r"`[^`]*`|\([^)\s]*\)", "", line)))
+    return Counter({name: number for name, number in counts.items() if number})
+
+
+def selected_scores(found: Evidence) -> pd.DataFrame:
+    """Return the scores of the selected checkpoint on the sets that are available."""
+    summary, step = found.summary, found.selection["step"]
+    scores: pd.DataFrame = summary[(summary["step"] == step) & summary["unavailable"].isna()]
+    return scores
+
+
+def _check_sums(model: Path, found: Evidence) -> list[str]:
+    """Compare the error counts of each set with the sums over its clips."""
+    lines = []
+    for row in selected_scores(found).to_dict("records"):
+        clips = read_table(evidence.scored_file(model, row["set"], row["decoder"])).to_pandas()
+        sums = {name: int(clips[name].sum()) for name in ERROR_COUNTS[1:]}
+        sums["reference_words"] = int(clips["hits"].sum()) + sums["substitutions"] + sums["deletions"]
+        lines += [
+            f"evidence/summary.parquet: {name} of {row['set']} by {row['decoder']} is {row[name]}, but the sum over its"
+            f" clips is {sums[name]}"
+            for name in ERROR_COUNTS
+            if row[name] != sums[name]
+        ]
+    return lines
+
+
+def _check_rendering(model: Path, found: Evidence) -> list[str]:
+    """Compare the card and the Hub's result files with those rendered again from the evidence."""
+    rendered = card_files(found)
+    if found.settings.versions["card"] != stage_version("card"):
+        print(
+            f"{model} was written by another version of speechmill: its card is not rendered again, but its front"
+            " matter and its scores are compared",
+            file=sys.stderr,
+        )
+        written = str(ModelCard.load(model / CARD).data)
+        same = written == str(ModelCard(rendered[CARD]).data)
+        return [] if same else [f"{CARD}: its front matter does not follow from the evidence"]
+    lines = []
+    for name, text in rendered.items():
+        actual = (model / name).read_text(encoding="utf-8").splitlines() if (model / name).is_file() else []
+        expected = text.splitlines()
+        lines += [
+            f"{name}, line {number}, is {_shorten(one)}, but the evidence gives {_shorten(other)}"
+            for number, (one, other) in enumerate(zip(actual, expected, strict=False), start=1)
+            if one != other
+        ][:_MAX_LINES]
+        if len(actual) != len(expected):
+            lines.append(f"{name} has {len(actual)} lines, but the evidence gives {len(expected)}")
+    return lines
+
+
+def _shorten(line: str) -> str:
+    return repr(line if len(line) <= _MAX_LENGTH else f"{line[:_MAX_LENGTH]}…")
+
+
+def _check_run(model: Path, found: Evidence) -> list[str]:
+    """Compare the scores with the `metrics.json` files of the run, as far as the folder is still part of it."""
+    lines = []
+    for row in found.summary.to_dict("records"):
+        for step in (row["step"], SELECTED):
+            path = model.parent / "evaluation" / str(step) / row["set"] / row["decoder"] / "metrics.json"
+            if not path.is_file():
+                continue
+            (metrics,) = summarise([path]).to_dict("records")
+            if metrics["step"] == row["step"]:
+                lines += [
+                    f"{path}: {key} is {value}, but the model's evidence contains {row[key]}"
+                    for key, value in metrics.items()
+                    if value != row[key] and not (pd.isna(value) and pd.isna(row[key]))
+                ]
+    return lines
