@@ -12,7 +12,7 @@ sys.path.insert(0, LIBRARY)
 from speechmill.config.root import load
 from speechmill.core import environment
 from speechmill.core.command import SpeechmillError
-from speechmill.core.versions import file_version, stage_version
+from speechmill.core.versions import library_versions, stage_version
 from speechmill.dag import hardware, paths, sources, stage_settings
 from speechmill.dag.inputs import Inputs
 from speechmill.dag.outcome import outcome

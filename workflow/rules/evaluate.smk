@@ -49,9 +49,7 @@ rule evaluate:
         counts="results/runs/{run}/clips/{set_name}.json",
         lm=from_config(paths.decoding_files),
         rerun_on="results/runs/{run}/clips/{set_name}.sha256",
-        after=ancient(
-            all_of(if_run(paths.trains, "results/runs/{run}/plan.json"), from_config(paths.step_record))
-        ),
+        after=ancient(all_of(if_run(paths.trains, "results/runs/{run}/plan.json"), from_config(paths.step_record))),
     output:
         metrics="results/runs/{run}/evaluation/{step}/{set_name}/{decoder}/metrics.json",
         hypotheses="results/runs/{run}/evaluation/{step}/{set_name}/{decoder}/hypotheses.parquet",

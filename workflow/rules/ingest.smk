@@ -23,7 +23,7 @@ rule ingest_dataset:
         fingerprint=from_config(sources.dataset_fingerprint),
         version=stage_version("ingest_dataset"),
         # Who shares the cache may have other versions of the libraries, and they other samples.
-        libraries=file_version("envs/data.yaml"),
+        libraries=library_versions("data"),
     shell:
         # datasets would load torch, for nothing and half a gigabyte.
         "HF_HUB_OFFLINE=0 USE_TORCH=0 python -m speechmill.corpus.ingest_dataset --settings {params.settings:q}"

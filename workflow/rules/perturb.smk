@@ -9,9 +9,7 @@ rule perturb:
         shards=ancient(from_config(paths.original_shards)),
         rerun_on="results/runs/{run}/clips/{dataset}-{split}.sha256",
         # Copies are made when there is a checkpoint to be scored on them.
-        after=ancient(
-            all_of(if_run(paths.trains, "results/runs/{run}/plan.json"), "results/runs/{run}/selection.json")
-        ),
+        after=ancient(all_of(if_run(paths.trains, "results/runs/{run}/plan.json"), "results/runs/{run}/selection.json")),
     output:
         shard=temp("results/runs/{run}/perturbed/{effect}/{dataset}/{split}/shard-00000.parquet"),
         clips="results/runs/{run}/clips/{dataset}-{split}-{effect}.parquet",

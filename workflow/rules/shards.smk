@@ -23,7 +23,7 @@ rule shards:
         number="{number}",
         version=stage_version("shards"),
         # Who shares the cache may have other versions of the libraries, and they other samples.
-        libraries=file_version("envs/data.yaml"),
+        libraries=library_versions("data"),
     shell:
         # glibc keeps the memory of a clip for the next one, which saves an eighth of the time with MP3 (mallopt(3)).
         "MALLOC_TRIM_THRESHOLD_=1073741824 MALLOC_MMAP_THRESHOLD_=33554432"

@@ -43,7 +43,7 @@ def test_recipe_without_expected_sizes() -> None:
     [
         ("a: [", "cannot be read as YAML"),
         ("- a", "is not a configuration"),
-        ("datasets: {}", "runs: this key is needed"),
+        ("datasets: {}", "runs: this key is required"),
     ],
 )
 def test_invalid_configuration_is_an_error(text: str, message: str, tmp_path: Path) -> None:

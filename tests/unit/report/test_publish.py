@@ -580,7 +580,7 @@ def test_scoring_run_cannot_be_published() -> None:
         "training": "none", "language": "ru", "model": {"base": "./base"}, "evaluation": {"sets": ["cv-test"]},
     }  # fmt: skip
     Run.model_validate(scored)
-    with pytest.raises(ValueError, match="`publish` is for training: leave that out"):
+    with pytest.raises(ValueError, match="`publish` is only for training: remove it"):
         Run.model_validate(scored | {"publish": {"repo": REPO}})
 
 

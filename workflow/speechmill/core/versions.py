@@ -1,6 +1,7 @@
 """The version of each stage, which decides whether its results are current."""
 
 import hashlib
+import json
 import os
 from functools import cache
 from pathlib import Path
@@ -30,9 +31,11 @@ def stage_version(stage: str) -> int:
     return int(entry["version"]) - raised_since
 
 
-def file_version(path: str) -> str:
-    """Return the digest of a file of the checkout, such as an environment whose library versions decide on results."""
-    return hashlib.sha256((VERSIONS.parents[1] / path).read_bytes()).hexdigest()[:16]
+def library_versions(environment: str) -> str:
+    """Return a digest of the packages and versions of an environment, the file of this name in `envs`."""
+    path = VERSIONS.parents[1] / "envs" / f"{environment}.yaml"
+    packages = yaml.safe_load(path.read_text(encoding="utf-8"))["dependencies"]
+    return hashlib.sha256(json.dumps(packages).encode()).hexdigest()[:16]
 
 
 @cache

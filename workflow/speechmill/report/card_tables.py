@@ -70,7 +70,9 @@ def training_results(plan: dict[str, Any], log: list[dict[str, Any]], scores: pd
 
 def dev_wers(log: list[dict[str, Any]]) -> dict[int, float]:
     """Return the greedy WER on dev that was measured at each save during training, by step."""
-    return {line["step"]: line["dev_wer"] for line in log if line.get("dev_wer") is not None}
+    # Trainings of release 0.1.0 logged it as `probe_wer`.
+    wers = [(line["step"], line.get("dev_wer", line.get("probe_wer"))) for line in log]
+    return {step: wer for step, wer in wers if wer is not None}
 
 
 def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:

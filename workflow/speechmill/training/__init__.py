@@ -1,1 +1,1 @@
-"""Planning and training: cost, Trainer, augmentation, resume state, several processes."""
+"""Planning and training: cost, Trainer, augmentation, resume states, distributed training."""
