@@ -119,7 +119,7 @@ def test_duration_limits_are_inclusive(seconds: float, reason: str | None) -> No
     training = settings("corpus-train").training
     assert training is not None
     limits = training.model_copy(update={"clips": ClipConfig(min_seconds=1.0, max_seconds=3.0)})
-    why = exclusion_reason({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
+    why = exclusion_reason({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, list("да"), limits, None)
     assert (why and why[0]) == reason
 
 

@@ -180,7 +180,8 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
         for clip, hypothesis, loss in zip(clips, HYPOTHESES, LOSSES, strict=True)
     ]
     metadata = {"step": "30", "checkpoint_sha256": '"abc"', "device": '"cuda:0"', "wall_seconds": "10.0",
-                "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]'}  # fmt: skip
+                "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]',
+                "special_tokens": '["[UNK]"]'}  # fmt: skip
     write_table(rows, CTC_OUTPUTS.with_metadata(metadata), tmp_path / "ctc_outputs.parquet")
     return {
         "--run": "demo",

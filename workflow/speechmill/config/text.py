@@ -59,8 +59,8 @@ class TextConfig(Section):
     case: Literal["lower", "upper", "keep"] = Field("lower", description="3. case")
     language: CasingLanguage | None = Field(
         None,
-        description="language whose rules for case apply: `tr` or `az`, where `I` is the capital of `ı` and `İ` is that of"
-        " `i`, or `lt`; default: the run's `language` if it is one of these",
+        description="language whose rules for case apply: `tr` or `az`, which pair `I` with `ı` and `İ` with `i`, or"
+        " `lt`; default: the run's `language` if it is one of these",
     )
     replace: list[Replacement] = Field(
         default_factory=list,
