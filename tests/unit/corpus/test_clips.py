@@ -7,6 +7,7 @@ import pytest
 
 from material import as_json
 from speechmill.config.clips import ClipConfig
+from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import CLIPS, INDEX, SAMPLE_RATE
@@ -72,6 +73,28 @@ def test_used_and_excluded_are_all_kept_clips(indexes: list[Path]) -> None:
         "b1": ("short", "0.050 s, clips.min_seconds is 0.1"),
         "b2": ("long", "21.000 s, clips.max_seconds is 20.0"),
         "c1": ("infeasible", "24 frames, CTC needs 60 for the text"),
+    }
+
+
+@pytest.mark.parametrize(("clusters", "frames"), [([], 12), (["CH"], 8), (["cha"], 7), (["ach"], 8)])
+def test_clusters_need_one_frame_each(tmp_path: Path, clusters: list[str], frames: int) -> None:
+    path = tmp_path / "corpus" / "train" / "index.parquet"
+    chosen = settings("corpus-train").model_copy(update={"text": TextConfig(clusters=clusters)})
+    for enough in (True, False):
+        # There is one frame less than strides fit.
+        write_table([row("a1", sentence="chachachacha", seconds=0.02 * (frames + enough))], INDEX, path)
+        selection = select_clips([path], chosen)
+        assert [each["reason"] for each in selection.excluded] == ([] if enough else ["infeasible"])
+
+
+def test_dropped_marks_are_reported_with_an_example(tmp_path: Path) -> None:
+    path = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table([row("a1", sentence="नमस्ते")], INDEX, path)
+    chosen = settings("corpus-train").model_copy(update={"text": TextConfig(keep="अ-ह")})
+    marks = select_clips([path], chosen).normaliser.marks_dropped
+    assert {mark: tuple(each) for mark, each in marks.items()} == {
+        "\u094d": (1, "नमस्ते", "नमसत"),
+        "\u0947": (1, "नमस्ते", "नमसत"),
     }
 
 

@@ -100,6 +100,16 @@ def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
     )
 
 
+def test_lost_marks_are_listed_with_an_example(tmp_path: Path) -> None:
+    marks = {"\u094d": {"times": 1200, "sentence": "नमस्ते", "text": "नमसत"}}
+    text = plan_text(plan(tmp_path, [1.0], counts=COUNTS | {"marks_dropped": marks}))
+    assert (
+        "  MARK LOST    U+094D (DEVANAGARI SIGN VIRAMA) follows kept letters 1,200 times, but text.keep lacks it:"
+        " `नमस्ते` becomes `नमसत`; add it to text.keep, or to text.drop if it is no loss\n"
+    ) in text
+    assert "MARK LOST" not in plan_text(plan(tmp_path, [1.0]))
+
+
 def test_clip_as_long_as_batch_fits(tmp_path: Path) -> None:
     assert plan(tmp_path, [10.0, 10.0])["batches"] == 4
 
