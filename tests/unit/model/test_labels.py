@@ -1,12 +1,17 @@
 import json
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from transformers import AutoProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+import torch
+from transformers import AutoProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor, pipeline
 
+from material import LAYER_NORM, noise
 from speechmill.model.clip_reader import Collator
 from speechmill.model.labels import LabelEncoder, written_special_tokens
+from speechmill.model.models import model_config, new_model
 from speechmill.model.word_times import token_ids
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
@@ -95,3 +100,20 @@ def test_clusters_are_one_label_each(clusters: Wav2Vec2Processor, text: str, uni
 def test_part_of_a_cluster_can_be_unknown(clusters: Wav2Vec2Processor) -> None:
     assert LabelEncoder(clusters)("c") == [1]
     assert written_special_tokens(clusters) == ["[UNK]"]
+
+
+def test_pipeline_writes_clusters(tmp_path: Path) -> None:
+    vocab = vocabulary(["chang ngb"], ["ch", "ng", "ngb"])
+    letters = processor(vocab, VocabSettings(init=LAYER_NORM), base=None)
+    torch.manual_seed(1)
+    model = new_model(model_config(LAYER_NORM, None, {}, len(vocab)), None, vocab)
+    torch.nn.init.normal_(model.lm_head.weight)
+    for each in (model, letters):
+        each.save_pretrained(tmp_path)
+    samples = noise(2.0)
+    logits = model.eval()(**letters(samples, sampling_rate=16_000, return_tensors="pt").to(torch.float32)).logits[0]
+    tokens = [list(vocab)[i] for i, _ in groupby(logits.argmax(-1).tolist())]
+    written = "".join(token for token in tokens if token != "[PAD]").replace("|", " ").strip()
+    assert any(cluster in tokens for cluster in ("ch", "ng", "ngb"))
+    transcriber = pipeline("automatic-speech-recognition", model=str(tmp_path), device="cpu")
+    assert transcriber(samples.astype(np.float32))["text"] == written
