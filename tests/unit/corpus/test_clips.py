@@ -7,6 +7,7 @@ import pytest
 
 from material import as_json
 from speechmill.config.clips import ClipConfig
+from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import CLIPS, INDEX, SAMPLE_RATE
@@ -75,6 +76,28 @@ def test_used_and_excluded_are_all_kept_clips(indexes: list[Path]) -> None:
     }
 
 
+@pytest.mark.parametrize(("clusters", "frames"), [([], 12), (["CH"], 8), (["cha"], 7), (["ach"], 8)])
+def test_clusters_need_one_frame_each(tmp_path: Path, clusters: list[str], frames: int) -> None:
+    path = tmp_path / "corpus" / "train" / "index.parquet"
+    chosen = settings("corpus-train").model_copy(update={"text": TextConfig(clusters=clusters)})
+    for enough in (True, False):
+        # There is one frame less than strides fit.
+        write_table([row("a1", sentence="chachachacha", seconds=0.02 * (frames + enough))], INDEX, path)
+        selection = select_clips([path], chosen)
+        assert [each["reason"] for each in selection.excluded] == ([] if enough else ["infeasible"])
+
+
+def test_dropped_marks_are_reported_with_an_example(tmp_path: Path) -> None:
+    path = tmp_path / "corpus" / "train" / "index.parquet"
+    write_table([row("a1", sentence="नमस्ते")], INDEX, path)
+    chosen = settings("corpus-train").model_copy(update={"text": TextConfig(keep="अ-ह")})
+    marks = select_clips([path], chosen).normaliser.marks_dropped
+    assert {mark: tuple(each) for mark, each in marks.items()} == {
+        "\u094d": (1, "नमस्ते", "नमसत"),
+        "\u0947": (1, "नमस्ते", "नमसत"),
+    }
+
+
 def test_evaluation_set_excludes_nothing(indexes: list[Path]) -> None:
     selection = select_clips(indexes[:1], settings("corpus-train", filtered=False))
     assert ids(selection.used) == ids(STORED["train"])
@@ -119,7 +142,7 @@ def test_duration_limits_are_inclusive(seconds: float, reason: str | None) -> No
     training = settings("corpus-train").training
     assert training is not None
     limits = training.model_copy(update={"clips": ClipConfig(min_seconds=1.0, max_seconds=3.0)})
-    why = exclusion_reason({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, limits, None)
+    why = exclusion_reason({"text": "да", "num_samples": round(seconds * SAMPLE_RATE)}, list("да"), limits, None)
     assert (why and why[0]) == reason
 
 

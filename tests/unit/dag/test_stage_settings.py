@@ -177,3 +177,27 @@ def test_reproduction_reveals_no_location() -> None:
     made = reproduced(raw, "demo_ru")
     assert made["datasets"]["demo_ru"]["path"] == "release.tar.gz"
     assert "anna" not in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "casing"),
+    [
+        ("tr", {}, "tr"), ("tr-TR", {}, "tr"), ("aze", {}, "az"), ("az_Latn", {}, "az"), ("lit", {}, "lt"),
+        ("ru", {}, None), ("trv", {}, None), ("ru", {"language": "tr"}, "tr"), ("tr", {"language": "lt"}, "lt"),
+    ],
+)  # fmt: skip
+def test_case_follows_the_language_of_the_run(language: str, text: dict[str, Any], casing: str | None) -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["demo_ru"] |= {"language": language, "text": text}
+    config = load(raw)
+    for stage in (stage_settings.clips_train, stage_settings.evaluate, stage_settings.lm_text, stage_settings.usage):
+        assert json.loads(stage(config, "demo_ru"))["text"]["language"] == casing
+    # The reproduced configuration gives the same rules.
+    again = load(json.loads(stage_settings.reproduction(config, "demo_ru")))
+    assert again.runs["demo_ru"].text == config.runs["demo_ru"].text
+
+
+def test_clusters_reach_the_vocabulary_in_the_form_of_the_text() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["demo_ru"]["text"] = {"clusters": ["CH", "ng"]}
+    assert json.loads(stage_settings.vocab(load(raw), "demo_ru"))["clusters"] == ["ch", "ng"]

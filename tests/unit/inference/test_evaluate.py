@@ -8,6 +8,8 @@ from typing import Any
 
 import jiwer
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import BaseModel
@@ -52,9 +54,9 @@ def test_scores_are_corpus_level() -> None:
 
 
 def test_hypotheses_are_normalised() -> None:
-    rows, scores = score_texts(["раз два"], ["Раз[UNK] два"], keep="а-я")
+    rows, scores = score_texts(["раз два"], ["Раз, два"], keep="а-я")
     assert scores["wer"] == 0
-    assert (rows[0]["hypothesis"], rows[0]["scored_hypothesis"]) == ("Раз[UNK] два", "раз два")
+    assert (rows[0]["hypothesis"], rows[0]["scored_hypothesis"]) == ("Раз, два", "раз два")
     assert (rows[0]["sentence"], rows[0]["scored_reference"]) == ("раз два.", "раз два")
 
 
@@ -180,7 +182,8 @@ def arguments(tmp_path: Path) -> dict[str, Any]:
         for clip, hypothesis, loss in zip(clips, HYPOTHESES, LOSSES, strict=True)
     ]
     metadata = {"step": "30", "checkpoint_sha256": '"abc"', "device": '"cuda:0"', "wall_seconds": "10.0",
-                "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]'}  # fmt: skip
+                "vocabulary": '["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"]',
+                "special_tokens": '["[UNK]"]'}  # fmt: skip
     write_table(rows, CTC_OUTPUTS.with_metadata(metadata), tmp_path / "ctc_outputs.parquet")
     return {
         "--run": "demo",
@@ -231,6 +234,15 @@ def test_metrics_record_inputs_and_scores(arguments: dict[str, Any], monkeypatch
 
 def test_characters_outside_vocabulary_are_counted(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(arguments, monkeypatch)[0]["characters_outside_vocabulary"] == {"q": 1, "z": 1}
+
+
+def test_special_tokens_are_scored_as_wrong(arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = read_table(arguments["--ctc-outputs"])
+    hypotheses = pa.array(["a[UNK]"] * len(outputs))
+    changed = outputs.set_column(outputs.schema.get_field_index("hypothesis"), "hypothesis", hypotheses)
+    pq.write_table(changed, arguments["--ctc-outputs"])
+    _, rows = run(arguments, monkeypatch, **{"--settings": as_json({"text": {"keep": "a-z"}})})
+    assert {(row["hypothesis"], row["scored_hypothesis"]) for row in rows} == {("a[UNK]", "a\ufffd")}
 
 
 def test_decoder_lm_uses_beam_search(

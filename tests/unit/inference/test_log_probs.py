@@ -467,6 +467,7 @@ def test_ctc_outputs_metadata(arguments: dict[str, Any], checkpoints: Path, monk
         "device": device_name(CPU),
         "unavailable": None,
         "vocabulary": ["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"],
+        "special_tokens": ["[UNK]"],
         "frame_seconds": 0.02,
     }
 

@@ -135,6 +135,14 @@ def run(
     return folder / "lm"
 
 
+def test_words_are_spelled_in_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = ["[PAD]", "<unk>", "|", "a", "ch", "h", "n", "ng", "ngb"]
+    folder = run(tmp_path, monkeypatch, ["chang ngban hn c", "cha"], tokens, max_words=9)
+    assert (folder / "lexicon.txt").read_text() == ("cha\tch a |\nchang\tch a ng |\nhn\th n |\nngban\tngb a n |\n")
+    assert folder_tokens(folder).special == {"<unk>"}
+    assert folder_tokens(folder).entry("a<unk>") is None
+
+
 def test_folder_contains_lexicon_tokens_and_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sentences = ["cab ad", "ad fee", "ad cab", "be"]
     folder = run(tmp_path, monkeypatch, sentences, LETTERS, max_words=3)

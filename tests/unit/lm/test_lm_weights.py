@@ -80,6 +80,7 @@ def stage_inputs(folder: Path) -> Path:
             "log_probs": pa.array([clip.tobytes() for clip in clips], pa.binary()),
         }
     )
+    outputs = outputs.replace_schema_metadata({"special_tokens": '["[UNK]"]'})
     pq.write_table(outputs, folder / "ctc_outputs.parquet", row_group_size=2)
     lm = folder / "lm"
     lm.mkdir()

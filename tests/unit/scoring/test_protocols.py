@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechmill.config.text import TextConfig
+from speechmill.scoring.error_rates import count
 from speechmill.scoring.protocols import apply_protocol, event_reference
 
 # All punctuation that the script of the event deletes, mixed with other characters.
@@ -48,6 +49,31 @@ def test_event_protocol_keeps_hypotheses() -> None:
 def test_plain_protocol_normalises_both_sides() -> None:
     references, hypotheses = apply_protocol("plain", [("Ёлка!", "елка")], ["Ёлка, "], RUSSIAN)
     assert (references, hypotheses) == (["елка"], ["елка"])
+
+
+SPECIAL = ["[UNK]", "</s>", "<s>"]
+
+
+@pytest.mark.parametrize(
+    ("hypothesis", "word_errors", "character_errors"),
+    [
+        ("раз два", 0, 0),
+        ("раз[UNK] два", 1, 1),
+        ("р[UNK]з два", 1, 1),
+        ("<s>раз</s> два", 1, 2),
+        ("раз [UNK] два", 1, 2),  # the token and a space
+        ("[UNK]", 2, 7),
+    ],
+)
+def test_special_token_is_one_wrong_character(hypothesis: str, word_errors: int, character_errors: int) -> None:
+    for text in (RUSSIAN, TextConfig(), TextConfig(drop="[]<>/\ufffd")):
+        ((counts),) = count(*apply_protocol("plain", [("Раз два", "раз два")], [hypothesis], text, SPECIAL))
+        assert (counts.errors, counts.character_errors) == (word_errors, character_errors)
+
+
+def test_event_protocol_keeps_special_tokens_as_the_pipeline_writes_them() -> None:
+    found = apply_protocol("robust_speech_event", [("Раз", "раз")], ["раз[UNK]"], RUSSIAN, SPECIAL)
+    assert found == (["раз"], ["раз[UNK]"])
 
 
 @pytest.mark.parametrize("protocol", ["plain", "robust_speech_event"])

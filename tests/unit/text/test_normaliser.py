@@ -9,11 +9,13 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from material import ROOT
 from speechmill.config.text import Replacement, TextConfig
+from speechmill.core.characters import expand_ranges
 from speechmill.core.command import SpeechmillError
-from speechmill.text.normaliser import Normaliser, compose, expand_ranges, spell_numbers, to_units
+from speechmill.text.normaliser import Normaliser, compose, output_clusters, spell_numbers, to_units
 
 # The punctuation that eval.py of the Robust Speech Event deletes from references.
 EVENT_PUNCTUATION = ',?.!-;:"“%‘”�—’…–'
@@ -40,6 +42,12 @@ SETTINGS = {
     "punctuation": TextConfig(drop=string.punctuation + "«»„“”…"),
     "compatible": TextConfig(unicode="NFKC", drop=string.punctuation),
     "english": TextConfig(digits="en", keep="a-z'"),
+    "german words": TextConfig(digits="de"),
+    "turkish": TextConfig(language="tr"),
+    "turkish capitals": TextConfig(language="tr", case="upper", digits="tr"),
+    "lithuanian": TextConfig(language="lt"),
+    "lithuanian capitals": TextConfig(language="lt", case="upper"),
+    "decomposed": TextConfig(unicode="NFD", keep="аеёйёç", drop="й"),
     "unchanged": TextConfig(unicode="none", case="keep"),
 }
 
@@ -378,3 +386,42 @@ def test_only_hangul_is_composed() -> None:
         "е\u0308 \u1112 \u1161 한\u0301 ㅎㅏㄴ \u1113\u1161 å"
     )
     assert to_units("йå한", "jamo") == "йå\u1112\u1161\u11ab"
+
+
+def test_clusters_are_in_the_form_of_the_text() -> None:
+    settings = TextConfig(clusters=["CH", "ch", "e\u0302\u0323n"], case="lower")
+    assert output_clusters(settings) == ["ch", "ện"]
+    assert output_clusters(TextConfig(clusters=["iy"], case="upper", language="tr")) == ["İY"]
+    assert output_clusters(TextConfig(clusters=["한국"], units="jamo")) == [to_units("한국", "jamo")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keep": "я-а"}, "the range я-а is in descending order; write а-я"),
+        ({"keep": "\u0958-\u095b"}, "is 2 code points under NFC (U+0915 U+093C); write \u0958\u0959\u095a\u095b"),
+        ({"keep": "क\u093c-ग\u093c"}, "is 2 code points under NFC (U+0915 U+093C); write \u0958\u0959\u095a"),
+        ({"unicode": "NFD", "keep": "а-й"}, "ends in й, which is 2 code points under NFD"),
+        ({"unicode": "NFD", "keep": "а-й"}, "(U+0438 U+0306); write абвгдежзий"),
+        ({"unicode": "NFD", "keep": "à-ỹ"}, "write the characters one by one, without a hyphen"),
+        ({"unicode": "NFKC", "keep": "a-½"}, "is 3 code points under NFKC"),
+        ({"replace": [{"find": "и\u0306+", "replacement": "", "regex": True}]}, "write 'й+'"),
+        ({"replace": [{"find": "[aei\u0301]", "replacement": "", "regex": True}]}, r"escapes such as \u0301"),
+        ({"clusters": ["e\u0301"]}, "is one character under NFC"),
+        ({"clusters": ["a b"]}, "contains a space"),
+        ({"clusters": ["a|"]}, "contains a space"),
+        ({"clusters": ["[PAD]"]}, "is the name of a special token"),
+    ],
+)
+def test_lists_that_cannot_be_used_are_rejected(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TextConfig.model_validate(settings)
+    assert message in str(caught.value)
+
+
+def test_ranges_are_expanded_in_the_normal_form() -> None:
+    assert expand_ranges("а-и\u0306") == set("абвгдежзий")
+    assert expand_ranges("ａ-ｃ", "NFKC") == set("abc")
+    assert expand_ranges("\u0958\u0959") == {"\u0915\u093c", "\u0916\u093c"}
+    assert expand_ranges("a-и", "NFD") >= {"а", "и", "e\u0301"}
+    assert expand_ranges("и\u0306", "none") == {"и", "\u0306"}

@@ -119,3 +119,17 @@ def test_stage_reads_texts_and_counts_characters(tmp_path: Path, monkeypatch: py
     vocab.main()
     assert json.loads((tmp_path / "vocab" / "vocab.json").read_text()) == vocabulary(["ab"])
     assert read_json(tmp_path / "characters.json") == {"a": 2, "b": 2, " ": 1}
+
+
+def test_clusters_are_counted_as_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # c at the end of a clip and h at the start of the next are no cluster.
+    clips = [{"id": str(i), "text": text, "sentence": text} for i, text in enumerate(["cha c", "h ngach"])]
+    write_table(clips, CLIPS, tmp_path / "train.parquet")
+    settings = {"init": LAYER.init, "clusters": ["ch", "ng", "gb"]}
+    arguments = ["--settings", as_json(settings), "--clips", tmp_path / "train.parquet",
+                 "--folder", tmp_path / "vocab", "--characters", tmp_path / "characters.json", "--base"]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["vocab", *map(str, arguments)])
+    vocab.main()
+    expected = ["[PAD]", "[UNK]", "|", "a", "c", "ch", "h", "ng"]
+    assert json.loads((tmp_path / "vocab" / "vocab.json").read_text()) == {unit: i for i, unit in enumerate(expected)}
+    assert read_json(tmp_path / "characters.json") == {"ch": 2, "a": 2, " ": 2, "c": 1, "h": 1, "ng": 1}

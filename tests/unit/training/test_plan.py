@@ -19,7 +19,7 @@ from speechmill.dag import stage_settings
 from speechmill.model.models import model_config
 from speechmill.training.plan import PlanSettings, format_plan, make_plan, steps_digest, trainer_steps
 
-COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {"long": 2}}
+COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {"long": 2}, "marks_dropped": {}}
 
 
 def status(dataset: str = "corpus", **listed: int) -> dict[str, Any]:
@@ -98,6 +98,16 @@ def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
         "runs.demo.plan.batch.seconds is 10.0, but the longest training clip has 12.50 s; raise it, or lower"
         " runs.demo.clips.max_seconds"
     )
+
+
+def test_lost_marks_are_listed_with_an_example(tmp_path: Path) -> None:
+    marks = {"\u094d": {"times": 1200, "sentence": "नमस्ते", "text": "नमसत"}}
+    text = plan_text(plan(tmp_path, [1.0], counts=COUNTS | {"marks_dropped": marks}))
+    assert (
+        "  MARK LOST    U+094D (DEVANAGARI SIGN VIRAMA) follows kept letters 1,200 times, but text.keep lacks it:"
+        " `नमस्ते` becomes `नमसत`; add it to text.keep, or to text.drop if it is no loss\n"
+    ) in text
+    assert "MARK LOST" not in plan_text(plan(tmp_path, [1.0]))
 
 
 def test_clip_as_long_as_batch_fits(tmp_path: Path) -> None:
@@ -225,7 +235,7 @@ def test_korean_recipe_steps_are_explained(tmp_path: Path) -> None:
     settings = recipe("ko_zeroth")
     lengths = lengths_like(22_263, 51.6, 30.0)
     listed = [status("zeroth", train=22_263)]
-    counts: dict[str, Any] = {"sets": ["zeroth-train"], "speakers": 105, "excluded": {}}
+    counts: dict[str, Any] = {"sets": ["zeroth-train"], "speakers": 105, "excluded": {}, "marks_dropped": {}}
     everything = plan(tmp_path, lengths, settings, counts, listed, **settings["plan"])
     assert everything["hours"] == pytest.approx(51.6, abs=0.05)
     assert 50 * trainer_steps(22_263, 8, 4, 1)[0] == 34_750
@@ -257,6 +267,7 @@ def test_russian_recipe_steps_are_explained(tmp_path: Path) -> None:
         "sets": ["cv8_ru-train", "cv8_ru-dev", "cv8_ru-other"],
         "speakers": 2_000,
         "excluded": {"leakage": leakage, "long": 46_329 - used - leakage - drawn},
+        "marks_dropped": {},
     }
     listed = status("cv8_ru", train=21_712, dev=9_415, test=9_419, other=15_202)
     planned = plan(tmp_path, lengths_like(used, 61.0, 20.0), settings, counts, [listed], **settings["plan"])

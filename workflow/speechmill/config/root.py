@@ -20,7 +20,7 @@ from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.speak import SpeakConfig
-from speechmill.config.text import TextConfig
+from speechmill.config.text import TextConfig, casing_language
 from speechmill.core.command import SpeechmillError
 
 # Keys that a run with training needs, and keys that a run without training must not have.
@@ -104,6 +104,16 @@ class Run(Section):
     def select_set(self) -> str | None:
         """The evaluation set that the checkpoint is selected on."""
         return self.select.set or self.dev
+
+    @model_validator(mode="before")
+    @classmethod
+    def _case_follows_the_language(cls, values: Any) -> Any:
+        # Only where the language has rules of its own, so that no stage depends on the language in other runs.
+        text = values.get("text", {}) if isinstance(values, Mapping) else None
+        if not isinstance(text, Mapping) or text.get("language") is not None:
+            return values
+        language = casing_language(str(values.get("language", "")))
+        return values if language is None else {**values, "text": {**text, "language": language}}
 
     @model_validator(mode="after")
     def _training_is_complete_or_absent(self) -> "Run":

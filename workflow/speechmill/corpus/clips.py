@@ -19,7 +19,8 @@ from speechmill.core.schemas import CLIPS, EXCLUDED, SAMPLE_RATE
 from speechmill.core.tables import clips_digest, read_rows, write_table
 from speechmill.corpus.leakage import Leakage, format_leakage
 from speechmill.corpus.splits import splits_of
-from speechmill.text.normaliser import Normaliser, ctc_frames, model_frames, to_units
+from speechmill.text.normaliser import Normaliser, ctc_frames, model_frames, output_clusters, to_units
+from speechmill.text.tokens import unit_pattern
 
 
 class TrainingSettings(BaseModel):
@@ -54,7 +55,7 @@ def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage 
 
     A clip that belongs to several of the sets is selected once.
     """
-    normalise = Normaliser(settings.text)
+    normalise, units = Normaliser(settings.text), unit_pattern(output_clusters(settings.text))
     used: list[dict[str, Any]] = []
     excluded: list[dict[str, Any]] = []
     seen: set[tuple[str, str]] = set()
@@ -71,7 +72,7 @@ def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage 
                     "split": index.parent.name,
                     "text": to_units(normalise(row["sentence"]), settings.text.units),
                 }
-                why = exclusion_reason(clip, settings.training, leakage)
+                why = exclusion_reason(clip, units.findall(clip["text"]), settings.training, leakage)
                 if why is None:
                     used.append(clip)
                 else:
@@ -80,9 +81,12 @@ def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage 
 
 
 def exclusion_reason(
-    clip: dict[str, Any], settings: TrainingSettings | None, leakage: Leakage | None
+    clip: dict[str, Any], units: list[str], settings: TrainingSettings | None, leakage: Leakage | None
 ) -> tuple[str, str] | None:
-    """Return why a clip is excluded from training, as a reason and its details, or None if it is used."""
+    """Return why a clip is excluded from training, as a reason and its details, or None if it is used.
+
+    `units` are the output units of its text.
+    """
     if settings is None:
         return None
     text, num_samples, limits = clip["text"], clip["num_samples"], settings.clips
@@ -93,7 +97,7 @@ def exclusion_reason(
         return "short", f"{seconds:.3f} s, clips.min_seconds is {limits.min_seconds}"
     if seconds > limits.max_seconds:
         return "long", f"{seconds:.3f} s, clips.max_seconds is {limits.max_seconds}"
-    frames, needed = model_frames(num_samples, limits.frame_seconds), ctc_frames(text)
+    frames, needed = model_frames(num_samples, limits.frame_seconds), ctc_frames(units)
     if frames < needed:
         return "infeasible", f"{frames} frames, CTC needs {needed} for the text"
     # Checked last, so that leakage counts only clips that would otherwise be used for training.
@@ -164,6 +168,7 @@ def main() -> None:
             "clips_touched": dict(selection.normaliser.clips_touched),
             "characters_replaced": dict(selection.normaliser.characters_replaced.most_common()),
             "characters_dropped": dict(selection.normaliser.characters_dropped.most_common()),
+            "marks_dropped": {mark: each._asdict() for mark, each in selection.normaliser.marks_dropped.items()},
         },
         args.counts,
     )

@@ -17,6 +17,7 @@ from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
 from speechmill.core.versions import stage_version
 from speechmill.dag.paths import SPOKEN, base_config, perturbed_sets, role_sets, run_datasets, run_roles, uses_lm
+from speechmill.text.normaliser import output_clusters
 
 # Keys of `finetune` that change no weights: recomputed activations are the same.
 _RUNTIME = {*RuntimeConfig.model_fields, "gradient_checkpointing"}
@@ -99,8 +100,9 @@ def clips_train(config: Config, run: str) -> str:
 
 
 def vocab(config: Config, run: str) -> str:
-    """Return the configuration of a model with random weights, which the feature extractor has to fit."""
-    return _json({"init": config.runs[run].model.init})
+    """Return the clusters, and the configuration of a model with random weights, which the extractor has to fit."""
+    section = config.runs[run]
+    return _json({"init": section.model.init, "clusters": output_clusters(section.text)})
 
 
 def plan(config: Config, run: str) -> str:

@@ -19,6 +19,7 @@ from speechmill.core.tables import clips_digest, ctc_outputs_metadata, read_tabl
 from speechmill.scoring.error_rates import Counts, bootstrap_interval, count, rate
 from speechmill.scoring.protocols import apply_protocol
 from speechmill.text.normaliser import compose
+from speechmill.text.tokens import unit_pattern
 
 BOOTSTRAP_SEED = 0
 
@@ -35,16 +36,17 @@ def score(
     losses: Sequence[float | None],
     text: TextConfig,
     protocols: Sequence[Protocol] = ("plain",),
+    special_tokens: Sequence[str] = (),
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the rows of `hypotheses.parquet` and the scores of the set for `metrics.json`.
 
     The rows and the top-level scores follow the first of the `protocols`; the key `protocols` holds the scores under
     each. Error rates are corpus-level: the errors of all clips divided by the words of all references. The mean loss
-    leaves out clips whose loss is None or not finite.
+    leaves out clips whose loss is None or not finite. `special_tokens` are those that hypotheses can contain by name.
     """
     texts = [(clip["sentence"], clip["text"]) for clip in clips]
     groups = [clip["speaker_id"] or clip["id"] for clip in clips]
-    scored = {protocol: apply_protocol(protocol, texts, hypotheses, text) for protocol in protocols}
+    scored = {protocol: apply_protocol(protocol, texts, hypotheses, text, special_tokens) for protocol in protocols}
     counts = {protocol: count(*pairs) for protocol, pairs in scored.items()}
     by_protocol = {protocol: corpus_scores(counts[protocol], groups) for protocol in protocols}
     finite = [loss if loss is not None and np.isfinite(loss) else None for loss in losses]
@@ -143,9 +145,12 @@ def main() -> None:
         weights = Weights.model_validate(read_json(folder / "weights.json"))
         hypotheses = decode_all(args.ctc_outputs, folder, weights, args.threads)
     decoding_seconds = time.monotonic() - started
-    rows, scores = score(clips, hypotheses, outputs["loss"], args.settings.text, args.protocols)
-    known = set(metadata["vocabulary"])
-    outside = Counter(c for clip in clips for c in clip["text"] if c != " " and c not in known)
+    rows, scores = score(
+        clips, hypotheses, outputs["loss"], args.settings.text, args.protocols, metadata["special_tokens"]
+    )
+    known = set(metadata["vocabulary"]) - set(metadata["special_tokens"])
+    units = unit_pattern(known)
+    outside = Counter(c for clip in clips for c in units.findall(clip["text"]) if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {

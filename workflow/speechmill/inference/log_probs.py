@@ -30,6 +30,7 @@ from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
 from speechmill.model.devices import acquire_devices, device_name
+from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import (
     Processor,
     depends_on_padding,
@@ -371,13 +372,14 @@ def main() -> None:
     folder = args.base[0] if args.base else args.checkpoints[0] / f"checkpoint-{step}"
     metadata = {"step": step, "checkpoint_sha256": weights_digest(folder), "device": None, "wall_seconds": 0.0}
     unavailable = read_json(args.counts)["unavailable"]
-    metadata |= {"unavailable": unavailable, "vocabulary": [], "frame_seconds": None}
+    metadata |= {"unavailable": unavailable, "vocabulary": [], "special_tokens": [], "frame_seconds": None}
     if unavailable is not None:
         write_ctc_outputs(args.ctc_outputs, [], [], None, metadata)
         return
     clips = read_table(args.clips).to_pylist()
     model, processor = load_checkpoint(folder)
     metadata["vocabulary"] = vocabulary(model, processor)
+    metadata["special_tokens"] = written_special_tokens(processor)
     metadata["frame_seconds"] = samples_per_frame(model.config) / SAMPLE_RATE
     args.ctc_outputs.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -123,7 +123,8 @@ def main() -> None:
         settings.model_dump()
         | statistics
         | words
-        | {"blank": tokens.blank, "separator": tokens.separator, "text_sha256": file_digest(args.text)},
+        | {"blank": tokens.blank, "separator": tokens.separator, "special": sorted(tokens.special)}
+        | {"text_sha256": file_digest(args.text)},
         folder / ABOUT,
     )
 

@@ -16,7 +16,7 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.page import COLOURS, save_figure
 from speechmill.core.progress import progress
-from speechmill.core.tables import read_table
+from speechmill.core.tables import ctc_outputs_metadata, read_table
 from speechmill.inference.decoders import Weights, decode_all
 from speechmill.scoring.error_rates import count, rate
 from speechmill.scoring.protocols import apply_protocol
@@ -75,9 +75,10 @@ def tune(
         raise SpeechmillError(f"{ctc_outputs} does not match the clips of dev; delete it and run snakemake again")
     every = max(1, math.ceil(len(clips) / settings.tuning_clips))
     texts = [(clip["sentence"], clip["text"]) for clip in clips[::every]]
+    special_tokens = ctc_outputs_metadata(ctc_outputs)["special_tokens"]
 
     def wer(hypotheses: Sequence[str]) -> float:
-        counts = count(*apply_protocol("plain", texts, hypotheses, settings.text))
+        counts = count(*apply_protocol("plain", texts, hypotheses, settings.text, special_tokens))
         return rate(sum(each.errors for each in counts), sum(each.words for each in counts))
 
     def weights(point: Point) -> Weights:

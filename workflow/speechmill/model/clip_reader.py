@@ -20,6 +20,7 @@ from speechmill.core.flac import Int16Samples, decode_flac, decode_spans
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.batching import SampledClip, clips_from_table
 from speechmill.model.ctc import IGNORED_LABEL
+from speechmill.model.labels import LabelEncoder
 from speechmill.model.models import Processor, model_inputs
 
 # The metadata of an open shard takes about 8 kB per row group: half a gigabyte if the open shards hold a million clips.
@@ -168,6 +169,7 @@ class Collator:
 
     def __init__(self, processor: Processor) -> None:
         self._processor = processor
+        self._encode = LabelEncoder(processor)
 
     def __call__(self, clips: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the batch of `clips`, in their order."""
@@ -182,8 +184,7 @@ class Collator:
 
     def labels(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of each text."""
-        ids: list[list[int]] = self._processor.tokenizer(texts).input_ids
-        return ids
+        return [self._encode(text) for text in texts]
 
     def _inputs(self, samples: Sequence[Int16Samples]) -> dict[str, torch.Tensor]:
         extractor = self._processor.feature_extractor

@@ -8,6 +8,7 @@ import torch
 from torchaudio.functional import forced_align, merge_tokens
 from transformers import PreTrainedModel
 
+from speechmill.model.labels import LabelEncoder
 from speechmill.model.models import Processor
 from speechmill.text.normaliser import to_units
 
@@ -51,9 +52,8 @@ def word_times(
 
 def token_ids(word: str, processor: Processor, units: str, num_outputs: int) -> list[int]:
     """Return the token ids of a word, without the tokens that a model with `num_outputs` outputs cannot emit."""
-    tokenizer = processor.tokenizer
-    ids: list[int] = tokenizer(to_units(word, units)).input_ids
-    return [i for i in ids if i not in (tokenizer.unk_token_id, tokenizer.pad_token_id) and i < num_outputs]
+    ids = LabelEncoder(processor)(to_units(word, units))
+    return [i for i in ids if i != processor.tokenizer.unk_token_id and i < num_outputs]
 
 
 def word_spans(

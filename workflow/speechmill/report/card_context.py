@@ -14,6 +14,7 @@ from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.reference_comparison import comparison_table
 from speechmill.scoring.error_rates import CONFIDENCE, percent
 from speechmill.scoring.systems import base_set
+from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 
 TEMPLATE = TEMPLATES / "card.md.j2"
 """The template of the card."""
@@ -111,9 +112,9 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
         "data": card_tables.data_table(settings, evidence.counts),
         "corpora": card_tables.corpus_table(settings, evidence.status),
-        "units": settings.text.units,
+        "units": settings.text.units + (" and sequences of them" if settings.text.clusters else ""),
         "text_rules": card_lists.text_rules(evidence.counts["train"]),
-        "characters": [token for token in evidence.vocabulary if len(token) == 1 and token != "|"],
+        "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],
         "training": evidence.training,
         "training_results": card_tables.markdown_table(
             card_tables.training_results(evidence.plan, evidence.log, by_step)

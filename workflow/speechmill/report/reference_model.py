@@ -17,6 +17,7 @@ from speechmill.inference.log_probs import (
     samples_per_frame,
     split_into_chunks,
 )
+from speechmill.model.labels import LabelEncoder
 from speechmill.model.models import output_frames
 
 
@@ -60,7 +61,7 @@ class ReferenceModel:
 
     def loss(self, log_probs: NDArray[np.float32], text: str) -> float:
         """Return the CTC loss of a text per token; infinite if the frames are too few for the text."""
-        labels = torch.tensor(self.processor.tokenizer(text).input_ids)
+        labels = torch.tensor(LabelEncoder(self.processor)(text), dtype=torch.long)
         if not len(log_probs):
             return float("inf") if len(labels) else 0.0
         frames = torch.from_numpy(log_probs)[:, None]

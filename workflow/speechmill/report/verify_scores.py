@@ -28,6 +28,7 @@ from speechmill.inference.log_probs import LogProbsSettings
 from speechmill.inference.perturb import apply_effect
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import device_name
+from speechmill.model.labels import written_special_tokens
 from speechmill.report import evidence
 from speechmill.report.check_result import CheckResult
 from speechmill.report.reference_model import ReferenceModel
@@ -146,7 +147,8 @@ def _check_set(
         ]
         result.differences += changed or [f"{name}: the texts of its clips are not those that were scored"]
     for row in rows.to_dict("records"):
-        scores = _scores(config, run, name, clips, output.hypotheses[row["decoder"]], output.losses)
+        special_tokens = written_special_tokens(reference.processor)
+        scores = _scores(config, run, name, clips, output.hypotheses[row["decoder"]], output.losses, special_tokens)
         what = f"{name} by {row['decoder']}"
         lines = compare_scores({str(key): value for key, value in row.items()}, scores, exact)
         result.differences += [f"{what}: {line}" for line in lines]
@@ -199,7 +201,13 @@ def _process_set(
 
 
 def _scores(
-    config: Config, run: str, name: str, clips: list[dict[str, Any]], hypotheses: list[str], losses: list[float]
+    config: Config,
+    run: str,
+    name: str,
+    clips: list[dict[str, Any]],
+    hypotheses: list[str],
+    losses: list[float],
+    special_tokens: Sequence[str],
 ) -> dict[str, Any]:
     """Return the recomputed values of a row of `summary.parquet`."""
     section = config.runs[run]
@@ -208,7 +216,8 @@ def _scores(
     protocols = section.evaluation.set_config(name).protocols
     scores: dict[str, Any] = {}
     for protocol in protocols:
-        found = corpus_scores(count(*apply_protocol(protocol, texts, hypotheses, section.text)), groups)
+        scored = apply_protocol(protocol, texts, hypotheses, section.text, special_tokens)
+        found = corpus_scores(count(*scored), groups)
         scores |= {f"{rate}_{protocol}": found[rate] for rate in _RATES}
         if protocol == protocols[0]:
             scores |= {key: found[key] for key in (*_RATES, *ERROR_COUNTS)}

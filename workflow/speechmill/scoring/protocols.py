@@ -16,13 +16,20 @@ _TO_SPACES = ("\n\n", "\n", "   ", "  ")
 
 
 def apply_protocol(
-    protocol: Protocol, clips: Sequence[tuple[str, str]], hypotheses: Sequence[str], text: TextConfig
+    protocol: Protocol,
+    clips: Sequence[tuple[str, str]],
+    hypotheses: Sequence[str],
+    text: TextConfig,
+    special_tokens: Sequence[str] = (),
 ) -> tuple[list[str], list[str]]:
     """Return the references and the hypotheses normalised as `protocol` requires.
 
-    Each of `clips` is a pair of the published sentence and the text normalised by the run's rules.
+    Each of `clips` is a pair of the published sentence and the text normalised by the run's rules. `special_tokens` are
+    the names under which hypotheses can contain special tokens.
 
-    - `plain`: both sides are normalised by the run's rules, and jamo are composed to syllables.
+    - `plain`: both sides are normalised by the run's rules, and jamo are composed to syllables. A special token in a
+      hypothesis, such as `[UNK]`, becomes one character that no reference has, so that it is one wrong character in a
+      wrong word; the rules would turn its name into letters.
     - `robust_speech_event`: the published sentence is lowercased and stripped of some punctuation; the hypothesis is
       the model's output with jamo composed. Source: `eval.py` of the Hugging Face Robust Speech Challenge, 2022.
     """
@@ -31,7 +38,9 @@ def apply_protocol(
         return [event_reference(sentence) for sentence, _ in clips], composed
     normalise = Normaliser(text)
     # Composed again because the run's rules may decompose syllables.
-    return [compose(reference) for _, reference in clips], [compose(normalise(each)) for each in composed]
+    return [compose(reference) for _, reference in clips], [
+        compose(normalise.hypothesis(each, special_tokens)) for each in composed
+    ]
 
 
 def event_reference(sentence: str) -> str:

@@ -1,5 +1,6 @@
 """The lexicon of the beam search: how words are spelled in the tokens of a model."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,30 +10,46 @@ from typing import Any
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
 from speechmill.text.normaliser import to_units
+from speechmill.text.tokens import unit_pattern
 
 MODEL, LEXICON, TOKENS, ABOUT = "lm.binary", "lexicon.txt", "tokens.txt", "arpa.json"
 """The files that the stage `lm` writes to the folder of a language model."""
 
+# With the defaults of Wav2Vec2CTCTokenizer.
+_SPECIAL_TOKENS = {
+    "pad_token": "<pad>",
+    "word_delimiter_token": "|",
+    "unk_token": "<unk>",
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+}
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a model by id, with the CTC blank and the word separator."""
+    """The tokens of a model by id, with the CTC blank, the word separator and the other special tokens."""
 
     by_id: list[str]
     blank: str
     separator: str
+    special: frozenset[str] = frozenset()
 
     @cached_property
     def _letters(self) -> frozenset[str]:
-        return frozenset(self.by_id) - {self.blank, self.separator}
+        return frozenset(self.by_id) - {self.blank, self.separator} - self.special
+
+    @cached_property
+    def _units(self) -> re.Pattern[str]:
+        return unit_pattern(self._letters)
 
     def entry(self, word: str) -> str | None:
         """Return the line of `lexicon.txt` for a word, or None if the model lacks one of its characters.
 
-        A word is spelled in characters or, if the model has jamo instead, in jamo, and ends with the word separator.
+        A word is spelled in characters or, if the model has jamo instead, in jamo, with the longest token at each
+        position if the model has tokens of several characters. It ends with the word separator.
         """
         for units in ("characters", "jamo"):
-            spelled = to_units(word, units)
+            spelled = self._units.findall(to_units(word, units))
             if self._letters.issuperset(spelled):
                 return f"{word}\t{' '.join(spelled)} {self.separator}\n"
         return None
@@ -47,9 +64,9 @@ def tokenizer_tokens(vocab: Path, tokenizer: Path) -> Tokens:
     ids: Mapping[str, Any] = read_json(vocab)
     settings = read_json(tokenizer)
     # Some versions of transformers write a token as a mapping.
-    blank, separator = (
+    blank, separator, *special = (
         each["content"] if isinstance(each, Mapping) else each
-        for each in (settings.get("pad_token", "<pad>"), settings.get("word_delimiter_token", "|"))
+        for each in (settings.get(key, default) for key, default in _SPECIAL_TOKENS.items())
     )
     by_id = sorted(ids, key=lambda token: str(ids[token]).zfill(9))
     if [ids[token] for token in by_id] != list(range(len(by_id))) or not {blank, separator} <= set(by_id):
@@ -58,11 +75,12 @@ def tokenizer_tokens(vocab: Path, tokenizer: Path) -> Tokens:
             f" {separator!r}: a language model of words cannot be used with this model; remove `lm` from"
             " evaluation.decoders"
         )
-    return Tokens(by_id, blank, separator)
+    return Tokens(by_id, blank, separator, frozenset(special).intersection(by_id))
 
 
 def folder_tokens(folder: Path) -> Tokens:
     """Return the tokens that the language model in `folder` was built for."""
     about = read_json(folder / ABOUT)
+    # Models published by earlier versions do not list their special tokens.
     by_id = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return Tokens(by_id, about["blank"], about["separator"])
+    return Tokens(by_id, about["blank"], about["separator"], frozenset(about.get("special", ())))

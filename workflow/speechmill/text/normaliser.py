@@ -5,11 +5,15 @@ import itertools
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from speechmill.config.text import TextConfig
-from speechmill.core.command import SpeechmillError
+from speechmill.core.characters import expand_ranges, list_entries, normalised
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.text.casing import change_case
+from speechmill.text.tokens import REPLACEMENT, SPACE
 
 
 def _cyrillic_by_latin() -> dict[str, str]:
@@ -47,13 +51,25 @@ _SYLLABLES = re.compile("[가-힣]+")
 _HANGUL = re.compile("[\u1100-\u1112\u1161-\u1175\u11a8-\u11c2가-힣]+")
 
 
+class DroppedMark(NamedTuple):
+    """How often `keep` deleted a combining mark from letters that it kept, and the first such sentence and its text."""
+
+    times: int
+    sentence: str
+    text: str
+
+
 class Normaliser:
     """The text rules of a run, a function from a sentence to its normalised form.
+
+    Literal texts and lists in the rules are used in the normal form and the case of the text that they are applied to,
+    and also in the case in which they are written, since `replace` can insert letters of the other case.
 
     Attributes:
         clips_touched: The number of sentences that each rule changed.
         characters_replaced: How often `map_confusables` replaced each Latin letter.
         characters_dropped: How often `drop` and `keep` deleted each character.
+        marks_dropped: The combining marks that `keep` deleted from letters that it kept.
     """
 
     def __init__(self, settings: TextConfig) -> None:
@@ -61,37 +77,88 @@ class Normaliser:
         self._replace = [
             (
                 f"replace {r.find!r} by {r.replacement!r}",
-                re.compile(r.find if r.regex else re.escape(r.find)),
+                re.compile(r.find if r.regex else _any_of(self._variants(normalised(r.find, settings.unicode)))),
                 r.replacement,
             )
             for r in settings.replace
         ]
-        self._drop = set(settings.drop)
-        self._keep = None if settings.keep is None else expand_ranges(settings.keep) | {" "}
+        # The case of one character can be several, of which each is also part of other words.
+        dropped = {
+            variant
+            for entry in list_entries(settings.drop, settings.unicode)
+            for variant in self._variants(entry)
+            if len(variant) == len(entry)
+        }
+        self._drop = {each for each in dropped if len(each) == 1}
+        self._drop_sequences = re.compile(_any_of(sequences)) if (sequences := dropped - self._drop) else None
+        self._keep = None
+        if settings.keep is not None:
+            entries = expand_ranges(settings.keep, settings.unicode)
+            self._keep = {" "}.union(*(variant for entry in entries for variant in self._variants(entry)))
         self.clips_touched: Counter[str] = Counter()
         self.characters_replaced: Counter[str] = Counter()
         self.characters_dropped: Counter[str] = Counter()
+        self.marks_dropped: dict[str, DroppedMark] = {}
 
     def __call__(self, sentence: str) -> str:
         """Return the normalised sentence, with words separated by single spaces."""
-        text, form, case, digits = sentence, self._settings.unicode, self._settings.case, self._settings.digits
+        marks: Counter[str] = Counter()
+        text = self._composed(self._apply(sentence, marks))
+        for mark, times in marks.items():
+            before = self.marks_dropped.get(mark, DroppedMark(0, sentence, text))
+            self.marks_dropped[mark] = before._replace(times=before.times + times)
+        return text
+
+    def hypothesis(self, text: str, special_tokens: Sequence[str]) -> str:
+        """Return a normalised hypothesis in which each special token is one character that no rule deletes.
+
+        Args:
+            text: The hypothesis, as the tokenizer decodes it.
+            special_tokens: The special tokens that it can contain, by name.
+        """
+        parts = re.split(_any_of(special_tokens), text) if special_tokens else [text]
+        return self._composed(REPLACEMENT.join(self._apply(part, Counter()) for part in parts))
+
+    def _apply(self, text: str, marks: Counter[str]) -> str:
+        """Return the text after all rules, but not yet with single spaces, and count the dropped marks in `marks`."""
+        form, digits = self._settings.unicode, self._settings.digits
         if form != "none":
-            text = self._counted(f"unicode {form}", text, unicodedata.normalize(form, text))
+            text = self._counted(f"unicode {form}", text, normalised(text, form))
         if self._settings.map_confusables == "cyrillic":
             text = self._counted("map_confusables cyrillic", text, self._map_confusables(text))
-        if case != "keep":
-            text = self._counted(f"case {case}", text, text.lower() if case == "lower" else text.upper())
+        if self._settings.case != "keep":
+            text = self._counted(f"case {self._settings.case}", text, self._cased(text))
         for name, pattern, replacement in self._replace:
             text = self._counted(name, text, pattern.sub(replacement, text))
         if digits != "keep":
-            text = self._counted(f"digits {digits}", text, spell_numbers(text, digits, upper=case == "upper"))
-        text = self._without("drop", text, self._drop.intersection(text))
+            text = self._counted(f"digits {digits}", text, spell_numbers(text, digits, self._cased))
+        # The two rules before this one insert text in any form.
+        text = normalised(text, form)
+        if self._drop_sequences:
+            sequences = set(self._drop_sequences.findall(text))
+            text = self._without("drop", text, sequences | self._drop.intersection(text))
+        else:
+            text = self._without("drop", text, self._drop.intersection(text))
+        if SPACE in text:
+            text = self._counted(f"`{SPACE}` becomes a space", text, text.replace(SPACE, " "))
         if self._keep is not None:
-            text = self._without("keep", text, {c for c in set(text) - self._keep if not c.isspace()})
-        if form != "none":
-            # A change of case or a deletion can leave characters next to each other that have to be composed.
-            text = unicodedata.normalize(form, text)
+            unwanted = {c for c in set(text) - self._keep if not c.isspace()}
+            if any(unicodedata.category(c).startswith("M") for c in unwanted):
+                marks.update(_marks_of_kept_letters(text, unwanted))
+            text = self._without("keep", text, unwanted)
+        return text
+
+    def _composed(self, text: str) -> str:
+        # A change of case or a deletion can leave characters next to each other that have to be composed.
+        text = normalised(text, self._settings.unicode)
         return self._counted("space", text, " ".join(text.split()))
+
+    def _cased(self, text: str) -> str:
+        return change_case(text, self._settings.case, self._settings.language)
+
+    def _variants(self, text: str) -> set[str]:
+        """Return a text of the rules as it is written, and in the case of the sentences, in their normal form."""
+        return {text, normalised(self._cased(text), self._settings.unicode)}
 
     def _map_confusables(self, text: str) -> str:
         if _CYRILLIC_BY_LATIN.keys().isdisjoint(text) or not _CYRILLIC_LETTER.search(text):
@@ -111,29 +178,43 @@ class Normaliser:
 
     def _without(self, rule: str, text: str, unwanted: set[str]) -> str:
         left = text
-        # Sorted, so that the order of the counts is reproducible.
-        for character in sorted(unwanted):
-            self.characters_dropped[character] += text.count(character)
+        # Sorted, so that the order of the counts is reproducible; sequences before their characters.
+        for character in sorted(unwanted, key=lambda each: (-len(each), each)):
+            self.characters_dropped[character] += left.count(character)
             left = left.replace(character, "")
         return self._counted(rule, text, left)
 
 
-def spell_numbers(text: str, language: str, *, upper: bool = False) -> str:
+def _any_of(texts: Iterable[str]) -> str:
+    """Return a regular expression that matches each of `texts`, the longest first."""
+    return "|".join(map(re.escape, sorted(texts, key=lambda each: (-len(each), each))))
+
+
+def _marks_of_kept_letters(text: str, unwanted: set[str]) -> Counter[str]:
+    """Return how often each of the `unwanted` combining marks follows a letter that is kept."""
+    marks: Counter[str] = Counter()
+    letter_is_kept = False
+    for character in text:
+        if unicodedata.category(character).startswith("M"):
+            if letter_is_kept and character in unwanted:
+                marks[character] += 1
+        else:
+            letter_is_kept = character not in unwanted and not character.isspace()
+    return marks
+
+
+def spell_numbers(text: str, language: str, cased: Callable[[str], str] = str) -> str:
     """Return `text` with whole numbers in digits (of any script) spelled out in `language`, a code of num2words.
 
-    Numbers become plain cardinals without inflection, in Russian the masculine nominative, in Korean Sino-Korean. Those
-    with a leading zero, with more than 15 digits, or too large for num2words are spelled digit by digit. Punctuation is
-    unchanged, and a space is inserted where a number would otherwise touch a letter or another number once punctuation
-    is dropped: `3,5` becomes `три, пять`, `5-й` becomes `пять- й`, `2018년` becomes `이천십팔 년`.
+    Numbers become plain cardinals without inflection, in Russian the masculine nominative, in Korean Sino-Korean; then
+    `cased` is applied to their words. Those with a leading zero, with more than 15 digits, or too large for num2words
+    are spelled digit by digit. Punctuation is unchanged, and a space is inserted where a number would otherwise touch a
+    letter or another number once punctuation is dropped: `3,5` becomes `три, пять`, `5-й` becomes `пять- й`, `2018년`
+    becomes `이천십팔 년`.
     """
     if not _DIGIT.search(text):
         return text
-
-    def spelled(number: re.Match[str]) -> str:
-        words = _words(number[0], language)
-        return words.upper() if upper else words
-
-    return _NUMBER.sub(spelled, _JOINT.sub(r"\g<0> ", text))
+    return _NUMBER.sub(lambda number: cased(_words(number[0], language)), _JOINT.sub(r"\g<0> ", text))
 
 
 def _words(number: str, language: str) -> str:
@@ -173,27 +254,14 @@ def compose(text: str) -> str:
     return _HANGUL.sub(lambda run: unicodedata.normalize("NFC", run[0]), text)
 
 
-def expand_ranges(characters: str) -> set[str]:
-    """Return the characters of a list with ranges, such as `а-яё`; a hyphen at either end is a hyphen.
+def output_clusters(settings: TextConfig) -> list[str]:
+    """Return the sequences of `text.clusters` as they occur in a normalised text in the units of the model."""
 
-    Raises:
-        SpeechmillError: A range is in descending order.
-    """
-    expanded: set[str] = set()
-    i = 0
-    while i < len(characters):
-        if i + 2 < len(characters) and characters[i + 1] == "-":
-            if characters[i] > characters[i + 2]:
-                raise SpeechmillError(
-                    f"text.keep: the range {characters[i : i + 3]} is in descending order; write"
-                    f" {characters[i + 2]}-{characters[i]}"
-                )
-            expanded.update(chr(code) for code in range(ord(characters[i]), ord(characters[i + 2]) + 1))
-            i += 3
-        else:
-            expanded.add(characters[i])
-            i += 1
-    return expanded
+    def as_text(cluster: str) -> str:
+        text = change_case(normalised(cluster, settings.unicode), settings.case, settings.language)
+        return to_units(normalised(text, settings.unicode), settings.units)
+
+    return sorted(set(map(as_text, settings.clusters)))
 
 
 def model_frames(num_samples: int, frame_seconds: float) -> int:
@@ -201,9 +269,10 @@ def model_frames(num_samples: int, frame_seconds: float) -> int:
     return num_samples // round(frame_seconds * SAMPLE_RATE) - 1
 
 
-def ctc_frames(text: str) -> int:
-    """Return the smallest number of frames for `text` in CTC: one per character, and a blank between equal neighbours.
+def ctc_frames(units: Sequence[str]) -> int:
+    """Return the smallest number of frames for a text in CTC: one per unit, and a blank between equal neighbours.
 
-    Source: Graves et al., Connectionist Temporal Classification, ICML 2006, section 3.
+    `units` is a text, whose units are its characters, or a list of units. Source: Graves et al., Connectionist Temporal
+    Classification, ICML 2006, section 3.
     """
-    return len(text) + sum(a == b for a, b in itertools.pairwise(text))
+    return len(units) + sum(a == b for a, b in itertools.pairwise(units))

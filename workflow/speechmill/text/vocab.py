@@ -4,6 +4,7 @@ import argparse
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +24,30 @@ from transformers import (
 from speechmill.core.command import run_command
 from speechmill.core.files import write_json
 from speechmill.core.tables import read_table
-from speechmill.text.tokens import PAD, SPACE, UNKNOWN
+from speechmill.text.tokens import PAD, SPACE, UNKNOWN, unit_pattern
 
 _ROWS = 8192
 
 
 class VocabSettings(BaseModel):
-    """The settings of this stage: the configuration of a model with random weights, or None with a base model."""
+    """The settings of this stage."""
 
     init: dict[str, Any] | None
+    """The configuration of a model with random weights, or None with a base model."""
+    clusters: list[str] = []
+    """The sequences of characters that are one unit each."""
 
 
-def vocabulary(texts: list[str]) -> dict[str, int]:
-    """Return the ids of the special tokens, from 0, followed by those of all characters of `texts` in code point order.
+def vocabulary(texts: list[str], clusters: Sequence[str] = ()) -> dict[str, int]:
+    """Return the ids of the special tokens, from 0, followed by those of all units of `texts` in code point order.
 
-    The padding token, id 0, is the blank of CTC.
+    A unit is one of `clusters`, the longest at its position, or a character. The padding token, id 0, is the blank of
+    CTC.
     """
+    pattern = unit_pattern(clusters)
     # The tokenizer reads the token for the space as a space.
-    characters = sorted({character for text in texts for character in text} - {" ", SPACE})
-    return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *characters])}
+    units = sorted({unit for text in texts for unit in pattern.findall(text)} - {" ", SPACE})
+    return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *units])}
 
 
 def processor(
@@ -92,14 +98,18 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="output: the processor")
     parser.add_argument("--characters", type=Path, required=True, help="output: the characters with their counts")
     args = parser.parse_args()
-    characters: Counter[str] = Counter()
+    pattern, characters = unit_pattern(args.settings.clusters), Counter[str]()
     # In batches, because all texts of a large corpus would take gigabytes as Python strings.
     for rows in read_table(args.clips, ["text"]).to_batches(_ROWS):
-        text = "".join(rows["text"].to_pylist())
-        # 15 times as fast as `update(text)`.
-        characters.update({character: text.count(character) for character in sorted(set(text))})
+        texts = rows["text"].to_pylist()
+        if args.settings.clusters:
+            characters.update(unit for text in texts for unit in pattern.findall(text))
+        else:
+            text = "".join(texts)
+            # 15 times as fast as `update(text)`.
+            characters.update({character: text.count(character) for character in sorted(set(text))})
     base = args.base[0] if args.base else None
-    processor(vocabulary(list(characters)), args.settings, base).save_pretrained(args.folder)
+    processor(vocabulary(list(characters), args.settings.clusters), args.settings, base).save_pretrained(args.folder)
     write_json(dict(characters.most_common()), args.characters)
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from speechmill.config.text import TextConfig
 from speechmill.inference.log_probs import transcribe
+from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import Processor
 from speechmill.scoring.error_rates import count, rate
 from speechmill.scoring.protocols import apply_protocol
@@ -43,7 +44,8 @@ class DevEvaluator:
             )
         model.train(was_training)
         clips = [(clip["sentence"], clip["text"]) for clip in self._clips]
-        references, scored = apply_protocol("plain", clips, hypotheses, self._text)
+        special_tokens = written_special_tokens(self._processor)
+        references, scored = apply_protocol("plain", clips, hypotheses, self._text, special_tokens)
         counts = count(references, scored)
         wer = rate(sum(c.errors for c in counts), sum(c.words for c in counts))
         return {

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def make_plan(
         "longest_seconds": longest,
         "speakers": counts["speakers"],
         "excluded": counts["excluded"],
+        "marks_dropped": counts["marks_dropped"],
         "epochs": plan.epochs,
         "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
@@ -240,6 +242,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             f"Plan of the run {plan['run']}",
             f"  clips        {plan['clips']:,} of {plan['speakers']} speakers, {plan['hours']:.2f} h",
             f"  excluded     {excluded}",
+            *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
             *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
@@ -257,6 +260,19 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             "",
         ]
     )
+
+
+def _format_dropped_marks(marks: dict[str, dict[str, Any]]) -> list[str]:
+    """Return a warning for each combining mark that `text.keep` deletes from letters that it keeps."""
+    return [
+        f"  MARK LOST    {_code_point(mark)} follows kept letters {each['times']:,} times, but text.keep lacks it:"
+        f" `{each['sentence']}` becomes `{each['text']}`; add it to text.keep, or to text.drop if it is no loss"
+        for mark, each in sorted(marks.items(), key=lambda item: (-item[1]["times"], item[0]))
+    ]
+
+
+def _code_point(character: str) -> str:
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'unnamed')})"
 
 
 def _format_equivalent_batch(plan: dict[str, Any]) -> str:
