@@ -47,6 +47,7 @@ SETTINGS = CardSettings.model_validate(
         "train": ["cv-train", "cv-other"],
         "text": {},
         "select": {"set": "cv-dev", "decoder": "greedy", "metric": "wer"},
+        "metric": "wer",
         "datasets": {
             "cv": {"name": "Common Voice", "version": "8.0", "licence": "CC0-1.0", "language": "ru",
                    "hub_id": "mozilla-foundation/common_voice_8_0", "hub_config": "ru",

@@ -30,7 +30,8 @@ SECONDS = [2.0, 1.0, 1.5, 3.0]
 TEXTS = ["ab cd e", "ab", "cd", "e a"]
 HYPOTHESES_OF = ["ab d", "ab", "dc <b>", ""]
 SETTINGS = WorstSettings(
-    title="A corpus & test", language="ru", redistribute=True, units="characters", worst_clips=20, batch_seconds=60
+    title="A corpus & test", language="ru", redistribute=True, units="characters", metric="wer", worst_clips=20,
+    batch_seconds=60,
 )
 SUMMARY = {"run": "demo", "system": System("corpus-train", 5, "greedy"), "scored": 4, "with_errors": 3}
 

@@ -80,7 +80,7 @@ def settings(
     } | more
     return FinetuneSettings.model_validate(
         {"device": "cpu", "gpus": gpus, "plan": plan, "model": {"init": init}, "finetune": finetuning}
-        | {"augment": augment or {}, "checkpoints": {"best": best, "dev_clips": 0}, "text": {}, "batch_seconds": 20}
+        | {"augment": augment or {}, "checkpoints": {"best": best, "dev_clips": 0}, "text": {}, "batch_seconds": 20, "metric": "wer"}
     )
 
 
