@@ -31,7 +31,7 @@ class UsageSettings(BaseModel):
     """The unit of the language model; `words` if there is none."""
 
 
-def usage_code(decoder: str, units: str, lm_unit: LmUnit) -> str:
+def usage_code(decoder: str, units: str, lm_unit: LmUnit = "words") -> str:
     """Return a program that transcribes `recording.wav` with the model; both are in the working directory."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = (TEMPLATES / _TEMPLATES[decoder]).read_text(encoding="utf-8")
