@@ -226,7 +226,7 @@ def test_page_without_clips_or_errors(
 def test_characters_are_aligned_where_they_decide(tmp_path: Path) -> None:
     rows = [row("a", "กข ค", "กคค", seconds=1000.0)]
     settings = SETTINGS.model_copy(update={"metric": "cer"})
-    (found,) = prepare_clips(select_worst(rows, 20, "cer"), pa.table({}), [], tmp_path, settings)
+    (found,) = prepare_clips(select_worst(rows, 20, "cer"), CLIPS.empty_table(), [], tmp_path, settings)
     assert [(each["kind"], each["reference"] and each["reference"].text) for each in found["columns"]] == [
         ("hit", "ก"), ("substitution", "ข"), ("deletion", " "), ("hit", "ค"),
     ]  # fmt: skip
