@@ -119,6 +119,7 @@ def train_speechmill(
             "checkpoints": {"dev_clips": 0},
             "text": {},
             "batch_seconds": BATCH * MEAN_SECONDS,
+            "metric": "wer",
         }
     )
     steps = batch_stats(clips_from_table(clips), settings.plan).batches

@@ -57,7 +57,7 @@ rule robustness:
         report(
             "results/runs/{run}/model/plots/robustness.png",
             category="Runs",
-            labels={"run": "{run}", "what": "WER of perturbed copies"},
+            labels={"run": "{run}", "what": "error rates on perturbed copies"},
             caption="../report/robustness.rst",
         ),
     log:
@@ -148,13 +148,13 @@ rule card:
         wer=report(
             "results/runs/{run}/model/plots/wer.png",
             category="Runs",
-            labels={"run": "{run}", "what": "WER over steps"},
+            labels={"run": "{run}", "what": "error rates over steps"},
             caption="../report/wer.rst",
         ),
         breakdown=report(
             "results/runs/{run}/model/plots/breakdown.png",
             category="Runs",
-            labels={"run": "{run}", "what": "WER by length, rate and speaker"},
+            labels={"run": "{run}", "what": "error rates by length, rate and speaker"},
             caption="../report/breakdown.rst",
         ),
     log:

@@ -117,10 +117,12 @@ rule breakdown:
         mem_mb=4000,
         runtime=60,
     params:
+        settings=from_config(stage_settings.breakdown),
         version=stage_version("breakdown"),
     shell:
-        "python -m speechmill.report.breakdown --run {wildcards.run} --selection {input.selection}"
-        " --hypotheses {input.hypotheses} --indexes {input.indexes} --breakdown {output} 2>&1 | tee {log}"
+        "python -m speechmill.report.breakdown --run {wildcards.run} --settings {params.settings:q}"
+        " --selection {input.selection} --hypotheses {input.hypotheses}"
+        " --indexes {input.indexes} --breakdown {output} 2>&1 | tee {log}"
 
 
 rule worst:

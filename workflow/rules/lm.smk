@@ -75,10 +75,11 @@ rule select_tuning_checkpoint:
         mem_mb=1000,
         runtime=10,
     params:
+        settings=from_config(stage_settings.select_tuning_checkpoint),
         version=stage_version("select_tuning_checkpoint"),
     shell:
-        "python -m speechmill.lm.select_tuning_checkpoint --metrics {input} --tuning-checkpoint {output}"
-        " 2>&1 | tee {log}"
+        "python -m speechmill.lm.select_tuning_checkpoint --settings {params.settings:q} --metrics {input}"
+        " --tuning-checkpoint {output} 2>&1 | tee {log}"
 
 
 rule lm_weights:

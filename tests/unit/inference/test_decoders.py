@@ -16,7 +16,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import write_json
 from speechmill.inference import decoders
 from speechmill.inference.decoders import BeamSearch, Weights, decode_all
-from speechmill.lm.lm import LmSettings, build_model
+from speechmill.lm.lm import LmSettings, build_model, write_spelled
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens
 
 LETTERS = ["[PAD]", "[UNK]", "|", *"abcdeo"]
@@ -197,3 +197,56 @@ def test_corrupt_language_model_is_reported(tmp_path: Path) -> None:
     (folder / MODEL).write_bytes(b"")
     with pytest.raises(SpeechmillError, match=rf"{folder} cannot be used"):
         BeamSearch(folder, weights())
+
+
+def character_model(folder: Path, sentences: Sequence[str], tokens: Sequence[str] = LETTERS) -> Path:
+    """A folder with a language model of characters, as stage `lm` writes it."""
+    folder.mkdir()
+    (folder / "text").write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    write_spelled(folder / "text", folder / "spelled", Tokens(list(tokens), "[PAD]", "|"))
+    settings = LmSettings(unit="characters", order=3, prune=[], format="trie", max_words=9)
+    build_model(folder / "spelled", folder / MODEL, settings, 100)
+    (folder / LEXICON).write_text("")
+    (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    write_json({"unit": "characters", "blank": "[PAD]", "separator": "|"}, folder / ABOUT)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return character_model(tmp_path_factory.mktemp("lm") / "lm", ["acabacab", "cabacab", "bcobcob", "cobbcob"])
+
+
+def test_character_model_at_zero_weight_is_greedy(characters: Path) -> None:
+    # Repeated frames, a blank between equal characters, and spaces; no sentence is in the text of the model.
+    search = BeamSearch(characters, weights())
+    assert [search(log_probs_of(path)) for path in PATHS] == SENTENCES
+
+
+def test_character_model_decides_within_a_word(characters: Path) -> None:
+    search = BeamSearch(characters, weights(lm_weight=1.0))
+    for before, expected in (("a", "acab"), ("b", "bcob")):
+        assert search(ambiguous(log_probs_of(f"{before}c?b".replace("?", "a")), 2, "a", "o")) == expected
+
+
+def test_character_model_writes_unseen_sentences(characters: Path) -> None:
+    assert BeamSearch(characters, weights(lm_weight=0.5))(log_probs_of("d_e_ed|a")) == "deed a"
+
+
+def test_character_model_writes_no_special_tokens(characters: Path) -> None:
+    clip = log_probs_of("ab")
+    clip[1, LETTERS.index("[UNK]")] = 0.0
+    assert BeamSearch(characters, weights())(clip) == "a"
+
+
+def test_character_model_composes_jamo(tmp_path: Path) -> None:
+    tokens = ["[PAD]", "[UNK]", "|", *"\u1100\u1112\u1161\u11ab"]
+    folder = character_model(tmp_path / "lm", ["한 가", "가 한"], tokens)
+    clip = log_probs_of("\u1112\u1161\u11ab|\u1100\u1161", tokens=tokens)
+    assert BeamSearch(folder, weights(1.0))(clip) == "한 가"
+
+
+def test_spelled_text_keeps_spaces_and_skips_unknown(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("ab c\nxaé\n\n", encoding="utf-8")
+    write_spelled(tmp_path / "text", tmp_path / "spelled", Tokens(LETTERS, "[PAD]", "|"))
+    assert (tmp_path / "spelled").read_text() == "a b | c\na\n\n"

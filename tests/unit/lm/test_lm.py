@@ -164,7 +164,7 @@ def test_syllables_are_spelled_in_units_of_model(tmp_path: Path, monkeypatch: py
 
 
 def test_unspellable_text_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpeechmillError, match="the model can spell no word"):
+    with pytest.raises(SpeechmillError, match="the model can spell none of the words"):
         run(tmp_path, monkeypatch, ["abc"], ["[PAD]", "|", *"ABC"])
 
 

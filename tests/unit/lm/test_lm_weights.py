@@ -14,7 +14,7 @@ from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import CLIPS
 from speechmill.core.tables import write_table
 from speechmill.lm.lm import LmSettings, build_model
-from speechmill.lm.lm_weights import Point, best, main, search
+from speechmill.lm.lm_weights import Point, Rates, best, main, search
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens
 
 LETTERS = ["[PAD]", "[UNK]", "|", *"abco"]
@@ -24,6 +24,7 @@ GREEDY = ["a cob", "b cob", "a cob", "c", "b cob"]
 SETTINGS: dict[str, Any] = {
     "dev": "corpus-dev",
     "text": {},
+    "metric": "wer",
     "lm_weight": [0.0, 6.0],
     "word_score": [0.0],
     "vocabulary": "closed",
@@ -32,8 +33,8 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def bowl(point: Point) -> float:
-    return (point[0] - 1.4) ** 2 + (point[1] + 0.6) ** 2
+def bowl(point: Point) -> Rates:
+    return (point[0] - 1.4) ** 2 + (point[1] + 0.6) ** 2, 0.0
 
 
 def test_search_refines_around_best_grid_point() -> None:
@@ -51,7 +52,12 @@ def test_grid_of_one_point() -> None:
 
 
 def test_ties_prefer_small_weights() -> None:
-    assert best({(2.0, 0.0): 0.1, (1.0, -1.0): 0.1, (1.0, 0.5): 0.1, (0.5, 0.0): 0.2}) == (1.0, 0.5)
+    same = (0.1, 0.1)
+    assert best({(2.0, 0.0): same, (1.0, -1.0): same, (1.0, 0.5): same, (0.5, 0.0): (0.2, 0.0)}) == (1.0, 0.5)
+
+
+def test_equal_wer_falls_to_cer() -> None:
+    assert best({(1.0, 0.0): (1.0, 0.5), (4.0, 0.0): (1.0, 0.1), (2.0, 0.0): (1.0, 0.2)}) == (4.0, 0.0)
 
 
 def stage_inputs(folder: Path) -> Path:
@@ -118,6 +124,16 @@ def test_weights_are_tuned_on_dev_only(
     assert (tuned["vocabulary"], tuned["beam"]) == ("closed", BeamConfig().model_dump())
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
     assert "WER 0.00 %, greedy 22.22 %" in capsys.readouterr().out
+
+
+def test_weights_are_tuned_by_the_error_rate_that_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tuned = run(stage_inputs(tmp_path), monkeypatch, metric="cer")
+    # Two of the 21 characters of the references are wrong.
+    assert (tuned["metric"], tuned["greedy_cer"], tuned["cer"]) == ("cer", pytest.approx(2 / 21), 0.0)
+    assert tuned["surface"][0] == [0.0, 0.0, pytest.approx(2 / 21)]
+    assert "CER 0.00 %, greedy 9.52 %" in capsys.readouterr().out
 
 
 def test_large_dev_set_is_subsampled_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

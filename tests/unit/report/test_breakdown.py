@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jiwer
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -204,7 +205,7 @@ def tables(tmp_path: Path) -> dict[System, Any]:
 def test_decoders_checkpoints_and_effects_are_compared(tables: dict[System, Any]) -> None:
     rows = {row["kind"]: row for row in compare_systems(tables, 2)}
     assert len(compare_systems(tables, 2)) == len(rows) == 3
-    assert rows["decoders"]["wer"] == [0.2, 0.0]
+    assert rows["decoders"]["rates"] == [0.2, 0.0]
     assert rows["decoders"]["difference"] == pytest.approx(-0.2)
     assert rows["decoders"]["second"] == {"set": "cv-test", "step": 2, "decoder": "lm"}
     assert rows["decoders"]["interval"][1] <= 0
@@ -238,7 +239,8 @@ def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], step: int) -> Any:
     write_json({"step": step}, folder / "selection.json")
-    arguments = ["--run", "demo", "--selection", folder / "selection.json", "--hypotheses", *files, "--indexes",
+    arguments = ["--run", "demo", "--settings", '{"metric": "wer"}',
+                 "--selection", folder / "selection.json", "--hypotheses", *files, "--indexes",
                  index(folder, {"a": {"age": "fifties"}}), "--breakdown", folder / "breakdown.json"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["breakdown", *map(str, arguments)])
     breakdown.main()
@@ -272,3 +274,22 @@ def test_unavailable_set_has_no_clips_or_comparison(tmp_path: Path, monkeypatch:
     assert found["sets"]["cv-test"]["greedy"]["clips"] == 0
     assert set(found["sets"]["cv-test"]["greedy"]["groups"]["seconds"]) == set()
     assert found["comparisons"] == []
+
+
+def test_interval_and_comparison_are_of_the_error_rate(tmp_path: Path) -> None:
+    said = [("a", "กขคง", "กขคจ"), ("b", "กขคง", "กขคง")]
+    tables = {}
+    for step, texts in ((1, [(name, reference, "") for name, reference, _ in said]), (2, said)):
+        clips = pd.DataFrame(
+            [
+                {"id": name, "speaker_id": name, **counted._asdict(), "words": counted.words, "errors": counted.errors,
+                 "resampling_unit": name}
+                for name, reference, hypothesis in texts
+                for counted in count([reference], [hypothesis])
+            ]
+        )  # fmt: skip
+        tables[System("c-test", step, "greedy")] = clips
+    (row,) = compare_systems(tables, 2, "cer")
+    assert (row["rates"], row["difference"]) == ([1.0, 1 / 8], -7 / 8)
+    (row,) = compare_systems(tables, 2, "wer")
+    assert row["rates"] == [1.0, 0.5]

@@ -47,6 +47,7 @@ SETTINGS = CardSettings.model_validate(
         "train": ["cv-train", "cv-other"],
         "text": {},
         "select": {"set": "cv-dev", "decoder": "greedy", "metric": "wer"},
+        "metric": "wer",
         "datasets": {
             "cv": {"name": "Common Voice", "version": "8.0", "licence": "CC0-1.0", "language": "ru",
                    "hub_id": "mozilla-foundation/common_voice_8_0", "hub_config": "ru",
@@ -144,9 +145,9 @@ def test_checkpoint_not_kept_shows_wer_from_training() -> None:
     log = [LOG[0], {"step": 50, "dev_wer": 0.9, "dev_clips": 8}, {"step": 200, "dev_wer": None, "dev_clips": 8}]
     frame = scores((100, "cv-dev", 0.5), (210, "cv-dev", 0.2))
     assert [row[2:] for row in training_results(PLAN, log, frame)[1:]] == [
-        ["50", "–", "0.9000 †", "–"],
+        ["50", "–", "0.9000 †", "– †"],
         ["100", "1.0000", "0.5000", "0.1250"],
-        ["200", "–", "– †", "–"],
+        ["200", "–", "– †", "– †"],
         ["210", "0.4000", "0.2000", "0.0500"],
     ]
 
@@ -218,7 +219,13 @@ def breakdown_of(*comparisons: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
     characters = {"substitutions": [], "deletions": [{"reference": " ", "count": 5, "of": 50}], "insertions": []}
     of = group(None, 0.2) | {"groups": groups, "confusions": {"words": words, "characters": characters}}
-    return {"run": "demo", "step": 200, "sets": {"cv-dev": {"greedy": of}}, "comparisons": list(comparisons)}
+    return {
+        "run": "demo",
+        "step": 200,
+        "metric": "wer",
+        "sets": {"cv-dev": {"greedy": of}},
+        "comparisons": list(comparisons),
+    }
 
 
 def comparison(
@@ -228,7 +235,7 @@ def comparison(
     sides = [dict(zip(("set", "step", "decoder"), each.split(), strict=True)) for each in (first, second)]
     one, other = [each | {"step": int(each["step"])} for each in sides]
     return {
-        "kind": kind, "first": one, "second": other, "wer": list(wer), "difference": wer[1] - wer[0],
+        "kind": kind, "first": one, "second": other, "rates": list(wer), "difference": wer[1] - wer[0],
         "interval": None if interval is None else list(interval), "p_value": p,
         "why": "one speaker" if interval is None else None,
     }  # fmt: skip
@@ -357,7 +364,7 @@ def test_unavailable_set_is_listed_with_reason() -> None:
 def test_card_marks_checkpoints_not_kept(written: Path) -> None:
     text = (written / "README.md").read_text()
     assert "lowest WER on Common Voice 8.0 dev of all kept checkpoints" in text
-    assert "†: greedy WER on the entire dev set, measured during training. It determined which 2 of 4 " in text
+    assert "†: greedy decoding of the entire dev set during training. The WER there determined which 2 of 4 " in text
     rows = text.split("### Training results")[1].split("###")[0].splitlines()
     wers = {row.split("|")[3].strip(): row.split("|")[5].strip() for row in rows if row.startswith("| ")}
     assert wers == {"Step": "Wer", "50": "0.9900 †", "100": "0.9000", "200": "0.1235", "210": "0.9800 †"}
@@ -371,7 +378,7 @@ def test_plot_shows_training_wer_if_checkpoints_are_gone(
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     probed = dict(zip(PLAN["checkpoints"], WERS, strict=True))
     frame = scores(*((step, "cv-dev", 0.5) for step in kept))
-    plot_error_rates(frame, probed, SETTINGS.set_title, 100, tmp_path / "wer.png")
+    plot_error_rates(frame, {"wer": probed, "cer": {}}, SETTINGS.set_title, 100, tmp_path / "wer.png")
     axes, cer = figures[0].axes
     assert not [line for line in cer.get_lines() if "during training" in str(line.get_label())]
     lines = {str(line.get_label()): list(line.get_xdata()) for line in axes.get_lines()}
@@ -457,7 +464,7 @@ def test_language_model_effect_is_worded_by_significance(
 def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
         "text": {"source": "training", "read": 900, "sentences": 800, "removed": 25},
-        "arpa": {"order": 4, "ngrams": [100, 2000, 30]},
+        "arpa": {"unit": "words", "order": 4, "ngrams": [100, 2000, 30]},
         "weights": {"lm_weight": 1.5, "word_score": -0.5, "step": 100, "set": "cv-dev"},
     }.items():
         write_json(value, tmp_path / f"{name}.json")
@@ -472,6 +479,21 @@ def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.Monke
         in joined
     )
     assert "Its weight, 1.5, and the word score, -0.5, were tuned only on Common Voice 8.0 dev, with" in joined
+
+
+def test_cer_stands_first_in_the_card_of_a_run_that_it_decides() -> None:
+    judged = SETTINGS.model_copy(update={"metric": "cer"})
+    frame = scores((200, "cv-dev", 0.4))
+    heading, _, row = results_table(judged, frame).splitlines()
+    assert [cell.strip() for cell in heading.split("|")][3:6] == ["CER %", "95% CI", "WER %"]
+    assert [cell.strip() for cell in row.split("|")][3:6] == ["10.00", "8.00 – 13.33", "40.00"]
+    assert training_results(PLAN, LOG, frame, "cer")[0][4:] == ["Cer", "Wer"]
+
+
+def test_effect_of_language_model_is_that_on_cer() -> None:
+    breakdown = breakdown_of(with_lm((0.2, 0.1), (-0.2, -0.05), 0.001)) | {"metric": "cer"}
+    (line,) = language_model_effects(breakdown, SETTINGS.set_title)
+    assert "the language model lowers CER from 20.00% to 10.00%" in line
 
 
 def test_card_has_error_analysis(written: Path) -> None:
@@ -558,7 +580,9 @@ def test_each_set_and_decoder_has_a_distinct_line(tmp_path: Path, monkeypatch: p
     names = [f"own-test_{i}" for i in range(6)]
     greedy = scores(*((step, name, 0.5) for name in names for step in (100, 200)))
     frame = pd.concat([greedy, greedy.assign(decoder="lm")], ignore_index=True)
-    figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {}, SETTINGS.set_title, 100, tmp_path))
+    figure = plotted(
+        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 100, tmp_path)
+    )
     for axes in figure.axes:
         lines = [line for line in axes.get_lines() if len(list(line.get_xdata())) == 2 and line.get_marker() != "None"]
         assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in lines}) == len(lines) == 12
@@ -567,7 +591,9 @@ def test_each_set_and_decoder_has_a_distinct_line(tmp_path: Path, monkeypatch: p
 
 def test_set_with_a_single_score_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = scores((100, "cv-dev", 0.4), (200, "cv-dev", 0.3), (200, "own-test", 0.5))
-    figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {}, SETTINGS.set_title, 200, tmp_path))
+    figure = plotted(
+        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path)
+    )
     assert [len(axes.collections) for axes in figure.axes] == [2, 2]  # a band and a bar
 
 
@@ -611,7 +637,8 @@ def test_unavailable_set_has_an_empty_panel(tmp_path: Path, monkeypatch: pytest.
 def test_robustness_stage_plots_selected_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores((1, "own-test", 0.9), (2, "own-test", 0.2), (2, "own-test-gsm", 0.6)).to_parquet(tmp_path / "summary")
     write_json({"step": 2}, tmp_path / "selection.json")
-    arguments = ["--settings", as_json({"titles": {"own-test": "Our own test"}}), "--summary", tmp_path / "summary",
+    settings = as_json({"metric": "wer", "titles": {"own-test": "Our own test"}})
+    arguments = ["--settings", settings, "--summary", tmp_path / "summary",
                  "--selection", tmp_path / "selection.json", "--plot", tmp_path / "plot.png"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["robustness", *map(str, arguments)])
     figure = plotted(monkeypatch, robustness.main)

@@ -78,7 +78,11 @@ def error_message(key: str, value: Any) -> str:
         ("training.rows.3", [1.0, 2.88, 2000, 0.8366], "row 4 of `rows` has 4 cells for 5 `columns`"),
         ("training.rows.3", [1.0, 2.88, 2000, "No log", 0.6], "row 4 of `rows` has `No log` outside the first cell"),
         ("training.rows.3", [1.0, 2.88, 500, 0.8366, 0.6], "the steps, in the third cell of each of `rows`, must be"),
-        ("training.rows.3", [1.0, 2.88, 2000.5, 0.8366, 0.6], "the steps, in the third cell of each of `rows`, must be"),
+        (
+            "training.rows.3",
+            [1.0, 2.88, 2000.5, 0.8366, 0.6],
+            "the steps, in the third cell of each of `rows`, must be",
+        ),
         ("training.columns", ["Step", "Wer"], "`columns` must start with Training Loss, Epoch, Step, Validation Loss"),
         ("versions", {"Pytorch": 1.1}, "runs.ko_zeroth.reference_card.versions.Pytorch: "),
     ],
@@ -313,6 +317,7 @@ def our_card(section: ReferenceCard) -> str:
             "base_source": {"commit": None},
             "train": section.trained_on,
             "selection": {"set": "", "decoder": "greedy", "metric": "wer"},
+            "rates": ["wer", "cer"],
             "score": {key: math.nan if value is None else value for key, value in figures.items()},
             "training": {
                 "parameters": 0,

@@ -71,7 +71,7 @@ def test_scores_are_of_the_selected_checkpoint(tmp_path: Path) -> None:
     summary = summarise([metrics(tmp_path, "a", step, "c-dev") for step in (10, 20, 30)])
     found = selected_scores(summary[summary["step"] == 20])
     assert [*found] == [("c-dev", "greedy", "plain")]
-    assert found["c-dev", "greedy", "plain"] == score(0.2, 0.1, interval=(0.1, 0.9))
+    assert found["c-dev", "greedy", "plain"] == score(0.2, 0.1, interval=(0.1, 0.9), cer_interval=(0.0, 0.5))
 
 
 def test_only_the_first_protocol_has_an_interval(tmp_path: Path) -> None:
@@ -79,7 +79,9 @@ def test_only_the_first_protocol_has_an_interval(tmp_path: Path) -> None:
     event = metrics(tmp_path, "a", 1, "c-test", protocol="robust_speech_event", wer=0.4, cer=0.3, protocols=both)
     found = selected_scores(summarise([event]))
     assert found["c-test", "greedy", "plain"] == score(0.2, 0.1)
-    assert found["c-test", "greedy", "robust_speech_event"] == score(0.4, 0.3, interval=(0.1, 0.9))
+    assert found["c-test", "greedy", "robust_speech_event"] == score(
+        0.4, 0.3, interval=(0.1, 0.9), cer_interval=(0.0, 0.5)
+    )
 
 
 def test_unavailable_set_has_a_reason(tmp_path: Path) -> None:
@@ -272,3 +274,13 @@ def test_main_writes_trained_and_scored_runs(
     ]
     assert [row[2] for row in rows[2:6]] == ["0.3 M", "–", "–", "–"]
     assert [cell.split()[0] for cell in rows[-1][1:]] == ["45.00", "[25.00]"]
+
+
+def test_cer_stands_first_where_it_decides() -> None:
+    given = settings("a")
+    given.runs[0] = given.runs[0].model_copy(update={"metric": "cer"})
+    rates = score(1.0, 0.0449, interval=(1.0, 1.0), cer_interval=(0.04, 0.05))
+    rows = build_rows(given, {"a": {("c-dev", "greedy", "plain"): rates}})
+    page = render_page(given, {"a": TRAINED | {"step": 20}}, rows, {})
+    (cell,) = [row[1] for row in Tables(page).rows if "clips" in row[1]]
+    assert cell == "CER 4.49 4.00 – 5.00 WER 100.00 9 of 10 clips"

@@ -30,7 +30,13 @@ SECONDS = [2.0, 1.0, 1.5, 3.0]
 TEXTS = ["ab cd e", "ab", "cd", "e a"]
 HYPOTHESES_OF = ["ab d", "ab", "dc <b>", ""]
 SETTINGS = WorstSettings(
-    title="A corpus & test", language="ru", redistribute=True, units="characters", worst_clips=20, batch_seconds=60
+    title="A corpus & test",
+    language="ru",
+    redistribute=True,
+    units="characters",
+    metric="wer",
+    worst_clips=20,
+    batch_seconds=60,
 )
 SUMMARY = {"run": "demo", "system": System("corpus-train", 5, "greedy"), "scored": 4, "with_errors": 3}
 
@@ -50,6 +56,18 @@ def test_worst_clips_are_sorted_by_errors_then_wer() -> None:
         ("d", 3, 1.0), ("b", 2, 1.0), ("a", 2, 0.5),
     ]  # fmt: skip
     assert [each["id"] for each in select_worst(rows, 1)] == ["d"]
+
+
+def test_equal_word_errors_fall_to_character_errors() -> None:
+    # As sentences without spaces, digits or commands are: each is a word, right or wrong.
+    rows = [row("a", "กขคง", "กขคจ"), row("b", "กขคง", ""), row("c", "กขคง", "กขคง"), row("d", "กขคง", "กจจง")]
+    assert [each["id"] for each in select_worst(rows, 20)] == ["b", "d", "a"]
+
+
+def test_worst_clips_follow_the_error_rate() -> None:
+    rows = [row("a", "a b", "b a c"), row("b", "abcdefgh", "xyzwvuts"), row("c", "a", "a")]
+    assert [each["id"] for each in select_worst(rows, 20, "wer")] == ["a", "b"]
+    assert [each["id"] for each in select_worst(rows, 20, "cer")] == ["b", "a"]
 
 
 def test_clips_without_errors_or_words() -> None:
@@ -203,3 +221,15 @@ def test_page_without_clips_or_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]], message: str
 ) -> None:
     assert message in run_main(tmp_path, monkeypatch, rows, tmp_path / "no model")
+
+
+def test_characters_are_aligned_where_they_decide(tmp_path: Path) -> None:
+    rows = [row("a", "กข ค", "กคค", seconds=1000.0)]
+    settings = SETTINGS.model_copy(update={"metric": "cer"})
+    (found,) = prepare_clips(select_worst(rows, 20, "cer"), CLIPS.empty_table(), [], tmp_path, settings)
+    assert [(each["kind"], each["reference"] and each["reference"].text) for each in found["columns"]] == [
+        ("hit", "ก"), ("substitution", "ข"), ("deletion", " "), ("hit", "ค"),
+    ]  # fmt: skip
+    page = render_page([found], SUMMARY, settings)
+    assert "2 errors in 4 characters, CER 50%, WER 100%" in page
+    assert "<bdi>␣</bdi>" in page

@@ -24,10 +24,30 @@ def summary(**changes: object) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**changes)
 
 
-@pytest.mark.parametrize(("metric", "step"), [("wer", 200), ("cer", 300), ("loss", 100)])
-def test_smallest_metric_wins_and_earliest_of_ties(metric: str, step: int) -> None:
+@pytest.mark.parametrize(("metric", "step"), [("wer", 300), ("cer", 300), ("loss", 100)])
+def test_smallest_metric_wins_and_cer_decides_ties(metric: str, step: int) -> None:
     assert best_step(summary(), "c-dev", "greedy", metric) == step
     assert best_step(summary().iloc[::-1], "c-dev", "greedy", metric) == step
+
+
+@pytest.mark.parametrize(
+    ("scores", "step"),
+    [
+        # As in the first steps of training, and as long as each sentence without spaces has an error.
+        ({"wer": 1.0, "cer": [1.0, 0.1, 0.2, 0.0]}, 200),
+        ({"wer": 1.0, "cer": 0.5, "loss": [3.0, 1.0, 2.0, 0.0]}, 200),
+        ({"wer": 1.0, "cer": 0.5, "loss": [3.0, 2.0, None, 0.0]}, 200),
+        ({"wer": 1.0, "cer": 0.5, "loss": 1.0}, 300),
+        ({"wer": 1.0, "cer": None, "loss": None}, 300),
+    ],
+)
+def test_ties_fall_to_cer_then_loss_then_later_step(scores: dict[str, object], step: int) -> None:
+    assert best_step(summary(**scores), "c-dev", "greedy", "wer") == step
+    assert best_step(summary(**scores).iloc[::-1], "c-dev", "greedy", "wer") == step
+
+
+def test_loss_falls_to_cer() -> None:
+    assert best_step(summary(loss=1.0), "c-dev", "greedy", "loss") == 300
 
 
 def test_only_named_set_counts() -> None:
@@ -37,7 +57,7 @@ def test_only_named_set_counts() -> None:
 def test_only_named_decoder_counts() -> None:
     both = pd.concat([summary(), summary(decoder="lm", wer=[0.1, 0.2, 0.3, 0.4])])
     assert best_step(both, "c-dev", "lm", "wer") == 100
-    assert best_step(both, "c-dev", "greedy", "wer") == 200
+    assert best_step(both, "c-dev", "greedy", "wer") == 300
 
 
 @pytest.mark.parametrize(
@@ -66,10 +86,10 @@ def test_selected_checkpoint_is_copied_to_model(tmp_path: Path, monkeypatch: pyt
         "--summary", tmp_path / "summary.parquet", "--checkpoints", tmp_path / "checkpoints",
         "--model", *model, "--selection", tmp_path / "selection.json",
     )  # fmt: skip
-    assert [path.read_text() for path in model] == ["config.json of 200", "vocab.json of 200"]
+    assert [path.read_text() for path in model] == ["config.json of 300", "vocab.json of 300"]
     assert sorted(model[0].parent.iterdir()) == model
     assert read_json(tmp_path / "selection.json") == {
-        "step": 200,
+        "step": 300,
         "set": "c-dev",
         "decoder": "greedy",
         "metric": "wer",

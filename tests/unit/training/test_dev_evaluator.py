@@ -33,10 +33,11 @@ def model(letters: Wav2Vec2Processor) -> Any:
     return model.train()
 
 
-def test_wer_equals_that_of_the_evaluate_stage(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
+def test_scores_equal_those_of_the_evaluate_stage(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
     found = DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
     expected = score(clips[0], *transcribe(model.eval(), letters, *clips, 10, CPU), TextConfig())[1]
-    assert found == {"dev_wer": expected["wer"], "dev_clips": 6, "dev_empty": 0}
+    rates = {f"dev_{name}": expected[name] for name in ("wer", "cer", "loss")}
+    assert found == {**rates, "dev_clips": 6, "dev_empty": 0}
     assert found["dev_wer"] > 0
 
 
@@ -53,7 +54,7 @@ def test_empty_hypotheses_are_counted(clips: Clips, letters: Wav2Vec2Processor, 
     with torch.no_grad():
         model.lm_head.bias[0] = 1000.0
     found = DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
-    assert found == {"dev_wer": 1.0, "dev_clips": 6, "dev_empty": 6}
+    assert (found["dev_wer"], found["dev_cer"], found["dev_clips"], found["dev_empty"]) == (1.0, 1.0, 6, 6)
 
 
 def test_dev_clips_are_spread_over_lengths() -> None:

@@ -221,7 +221,7 @@ class Training:
             "device": "cpu", "gpus": gpus, "model": {"init": LAYER_NORM | init}, "augment": {}, "text": {},
             "plan": {"epochs": 3, "batch": {"clips": 4}, "gradient_accumulation": accumulation, "save_steps": 4},
             "finetune": {"learning_rate": 1e-3, "precision": "fp32", "warmup_steps": 1, "threads": 1},
-            "checkpoints": {"best": None}, "batch_seconds": 20,
+            "checkpoints": {"best": None}, "batch_seconds": 20, "metric": "wer",
         }  # fmt: skip
         runtime_settings = {"finetune": {"logging_steps": 1}, "checkpoints": {"dev_clips": 0}}
         # 21 batches, four per step: the last step has one.

@@ -80,7 +80,13 @@ def settings(
     } | more
     return FinetuneSettings.model_validate(
         {"device": "cpu", "gpus": gpus, "plan": plan, "model": {"init": init}, "finetune": finetuning}
-        | {"augment": augment or {}, "checkpoints": {"best": best, "dev_clips": 0}, "text": {}, "batch_seconds": 20}
+        | {
+            "augment": augment or {},
+            "checkpoints": {"best": best, "dev_clips": 0},
+            "text": {},
+            "batch_seconds": 20,
+            "metric": "wer",
+        }
     )
 
 
@@ -302,7 +308,7 @@ def test_log_has_a_row_per_interval(tmp_path: Path, clips: Stored, letters: Wav2
 
 def test_mfu_is_shown_only_on_a_gpu(tmp_path: Path, letters: Wav2Vec2Processor) -> None:
     plan = {"epochs": 1, "total_steps": 2, "checkpoints": [2], "peak_throughput": 10_000.0}
-    callback = CheckpointCallback("demo", tmp_path, tmp_path / "board", plan, letters, None, None, 1, 0)
+    callback = CheckpointCallback("demo", tmp_path, tmp_path / "board", plan, letters, None, None, "wer", 1, 0)
     for device, mfu in (("cpu", ""), ("cuda", ", MFU 0.4 % of an H100")):
         args: Any = SimpleNamespace(device=torch.device(device))
         callback.on_log(args, TrainerState(), TrainerControl(), {"loss": 1.5, "audio_seconds_per_second": 40.0})
@@ -524,22 +530,40 @@ def test_only_the_best_checkpoints_on_dev_are_kept(tmp_path: Path, clips: Stored
     weights = trained(tmp_path / "work", given, clips, letters)
     rows = [line for line in logged(tmp_path / "work") if "dev_wer" in line]
     assert [(row["step"], row["dev_clips"]) for row in rows] == [(step, len(clips[0])) for step in (1, 2, 3, 4)]
-    assert sorted(weights) == kept_steps(rows, [1, 2, 3, 4], 2)
+    assert sorted(weights) == kept_steps(rows, [1, 2, 3, 4], 2, "wer")
     step = min(weights)
     model, processor = load_checkpoint(tmp_path / "work" / "checkpoints" / f"checkpoint-{step}")
     hypotheses, losses = transcribe(model, processor, *clips, given.batch_seconds, CPU)
     assert rows[step - 1]["dev_wer"] == score(clips[0], hypotheses, losses, given.text)[1]["wer"]
 
 
-def test_kept_steps_rank_by_wer_then_step() -> None:
-    rows = [{"step": step, "dev_wer": wer} for step, wer in ((1, None), (2, 0.5), (3, 0.3), (4, 0.5), (5, 0.4))]
-    assert [kept_steps(rows, [1, 2, 3, 4, 5], best) for best in (1, 2, 3, 5)] == [
+def dev_rows(*scores: tuple[float | None, float | None, float | None]) -> list[dict[str, Any]]:
+    """Return the rows of the log with the WER, the CER and the loss of each dev evaluation, from step 1."""
+    return [
+        {"step": step, "dev_wer": wer, "dev_cer": cer, "dev_loss": loss, "dev_clips": 1}
+        for step, (wer, cer, loss) in enumerate(scores, start=1)
+    ]
+
+
+def test_kept_steps_rank_by_wer_then_later_step() -> None:
+    rows = dev_rows(*((wer, 0.5, 1.0) for wer in (None, 0.5, 0.3, 0.5, 0.4)))
+    assert [kept_steps(rows, [1, 2, 3, 4, 5], best, "wer") for best in (1, 2, 3, 5)] == [
         [3],
         [3, 5],
-        [2, 3, 5],
+        [3, 4, 5],
         [1, 2, 3, 4, 5],
     ]
-    assert kept_steps([], [2, 4], None) == [2, 4]
+    assert kept_steps([], [2, 4], None, "wer") == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("metric", "kept"), [("wer", [[3], [2, 3], [2, 3, 4]]), ("cer", [[5], [3, 5], [2, 3, 5]]), ("loss", [[1]])]
+)
+def test_kept_steps_follow_metric_and_its_ties(metric: str, kept: list[list[int]]) -> None:
+    # A sentence without spaces is a word: at WER 1 the first step writes nothing.
+    rows = dev_rows((1.0, 1.0, 0.1), (1.0, 0.2, 3.0), (1.0, 0.2, 2.0), (1.0, None, 1.5), (None, 0.1, None))
+    rows[3]["dev_cer"] = 0.3
+    assert [kept_steps(rows, [1, 2, 3, 4, 5], best, metric) for best, _ in enumerate(kept, start=1)] == kept
 
 
 def test_worse_checkpoint_is_deleted_after_the_commit(

@@ -41,6 +41,7 @@ SETTINGS: dict[str, Any] = {
     "checkpoints": {"best": 3},
     "text": {},
     "batch_seconds": 20,
+    "metric": "wer",
 }
 # Log rows at other steps than saves, and resume states at other steps than checkpoints.
 RUNTIME_SETTINGS = {"logging_steps": 4, "resume_minutes": 0.002}

@@ -11,8 +11,8 @@ class CheckpointConfig(Section):
     best: int | None = Field(
         None,
         gt=0,
-        description="number of checkpoints to keep, those with the lowest greedy WER on the complete dev set during"
-        " training; default: all",
+        description="number of checkpoints to keep, those with the lowest `select.metric` of greedy decoding on the"
+        " complete dev set during training; default: all",
     )
     dev_clips: int = Field(
         32,

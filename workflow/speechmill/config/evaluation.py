@@ -12,6 +12,10 @@ Decoder = Literal["greedy", "lm"]
 
 Protocol = Literal["plain", "robust_speech_event"]
 
+ErrorRate = Literal["wer", "cer"]
+
+Metric = Literal[ErrorRate, "loss"]
+
 
 class SetConfig(Section):
     """An evaluation set and how it is scored; can be given as its name only."""
@@ -119,4 +123,9 @@ class SelectConfig(Section):
 
     set: EvalSet | None = Field(None, description="evaluation set to select on; default: the run's `dev`")
     decoder: Decoder = Field("greedy", description="decoder to select by")
-    metric: Literal["wer", "cer", "loss"] = Field("wer", description="metric to minimise")
+    metric: Metric | None = Field(
+        None,
+        description="metric to minimise wherever something is chosen: the checkpoint, those that `checkpoints.best`"
+        " keeps, and the weights of the language model; also the error rate that cards, pages and plots show first;"
+        " default: `wer`, or `cer` if `language` is written without spaces between words, such as Chinese or Thai",
+    )

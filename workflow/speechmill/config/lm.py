@@ -8,6 +8,8 @@ from speechmill.config.base import Section
 
 Vocabulary = Literal["open", "closed"]
 
+LmUnit = Literal["words", "characters"]
+
 
 class BeamConfig(Section):
     """Width of the beam search: wider finds better hypotheses and is slower; `threshold` usually prunes most."""
@@ -20,7 +22,7 @@ class BeamConfig(Section):
 
 
 class LmConfig(Section):
-    """The word n-gram language model, built with KenLM; its weights are tuned on the run's `dev` only."""
+    """The n-gram language model, built with KenLM; its weights are tuned on the run's `dev` only."""
 
     text: Literal["training", "files"] = Field(
         "training",
@@ -30,7 +32,14 @@ class LmConfig(Section):
     files: list[str] = Field(
         default_factory=list, description="with `text: files`: plain text files in UTF-8, one sentence per line"
     )
-    order: int = Field(4, ge=2, le=6, description="order of the n-grams, in words")
+    unit: LmUnit | None = Field(
+        None,
+        description="unit of the n-grams: `words`, or `characters`, with which the beam search can write any text;"
+        " default: `words`, or `characters` if `language` is written without spaces between words",
+    )
+    order: int | None = Field(
+        None, ge=2, le=6, description="order of the n-grams, in units; default: 4 for words, 6 for characters"
+    )
     prune: list[int] = Field(
         [0, 0, 1],
         description="n-grams that occur at most this often are removed: one number per order, starting with unigrams;"
@@ -42,12 +51,14 @@ class LmConfig(Section):
     max_words: int = Field(
         300_000,
         gt=0,
-        description="size of the vocabulary of words, the most frequent of the text; a million words take some GB",
+        description="size of the vocabulary of words, the most frequent of the text; a million words take some GB;"
+        " not used with `unit: characters`",
     )
     vocabulary: Vocabulary = Field(
         "open",
         description="words that the beam search can write: those of the text (`closed`), or those and all words in the"
-        " greedy hypotheses of the set, which the language model treats as unknown (`open`)",
+        " greedy hypotheses of the set, which the language model treats as unknown (`open`); not used with `unit:"
+        " characters`",
     )
     lm_weight: list[float] = Field(
         [0.5, 1.0, 2.0, 4.0],
@@ -58,7 +69,8 @@ class LmConfig(Section):
     word_score: list[float] = Field(
         [-2.0, 0.0, 2.0],
         min_length=1,
-        description="grid of scores added per word, tried with each weight; higher values give more words",
+        description="grid of scores added per word, tried with each weight; higher values give more words; not used"
+        " with `unit: characters`",
     )
     beam: BeamConfig = Field(BeamConfig(), description="width of the beam search")
     tuning_clips: int = Field(

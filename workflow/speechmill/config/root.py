@@ -12,9 +12,11 @@ from speechmill.config.card import CardConfig
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import Dataset
-from speechmill.config.evaluation import EvaluationConfig, SelectConfig
+from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
 from speechmill.config.finetune import Device, FinetuneConfig
+from speechmill.config.languages import separates_words
 from speechmill.config.leakage import LeakageConfig
+from speechmill.config.lm import LmUnit
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
@@ -50,7 +52,10 @@ class Run(Section):
         description="with `none`, the model of `model.base` or `model.run` is only scored, with its own vocabulary;"
         " `train`, `plan`, `finetune`, `card` and all other keys for training must be absent",
     )
-    language: str = Field(description="language code in the card, such as `ru`")
+    language: str = Field(
+        description="language code in the card, such as `ru`; for a language without spaces between words, such as"
+        " `zh` or `th`, it changes the defaults of `select.metric` and `evaluation.lm.unit`"
+    )
     device: Device = Field("gpu", description="device for the model; `auto` uses a GPU if there is one")
     gpus: int = Field(
         1, gt=0, description="number of GPUs for training, with one process each; with `device: cpu`, processes"
@@ -115,6 +120,26 @@ class Run(Section):
         language = casing_language(str(values.get("language", "")))
         return values if language is None else {**values, "text": {**text, "language": language}}
 
+    @property
+    def select_metric(self) -> Metric:
+        """The metric that decides: the configured one, or the default for the language."""
+        return self.select.metric or self._default_error_rate
+
+    @property
+    def error_rate(self) -> ErrorRate:
+        """The error rate that decides; if the loss decides on the checkpoint, the default for the language."""
+        return self._default_error_rate if self.select_metric == "loss" else self.select_metric
+
+    @property
+    def _default_error_rate(self) -> ErrorRate:
+        return "wer" if separates_words(self.language) else "cer"
+
+    @property
+    def lm_unit(self) -> LmUnit:
+        """The unit of the language model's n-grams: the configured one, or the default for the language."""
+        unit = self.evaluation.lm.unit if self.evaluation.lm else None
+        return unit or ("words" if separates_words(self.language) else "characters")
+
     @model_validator(mode="after")
     def _training_is_complete_or_absent(self) -> "Run":
         if self.trains:
@@ -125,7 +150,9 @@ class Run(Section):
                 )
             return self
         defaults = {key: field.get_default() for key, field in type(self).model_fields.items()}
-        extra = [f"`{key}`" for key in _ONLY_FOR_TRAINING if getattr(self, key) != defaults[key]]
+        # The metric also decides on the weights of the language model, and what pages and plots show first.
+        given = self.model_copy(update={"select": self.select.model_copy(update={"metric": None})})
+        extra = [f"`{key}`" for key in _ONLY_FOR_TRAINING if getattr(given, key) != defaults[key]]
         if extra:
             raise ValueError(f"{_listed(extra)} only for training: remove it, or `training: none`")
         if self.model.init is not None or self.model.config:

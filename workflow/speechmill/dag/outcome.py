@@ -18,14 +18,16 @@ def outcome(run: Path) -> str:
         if path.parts[-3].count("-") == 1
     ]
     results = []
+    # The error rate that the run is judged by stands first.
+    metric = json.loads((run / "evaluation" / "breakdown.json").read_text())["metric"]
     for score in scores:
         if score.get("unavailable"):
             results.append(f"{score['set']} not scored: unavailable")
             continue
-        # Null where the references have no words.
-        wer = "undefined" if score["wer"] is None else f"{score['wer']:.2%}"
+        # Null where the references are empty.
+        rate = "undefined" if score[metric] is None else f"{score[metric]:.2%}"
         scored = f"{score['clips_scored']} of {score['clips_expected']} clips"
-        results.append(f"{score['set']} WER {wer} ({score['decoder']}, {scored})")
+        results.append(f"{score['set']} {metric.upper()} {rate} ({score['decoder']}, {scored})")
     places = {
         "card": "model/README.md",
         "plots": "model/plots",

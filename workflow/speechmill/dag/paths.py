@@ -60,7 +60,7 @@ def trains_lm_on_clips(run: Run) -> bool:
 
 
 def keeps_best(run: Run) -> bool:
-    """Return whether only the checkpoints with the lowest WER on dev are kept."""
+    """Return whether only the checkpoints with the lowest error rate or loss on dev are kept."""
     return run.checkpoints.best is not None
 
 

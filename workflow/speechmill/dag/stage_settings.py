@@ -180,15 +180,26 @@ def lm_text(config: Config, run: str) -> str:
 
 def lm(config: Config, run: str) -> str:
     """Return the settings by which the language model is estimated."""
-    return _json(_language_model(config, run).model_dump(include={"order", "prune", "format", "max_words"}))
+    section = _language_model(config, run)
+    unit = config.runs[run].lm_unit
+    order = section.order or {"words": 4, "characters": 6}[unit]
+    return _json(section.model_dump(include={"prune", "format", "max_words"}) | {"unit": unit, "order": order})
+
+
+def select_tuning_checkpoint(config: Config, run: str) -> str:
+    """Return the metric that decides."""
+    return _json({"metric": config.runs[run].select_metric})
 
 
 def lm_weights(config: Config, run: str) -> str:
-    """Return dev, the text rules, the grid of weights, and the width of the search."""
+    """Return dev, the text rules, the error rate that decides, the grid of weights, and the width of the search."""
     section = config.runs[run]
     keys = {"lm_weight", "word_score", "vocabulary", "beam", "tuning_clips"}
     searched = _language_model(config, run).model_dump(include=keys)
-    return _json({"dev": section.dev, "text": section.text.model_dump(), **searched})
+    if section.lm_unit == "characters":
+        # The decoder adds no score per word where the units are characters.
+        searched["word_score"] = [0.0]
+    return _json({"dev": section.dev, "text": section.text.model_dump(), "metric": section.error_rate, **searched})
 
 
 def perturb(config: Config, run: str, effect: str) -> str:
@@ -199,10 +210,10 @@ def perturb(config: Config, run: str, effect: str) -> str:
 
 
 def robustness(config: Config, run: str) -> str:
-    """Return the titles of the sets that have perturbed copies, and of the copies."""
+    """Return the error rate to plot, and the titles of the sets that have perturbed copies, and of the copies."""
     section = config.runs[run].evaluation.robustness
     names = [*(section.sets if section else []), *perturbed_sets(config, run)]
-    return _json({"titles": {name: _title(config, name) for name in names}})
+    return _json({"metric": config.runs[run].error_rate, "titles": {name: _title(config, name) for name in names}})
 
 
 def runs_table(config: Config) -> str:
@@ -211,6 +222,7 @@ def runs_table(config: Config) -> str:
         {
             "name": name,
             "start": _start(section),
+            "metric": section.error_rate,
             "trained_on": [_title(config, each) for each in section.train or []],
             # The page does not show the training table of the card.
             "reference_card": section.reference_card
@@ -236,6 +248,7 @@ def worst(config: Config, run: str, set_name: str) -> str:
             "language": dataset.language,
             "redistribute": dataset.audio_redistributable,
             "units": section.text.units,
+            "metric": section.error_rate,
             **section.evaluation.model_dump(include={"worst_clips", "batch_seconds"}),
             **_chunks(section, set_name),
         }
@@ -244,13 +257,18 @@ def worst(config: Config, run: str, set_name: str) -> str:
 
 def select(config: Config, run: str) -> str:
     """Return the set, the decoder and the metric that decide."""
-    section = config.runs[run]
-    return _json(section.select.model_dump() | {"set": section.select_set})
+    return _json(_selection(config.runs[run]))
+
+
+def breakdown(config: Config, run: str) -> str:
+    """Return the error rate of which intervals and comparisons are computed."""
+    return _json({"metric": config.runs[run].error_rate})
 
 
 def usage(config: Config, run: str) -> str:
-    """Return the text rules, which name the units of the hypotheses."""
-    return evaluate(config, run)
+    """Return the text rules, which name the units of the hypotheses, and the unit of the language model."""
+    section = config.runs[run]
+    return _json({"text": section.text.model_dump(), "lm_unit": section.lm_unit if uses_lm(section) else "words"})
 
 
 def card(config: Config, run: str) -> str:
@@ -274,7 +292,8 @@ def card(config: Config, run: str) -> str:
             "base_run": section.model.run,
             "train": section.train,
             "text": section.text.model_dump(),
-            "select": section.select.model_dump() | {"set": section.select_set},
+            "select": _selection(section),
+            "metric": section.error_rate,
             "datasets": datasets,
             "roles": run_roles(section),
             "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
@@ -334,8 +353,13 @@ def _locale(dataset: Dataset) -> str | None:
 
 
 def _dev_evaluation(section: Run) -> dict[str, Any]:
-    # How a checkpoint is scored during training.
-    return {"text": section.text.model_dump(), "batch_seconds": section.evaluation.batch_seconds}
+    # How a checkpoint is scored during training, and by what the best are found.
+    batch_seconds = section.evaluation.batch_seconds
+    return {"text": section.text.model_dump(), "batch_seconds": batch_seconds, "metric": section.select_metric}
+
+
+def _selection(section: Run) -> dict[str, Any]:
+    return section.select.model_dump() | {"set": section.select_set, "metric": section.select_metric}
 
 
 def _model(section: Run) -> dict[str, Any]:

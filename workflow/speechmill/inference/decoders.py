@@ -1,4 +1,4 @@
-"""Beam search with a word-level n-gram language model, in several processes.
+"""Beam search with an n-gram language model of words or characters, in several processes.
 
 Greedy hypotheses need no decoder: `log_probs` stores them in the column `hypothesis` of `ctc_outputs.parquet`.
 """
@@ -20,8 +20,9 @@ from pydantic import BaseModel
 
 from speechmill.config.lm import BeamConfig, Vocabulary
 from speechmill.core.command import SpeechmillError
+from speechmill.core.files import read_json
 from speechmill.core.tables import read_table
-from speechmill.text.lexicon import LEXICON, MODEL, folder_tokens
+from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, folder_tokens
 from speechmill.text.normaliser import compose
 
 # A log-probability so low that no such hypothesis stays within the beam.
@@ -47,11 +48,16 @@ class BeamSearch:
     scores as unknown words. The decoder is the lexicon decoder of flashlight-text, used through torchaudio. Source:
     Collobert, Puhrsch and Synnaeve, Wav2Letter, 2016. The scores of different alignments of one hypothesis are not
     summed (`log_add` is off), and ties between hypotheses are broken arbitrarily.
+
+    With a language model of characters, hypotheses consist of any tokens of the model, and `words` are not used. The
+    decoder is the one without a lexicon: that with a lexicon of single characters could not repeat a token from one
+    frame to the next, as CTC does.
     """
 
     def __init__(self, lm_folder: Path, weights: Weights, words: Iterable[str] = ()) -> None:
         """Load the language model in `lm_folder`, written by stage `lm`; skip `words` that the model cannot spell."""
-        tokens = folder_tokens(lm_folder)
+        self._tokens = tokens = folder_tokens(lm_folder)
+        self._characters = read_json(lm_folder / ABOUT).get("unit") == "characters"
         lexicon = (lm_folder / LEXICON).read_text(encoding="utf-8")
         known = {line.split("\t")[0] for line in lexicon.splitlines()}
         added = [tokens.entry(word) for word in sorted(set(words) - known)]
@@ -63,7 +69,7 @@ class BeamSearch:
                 from torchaudio.models.decoder import ctc_decoder
 
                 self._decode = ctc_decoder(
-                    lexicon=file.name,
+                    lexicon=None if self._characters else file.name,
                     tokens=tokens.by_id,
                     lm=str(lm_folder / MODEL),
                     beam_size=weights.beam.size,
@@ -97,6 +103,9 @@ class BeamSearch:
                 f"the model has {size} tokens, but the language model was built for {self._size}; delete the run's"
                 " folder `lm` and run snakemake again"
             )
+        if self._characters:
+            (found,) = self._decode(torch.from_numpy(log_probs[None, :, : self._size].astype(np.float32)))[0]
+            return self._tokens.text(self._decode.idxs_to_tokens(found.tokens))
         # A word ends with a separator, which models do not output at the end of a clip.
         emissions = np.full((1, frames + 1, self._size), _IMPOSSIBLE, dtype=np.float32)
         emissions[0, :frames] = log_probs[:, : self._size]

@@ -1,4 +1,4 @@
-"""lm: estimate a word-level n-gram language model with KenLM and write the lexicon of beam search."""
+"""lm: estimate an n-gram language model of words or characters with KenLM, and write the lexicon of beam search."""
 
 import argparse
 import re
@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from speechmill.config.lm import LmUnit
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import atomic_write, file_digest, write_json, write_text
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, tokenizer_tokens
@@ -22,6 +23,7 @@ _FALLBACK = re.compile(r"Substituting fallback discounts for order (\d+)")
 class LmSettings(BaseModel):
     """The stage settings, from `evaluation.lm`."""
 
+    unit: LmUnit = "words"
     order: int
     prune: list[int]
     format: Literal["trie", "probing"]
@@ -73,24 +75,37 @@ def _run(program: str, *arguments: object) -> str:
     return process.stderr
 
 
-def write_lexicon(text: Path, lexicon: Path, tokens: Tokens, max_words: int) -> dict[str, int]:
+def write_spelled(text: Path, spelled: Path, tokens: Tokens) -> None:
+    """Write the sentences of `text` as tokens of the model, separated by spaces."""
+    with text.open(encoding="utf-8") as sentences, spelled.open("w", encoding="utf-8") as file:
+        for sentence in sentences:
+            file.write(" ".join(tokens.sentence(sentence.removesuffix("\n"))) + "\n")
+
+
+def write_lexicon(text: Path, lexicon: Path, tokens: Tokens, settings: LmSettings) -> dict[str, int]:
     """Write the `max_words` most frequent words of `text` and their spellings, sorted by code point; return the counts.
 
+    With the unit `characters` the beam search needs no lexicon, and the file is empty.
+
     Raises:
-        SpeechmillError: The model can spell none of the words.
+        SpeechmillError: The model can spell none of the words, or none of the characters.
     """
+    characters = settings.unit == "characters"
     counts: Counter[str] = Counter()
     with text.open(encoding="utf-8") as sentences:
         for sentence in sentences:
-            counts.update(sentence.split())
+            counts.update("".join(sentence.split()) if characters else sentence.split())
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    entries = [tokens.entry(word) for word in sorted(ranked[:max_words])]
+    entries = [tokens.entry(word) for word in sorted(ranked if characters else ranked[: settings.max_words])]
     written = [entry for entry in entries if entry is not None]
     if not written:
         raise SpeechmillError(
-            f"the model can spell no word of {text}, such as {ranked[0]!r}, with its tokens, such as"
+            f"the model can spell none of the {settings.unit} of {text}, such as {ranked[0]!r}, with tokens such as"
             f" {', '.join(tokens.by_id[:10])}; change the run's `text` rules to match the vocabulary of the model"
         )
+    if characters:
+        write_text("", lexicon)
+        return {"distinct_characters": len(ranked), "characters_not_spelled": len(entries) - len(written)}
     write_text("".join(written), lexicon)
     return {
         "distinct_words": len(ranked),
@@ -113,9 +128,15 @@ def main() -> None:
     folder: Path = args.folder
     folder.mkdir(parents=True, exist_ok=True)
     tokens = tokenizer_tokens(args.vocab, args.tokenizer)
-    words = write_lexicon(args.text, folder / LEXICON, tokens, settings.max_words)
+    words = write_lexicon(args.text, folder / LEXICON, tokens, settings)
     write_text("".join(f"{token}\n" for token in tokens.by_id), folder / TOKENS)
-    statistics = build_model(args.text, folder / MODEL, settings, args.memory_mb)
+    if settings.unit == "words":
+        statistics = build_model(args.text, folder / MODEL, settings, args.memory_mb)
+    else:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokens-") as temporary:
+            spelled = Path(temporary, "text.txt")
+            write_spelled(args.text, spelled, tokens)
+            statistics = build_model(spelled, folder / MODEL, settings, args.memory_mb)
     if statistics["discount_fallback"]:
         orders = ", ".join(map(str, statistics["discount_fallback"]))
         print(f"the text is too small to estimate discounts for the orders {orders}; using the defaults of KenLM")

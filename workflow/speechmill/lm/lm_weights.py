@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from pydantic import BaseModel
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.config.lm import BeamConfig, Vocabulary
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError, run_command
@@ -18,18 +19,22 @@ from speechmill.core.page import COLOURS, save_figure
 from speechmill.core.progress import progress
 from speechmill.core.tables import ctc_outputs_metadata, read_table
 from speechmill.inference.decoders import Weights, decode_all
-from speechmill.scoring.error_rates import count, rate
+from speechmill.scoring.error_rates import both_rates, count, rate
 from speechmill.scoring.protocols import apply_protocol
 
 Point = tuple[float, float]
 """A pair of lm_weight and word_score."""
 
+Rates = tuple[float, float]
+"""The error rate that decides, and the other one of WER and CER, which decides between points that are equal."""
+
 
 class LmWeightsSettings(BaseModel):
-    """The stage settings: the set dev, the run's text rules, and the search settings from `evaluation.lm`."""
+    """The stage settings: dev, the run's text rules and error rate, and the search settings from `evaluation.lm`."""
 
     dev: str
     text: TextConfig
+    metric: ErrorRate
     lm_weight: list[float]
     word_score: list[float]
     vocabulary: Vocabulary
@@ -37,8 +42,8 @@ class LmWeightsSettings(BaseModel):
     tuning_clips: int
 
 
-def search(score: Callable[[Point], float], weights: Sequence[float], scores: Sequence[float]) -> dict[Point, float]:
-    """Return the score of each point of the grid, and of the points halfway from the best one to its neighbours.
+def search(score: Callable[[Point], Rates], weights: Sequence[float], scores: Sequence[float]) -> dict[Point, Rates]:
+    """Return the rates at each point of the grid, and of the points halfway from the best one to its neighbours.
 
     `weights` and `scores` are the values of lm_weight and word_score. Points are in the order of evaluation.
     """
@@ -48,8 +53,8 @@ def search(score: Callable[[Point], float], weights: Sequence[float], scores: Se
     return surface | {point: score(point) for point in progress(finer, desc="lm_weights, refinement")}
 
 
-def best(surface: dict[Point, float]) -> Point:
-    """Return the point with the smallest score; among equal points, the one with the smallest weights."""
+def best(surface: dict[Point, Rates]) -> Point:
+    """Return the point with the smallest rates; among equal points, the one with the smallest weights."""
     return min(surface, key=lambda point: (surface[point], abs(point[0]), abs(point[1]), point))
 
 
@@ -63,9 +68,10 @@ def _halfway(value: float, grid: Iterable[float]) -> list[float]:
 def tune(
     ctc_outputs: Path, clips: list[dict[str, Any]], lm: Path, settings: LmWeightsSettings, processes: int
 ) -> dict[str, Any]:
-    """Return the weights with the lowest WER on dev under the protocol `plain`, and the WER at every evaluated point.
+    """Return the weights with the lowest error rate on dev under the protocol `plain`, and the rates at every point.
 
-    If dev has more than `tuning_clips` clips, only every second, third … clip is used, also for `greedy_wer`.
+    The rates of greedy decoding are returned too. If dev has more than `tuning_clips` clips, only every second, third …
+    clip is used for all of them.
 
     Raises:
         SpeechmillError: `ctc_outputs` does not match the clips.
@@ -77,46 +83,52 @@ def tune(
     texts = [(clip["sentence"], clip["text"]) for clip in clips[::every]]
     special_tokens = ctc_outputs_metadata(ctc_outputs)["special_tokens"]
 
-    def wer(hypotheses: Sequence[str]) -> float:
+    def rates(hypotheses: Sequence[str]) -> Rates:
         counts = count(*apply_protocol("plain", texts, hypotheses, settings.text, special_tokens))
-        return rate(sum(each.errors for each in counts), sum(each.words for each in counts))
+        wer = rate(sum(each.errors for each in counts), sum(each.words for each in counts))
+        cer = rate(sum(each.character_errors for each in counts), sum(each.characters for each in counts))
+        return (wer, cer) if settings.metric == "wer" else (cer, wer)
 
     def weights(point: Point) -> Weights:
         return Weights(lm_weight=point[0], word_score=point[1], vocabulary=settings.vocabulary, beam=settings.beam)
 
-    def score(point: Point) -> float:
-        return wer(decode_all(ctc_outputs, lm, weights(point), processes, every))
+    def score(point: Point) -> Rates:
+        return rates(decode_all(ctc_outputs, lm, weights(point), processes, every))
 
     surface = search(score, settings.lm_weight, settings.word_score)
     tuned = best(surface)
+    greedy = rates(table["hypothesis"].to_pylist()[::every])
+    by_name: dict[str, Any] = {"metric": settings.metric}
+    for name, tuned_rate, greedy_rate in zip(both_rates(settings.metric), surface[tuned], greedy, strict=True):
+        by_name |= {name: tuned_rate, f"greedy_{name}": greedy_rate}
     return weights(tuned).model_dump() | {
-        "wer": surface[tuned],
-        "greedy_wer": wer(table["hypothesis"].to_pylist()[::every]),
+        **by_name,
         "clips": len(texts),
-        "surface": [[*point, value] for point, value in sorted(surface.items())],
+        "surface": [[*point, values[0]] for point, values in sorted(surface.items())],
     }
 
 
 def plot(tuned: dict[str, Any], path: Path) -> None:
-    """Plot the WER at every evaluated point and mark the best one."""
+    """Plot the error rate that decides at every evaluated point, and mark the best one."""
+    metric = tuned["metric"]
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     columns = [list(column) for column in zip(*tuned["surface"], strict=True)]
-    x, y, wers = columns[0], columns[1], [100 * wer for wer in columns[2]]
-    dots = axes.scatter(x, y, c=wers, cmap="viridis_r", marker="s", s=700)
+    x, y, rates = columns[0], columns[1], [100 * value for value in columns[2]]
+    dots = axes.scatter(x, y, c=rates, cmap="viridis_r", marker="s", s=700)
     axes.scatter(
         [tuned["lm_weight"]], [tuned["word_score"]], marker="s", s=850, facecolors="none", edgecolors=COLOURS[1], lw=3
     )
-    middle = (min(wers) + max(wers)) / 2
-    for weight, score, wer in zip(x, y, wers, strict=True):
-        colour = "white" if wer > middle else "black"
-        axes.text(weight, score, f"{wer:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    middle = (min(rates) + max(rates)) / 2
+    for weight, score, value in zip(x, y, rates, strict=True):
+        colour = "white" if value > middle else "black"
+        axes.text(weight, score, f"{value:.1f}", ha="center", va="center", fontsize=8, color=colour)
     axes.margins(0.12)
     axes.set(xlabel="language model weight", ylabel="word score")
     axes.set_title(
-        f"WER on dev: {100 * tuned['wer']:.2f} % at ({tuned['lm_weight']:g}, {tuned['word_score']:g}),"
-        f" greedy {100 * tuned['greedy_wer']:.2f} %"
+        f"{metric.upper()} on dev: {100 * tuned[metric]:.2f} % at ({tuned['lm_weight']:g}, {tuned['word_score']:g}),"
+        f" greedy {100 * tuned[f'greedy_{metric}']:.2f} %"
     )
-    figure.colorbar(dots, label="WER %")
+    figure.colorbar(dots, label=f"{metric.upper()} %")
     save_figure(figure, path)
 
 
@@ -140,9 +152,10 @@ def main() -> None:
         )
     clips = read_table(args.clips, ["id", "text", "sentence"]).to_pylist()
     tuned = tune(args.ctc_outputs, clips, args.lm, args.settings, args.threads)
+    metric = tuned["metric"]
     print(
         f"on {tuned['clips']:,} clips of {checkpoint['set']}, step {checkpoint['step']}:"
-        f" WER {100 * tuned['wer']:.2f} %, greedy {100 * tuned['greedy_wer']:.2f} %"
+        f" {metric.upper()} {100 * tuned[metric]:.2f} %, greedy {100 * tuned[f'greedy_{metric}']:.2f} %"
     )
     for name in ("lm_weight", "word_score"):
         grid = getattr(args.settings, name)

@@ -28,6 +28,8 @@ def word_times(
     model: PreTrainedModel,
     processor: Processor,
     units: str,
+    *,
+    separated: bool = True,
 ) -> list[Word]:
     """Return the words of a text with their times in a clip, as the model aligns them.
 
@@ -38,9 +40,11 @@ def word_times(
         model: The model that computed `log_probs`.
         processor: The processor of the model.
         units: The output units of the model, `text.units` of the configuration.
+        separated: Whether the model separates the words; otherwise they are the characters of the text, with its
+            spaces.
     """
     tokenizer = processor.tokenizer
-    separator = tokenizer.get_vocab().get(tokenizer.word_delimiter_token)
+    separator = tokenizer.get_vocab().get(tokenizer.word_delimiter_token) if separated else None
     ids = [token_ids(word, processor, units, log_probs.shape[-1]) for word in words]
     spans = word_spans(log_probs, ids, separator, model.config.pad_token_id)
     frame_seconds = seconds / max(1, len(log_probs))

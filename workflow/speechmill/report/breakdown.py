@@ -3,8 +3,9 @@
 `breakdown.json`:
 
     run, step                       the run, and the step of the selected checkpoint
-    sets.{set}.{decoder}            clips, speakers, words, substitutions, deletions, insertions, wer, cer, interval and
-                                    why; and:
+    metric                          the error rate, `wer` or `cer`, of all intervals and comparisons
+    sets.{set}.{decoder}            clips, speakers, words, substitutions, deletions, insertions, characters, wer, cer,
+                                    interval and why; and:
       groups.seconds, .rate         the same fields by clip duration and by speaking rate, in bins of about equal size,
                                     with value, low and high: low <= x < high, null at the open ends. The speaking rate
                                     is in characters of the reference, without spaces, per second. value is null for
@@ -14,13 +15,13 @@
       confusions.words, .characters substitutions: [{reference, hypothesis, count, of}], deletions: [{reference, count,
                                     of}], insertions: [{hypothesis, count}], the most frequent first; `of` is the number
                                     of occurrences in the references
-    comparisons                     [{kind, first, second, wer, difference, interval, p_value, why}]: two systems on
-                                    the same clips, each {set, step, decoder}. difference is the WER of the second minus
-                                    that of the first. kind is `decoders`; `checkpoints` (the selected checkpoint
-                                    against the previous one and against the last one); or `effect` (a set against a
-                                    perturbed copy of it)
+    comparisons                     [{kind, first, second, rates, difference, interval, p_value, why}]: two systems on
+                                    the same clips, each {set, step, decoder}. rates are their error rates, difference
+                                    is that of the second minus that of the first. kind is `decoders`; `checkpoints`
+                                    (the selected checkpoint against the previous one and against the last one); or
+                                    `effect` (a set against a perturbed copy of it)
 
-Intervals are 95% bootstrap intervals. An interval is null if there are too few speakers or no words to resample; `why`
+Intervals are 95% bootstrap intervals. An interval is null if there are too few speakers or empty references; `why`
 then gives the reason. Small groups are reported too, with their counts. Perturbed copies of a set are compared with it,
 but not broken down into groups.
 """
@@ -35,7 +36,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.tables import read_table
@@ -53,6 +56,15 @@ _COLUMNS = [
     "deletions", "insertions", "character_errors", "characters",
 ]  # fmt: skip
 _SPEAKER_METADATA = ["gender", "age", "accent"]
+
+# The columns with the errors and the reference length of each error rate.
+_COUNTS: dict[ErrorRate, tuple[str, str]] = {"wer": ("errors", "words"), "cer": ("character_errors", "characters")}
+
+
+class BreakdownSettings(BaseModel):
+    """The settings of this stage."""
+
+    metric: ErrorRate
 
 
 def load_clips(hypotheses: Path, speakers: pd.DataFrame) -> pd.DataFrame:
@@ -83,17 +95,18 @@ def load_speaker_metadata(indexes: Iterable[Path]) -> pd.DataFrame:
     )
 
 
-def score_clips(clips: pd.DataFrame) -> dict[str, Any]:
-    """Return counts, error rates and the interval of the WER for rows of `load_clips`."""
-    sums = {name: int(clips[name].sum()) for name in ("words", "substitutions", "deletions", "insertions")}
+def score_clips(clips: pd.DataFrame, metric: ErrorRate = "wer") -> dict[str, Any]:
+    """Return counts, error rates and the interval of the error rate `metric` for rows of `load_clips`."""
+    counted = ("words", "substitutions", "deletions", "insertions", "characters")
+    sums = {name: int(clips[name].sum()) for name in counted}
     # The rate is infinite if there are errors but the references are empty; JSON has no infinity.
-    rates = {
+    rates: dict[str, float | None] = {
         name: value if math.isfinite(value := rate(int(clips[errors].sum()), int(clips[length].sum()))) else None
-        for name, errors, length in (("wer", "errors", "words"), ("cer", "character_errors", "characters"))
+        for name, (errors, length) in _COUNTS.items()
     }
-    why = _why_no_interval(clips)
-    errors, words, units = _column_lists(clips, "errors", "words", "resampling_unit")
-    interval = None if why else list(bootstrap_interval(errors, words, units, _SEED))
+    why = _why_no_interval(clips, metric)
+    errors, lengths, units = _column_lists(clips, *_COUNTS[metric], "resampling_unit")
+    interval = None if why else list(bootstrap_interval(errors, lengths, units, _SEED))
     speakers = int(clips["speaker_id"].nunique())
     return {"clips": len(clips), "speakers": speakers, **sums, **rates, "interval": interval, "why": why}
 
@@ -102,32 +115,35 @@ def _column_lists(clips: pd.DataFrame, *names: str) -> list[list[Any]]:
     return [clips[name].tolist() for name in names]
 
 
-def _why_no_interval(clips: pd.DataFrame) -> str | None:
-    if not clips["words"].any():
-        return "the references have no words"
+def _why_no_interval(clips: pd.DataFrame, metric: ErrorRate) -> str | None:
+    _, length = _COUNTS[metric]
+    if not clips[length].any():
+        return f"the references have no {length}"
     if clips["resampling_unit"].nunique() > 1:
         return None
     return "one speaker" if clips["speaker_id"].notna().any() else "one clip"
 
 
-def score_groups(clips: pd.DataFrame) -> dict[str, list[dict[str, Any]]]:
+def score_groups(clips: pd.DataFrame, metric: ErrorRate = "wer") -> dict[str, list[dict[str, Any]]]:
     """Return the scores of each group of clips: `groups` in the docstring of this module."""
     return {
-        **{name: _score_bins(clips, name) for name in ("seconds", "rate")},
-        **{name.removesuffix("_id"): _score_values(clips, name) for name in ("speaker_id", *_SPEAKER_METADATA)},
+        **{name: _score_bins(clips, name, metric) for name in ("seconds", "rate")},
+        **{name.removesuffix("_id"): _score_values(clips, name, metric) for name in ("speaker_id", *_SPEAKER_METADATA)},
     }
 
 
-def _score_bins(clips: pd.DataFrame, column: str) -> list[dict[str, Any]]:
+def _score_bins(clips: pd.DataFrame, column: str, metric: ErrorRate) -> list[dict[str, Any]]:
     values = clips[column]
     edges = bin_edges(values.dropna().tolist(), _BINS)
     rows = []
     for low, high in itertools.pairwise([None, *edges, None]):
         inside = values.notna() & (True if low is None else values >= low) & (True if high is None else values < high)
         if inside.any():
-            rows.append({"value": _bin_label(low, high), "low": low, "high": high, **score_clips(clips[inside])})
+            rows.append(
+                {"value": _bin_label(low, high), "low": low, "high": high, **score_clips(clips[inside], metric)}
+            )
     if values.isna().any():
-        rows.append({"value": None, "low": None, "high": None, **score_clips(clips[values.isna()])})
+        rows.append({"value": None, "low": None, "high": None, **score_clips(clips[values.isna()], metric)})
     return rows
 
 
@@ -159,9 +175,9 @@ def bin_edges(values: Sequence[float], bins: int) -> list[float]:
     return sorted(first_edges.values())
 
 
-def _score_values(clips: pd.DataFrame, column: str) -> list[dict[str, Any]]:
+def _score_values(clips: pd.DataFrame, column: str, metric: ErrorRate) -> list[dict[str, Any]]:
     rows = [
-        {"value": None if pd.isna(value) else value, **score_clips(group)}
+        {"value": None if pd.isna(value) else value, **score_clips(group, metric)}
         for value, group in clips.groupby(column, dropna=False)
     ]
     return sorted(rows, key=lambda row: (-row["clips"], row["value"] is None, row["value"] or ""))
@@ -190,8 +206,10 @@ def _most_frequent(alignments: Iterable[list[Pair]], occurrences: Counter[str]) 
     return {kind: rows[:_MAX_CONFUSIONS] for kind, rows in confusions.items()}
 
 
-def compare(kind: str, first: tuple[System, pd.DataFrame], second: tuple[System, pd.DataFrame]) -> dict[str, Any]:
-    """Return a row of `comparisons` for two systems, each with its scored clips.
+def compare(
+    kind: str, first: tuple[System, pd.DataFrame], second: tuple[System, pd.DataFrame], metric: ErrorRate = "wer"
+) -> dict[str, Any]:
+    """Return a row of `comparisons` for two systems, each with its scored clips, by the error rate `metric`.
 
     Raises:
         SpeechmillError: The systems have not scored the same clips.
@@ -206,15 +224,16 @@ def compare(kind: str, first: tuple[System, pd.DataFrame], second: tuple[System,
         "kind": kind,
         "first": first_system._asdict(),
         "second": second_system._asdict(),
-        "wer": [score_clips(each)["wer"] for each in (clips, second_clips)],
+        "rates": [score_clips(each, metric)[metric] for each in (clips, second_clips)],
         "difference": None,
         "interval": None,
         "p_value": None,
-        "why": _why_no_interval(clips),
+        "why": _why_no_interval(clips, metric),
     }
-    if clips["words"].any():
-        errors, words, units = _column_lists(clips, "errors", "words", "resampling_unit")
-        result = paired_bootstrap(errors, second_clips["errors"].tolist(), words, units, _SEED)
+    wrong, length = _COUNTS[metric]
+    if clips[length].any():
+        errors, lengths, units = _column_lists(clips, wrong, length, "resampling_unit")
+        result = paired_bootstrap(errors, second_clips[wrong].tolist(), lengths, units, _SEED)
         row["difference"] = result.difference
         if row["why"] is None:
             row |= {"interval": [result.low, result.high], "p_value": result.p_value}
@@ -225,11 +244,13 @@ def _format_system(system: System) -> str:
     return f"step {system.step}, decoder {system.decoder}, on {system.set}"
 
 
-def compare_systems(tables: dict[System, pd.DataFrame], selected: int) -> list[dict[str, Any]]:
+def compare_systems(
+    tables: dict[System, pd.DataFrame], selected: int, metric: ErrorRate = "wer"
+) -> list[dict[str, Any]]:
     """Return the rows of `comparisons`; `selected` is the step of the selected checkpoint."""
 
     def compare_pair(kind: str, first: System, second: System) -> dict[str, Any]:
-        return compare(kind, (first, tables[first]), (second, tables[second]))
+        return compare(kind, (first, tables[first]), (second, tables[second]), metric)
 
     rows = []
     selected_systems = [system for system in tables if system.step == selected and len(tables[system])]
@@ -254,7 +275,9 @@ def compared_steps(steps: Sequence[int], selected: int) -> list[int]:
     return [max(candidates) for candidates in (earlier, later) if candidates]
 
 
-def build_breakdown(run: str, selected: int, hypotheses: Iterable[Path], indexes: Iterable[Path]) -> dict[str, Any]:
+def build_breakdown(
+    run: str, metric: ErrorRate, selected: int, hypotheses: Iterable[Path], indexes: Iterable[Path]
+) -> dict[str, Any]:
     """Return the content of `breakdown.json`. Only tables of the selected step and of compared steps are read."""
     files = systems(hypotheses, selected)
     speakers = load_speaker_metadata(indexes)
@@ -270,24 +293,27 @@ def build_breakdown(run: str, selected: int, hypotheses: Iterable[Path], indexes
     for system, clips in tables.items():
         if system.step == selected and base_set(system.set) == system.set:
             sets.setdefault(system.set, {})[system.decoder] = {
-                **score_clips(clips),
-                "groups": score_groups(clips),
+                **score_clips(clips, metric),
+                "groups": score_groups(clips, metric),
                 "confusions": count_confusions(clips),
             }
-    return {"run": run, "step": selected, "sets": sets, "comparisons": compare_systems(tables, selected)}
+    comparisons = compare_systems(tables, selected, metric)
+    return {"run": run, "step": selected, "metric": metric, "sets": sets, "comparisons": comparisons}
 
 
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--run", required=True)
+    parser.add_argument("--settings", type=BreakdownSettings.model_validate_json, required=True)
     parser.add_argument("--selection", type=Path, required=True, help="selection.json, with the selected step")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--indexes", type=Path, nargs="+", required=True, help="the indexes of the sets' datasets")
     parser.add_argument("--breakdown", type=Path, required=True)
     args = parser.parse_args()
     step = read_json(args.selection)["step"]
-    write_json(build_breakdown(args.run, step, args.hypotheses, args.indexes), args.breakdown)
+    found = build_breakdown(args.run, args.settings.metric, step, args.hypotheses, args.indexes)
+    write_json(found, args.breakdown)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from speechmill.core.page import STYLE, data_url
 from speechmill.report import evidence, manifest
 from speechmill.report.card_context import card_context, hub_result_files, render, unperturbed_scores
 from speechmill.report.card_settings import CardSettings
-from speechmill.report.card_tables import dev_wers
+from speechmill.report.card_tables import dev_rates
 from speechmill.report.evidence import Evidence
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
+from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.systems import systems
 
 CARD = "README.md"
@@ -35,8 +36,10 @@ def plot(found: Evidence, model: Path) -> None:
     """Write the plots of the card into the model folder."""
     scores, title, folder = unperturbed_scores(found.summary), found.settings.set_title, model / "plots"
     plot_loss(found.log, scores, title, folder / "loss.png")
-    plot_error_rates(scores, dev_wers(found.log), title, found.selection["step"], folder / "wer.png")
-    plot_breakdown(found.breakdown["sets"], title, folder / "breakdown.png")
+    metric = found.settings.metric
+    by_step = {rate: dev_rates(found.log, rate) for rate in both_rates(metric)}
+    plot_error_rates(scores, by_step, title, found.selection["step"], folder / "wer.png")
+    plot_breakdown(found.breakdown["sets"], title, folder / "breakdown.png", metric)
 
 
 def page(card: str, folder: Path) -> str:

@@ -12,7 +12,7 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
 from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.reference_comparison import comparison_table
-from speechmill.scoring.error_rates import CONFIDENCE, percent
+from speechmill.scoring.error_rates import CONFIDENCE, both_rates, percent
 from speechmill.scoring.systems import base_set
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 
@@ -44,7 +44,7 @@ PROVENANCE = {
     ),
     "Intended uses & limitations": Provenance("derived", "`settings.json`, `summary.parquet`"),
     "Error analysis": Provenance("derived", "`breakdown.json`"),
-    "Robustness": Provenance("derived", "`breakdown.json`; each WER is recomputed"),
+    "Robustness": Provenance("derived", "`breakdown.json`; each error rate is recomputed"),
     "Training and evaluation data": Provenance("derived", "`status/*.json`, `counts/*.json`, `leakage.json`"),
     "Training hyperparameters": Provenance("derived", "`training.json`, from the settings in `config.yaml`"),
     "Training results": Provenance("derived", "`training.jsonl`, `summary.parquet`"),
@@ -89,6 +89,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "selection": settings.select,
         "selection_title": settings.set_title(select_set),
         "step": evidence.selection["step"],
+        "metric": settings.metric,
+        "rates": list(both_rates(settings.metric)),
         "score": deciding.astype(object).where(deciding.notna(), None).iloc[0].to_dict(),
         "confidence": CONFIDENCE,
         "results": card_tables.results_table(settings, selected),
@@ -117,7 +119,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],
         "training": evidence.training,
         "training_results": card_tables.markdown_table(
-            card_tables.training_results(evidence.plan, evidence.log, by_step)
+            card_tables.training_results(evidence.plan, evidence.log, by_step, settings.metric)
         ),
         "plan": evidence.plan,
         "kept": scores["step"].nunique(),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import INTERVAL, percentage, points
 
@@ -67,23 +68,23 @@ def text_rules(counts: dict[str, Any]) -> list[str]:
 
 
 def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[str]:
-    """Return, for each set, how the language model changes the WER of the selected checkpoint."""
+    """Return, for each set, how the language model changes the error rate of the selected checkpoint."""
     return [
-        f"{title(row['first']['set'])}: {_language_model_effect(row)}"
+        f"{title(row['first']['set'])}: {_language_model_effect(row, breakdown['metric'])}"
         for row in _comparisons(breakdown, "decoders")
         if (row["first"]["decoder"], row["second"]["decoder"]) == ("greedy", "lm")
     ]
 
 
-def _language_model_effect(row: dict[str, Any]) -> str:
+def _language_model_effect(row: dict[str, Any], metric: ErrorRate) -> str:
     if row["difference"] is None:
         return "not comparable, because the references contain no words."
-    greedy, lm = map(percentage, row["wer"])
+    greedy, lm = map(percentage, row["rates"])
     if row["difference"] == 0:
-        effect = f"the language model leaves WER unchanged at {greedy}%"
+        effect = f"the language model leaves {metric.upper()} unchanged at {greedy}%"
     else:
         verb = "lowers" if row["difference"] < 0 else "raises"
-        effect = f"the language model {verb} WER from {greedy}% to {lm}%{_reservation(row['interval'])}"
+        effect = f"the language model {verb} {metric.upper()} from {greedy}% to {lm}%{_reservation(row['interval'])}"
     return f"{effect} ({_difference(row)})."
 
 
@@ -111,8 +112,8 @@ def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) ->
         other, selected = row["first"], row["second"]
         if (other["set"], other["decoder"]) == (set_name, decoder) and row["difference"] is not None:
             which = "previous" if other["step"] < selected["step"] else "last"
-            wer = percentage(row["wer"][0])
-            lines.append(f"step {other['step']} ({which} checkpoint): WER {wer}%, {_difference(row)}")
+            rate = f"{breakdown['metric'].upper()} {percentage(row['rates'][0])}%"
+            lines.append(f"step {other['step']} ({which} checkpoint): {rate}, {_difference(row)}")
     return lines
 
 
@@ -121,21 +122,22 @@ def error_analysis(breakdown: dict[str, Any], decoder: str, title: SetTitle) -> 
     found = {}
     for name, decoders in breakdown["sets"].items():
         if decoder in decoders and decoders[decoder]["clips"]:
-            lines = _error_analysis(decoders[decoder])
+            lines = _error_analysis(decoders[decoder], breakdown["metric"])
             if lines:
                 found[title(name)] = lines
     return found
 
 
-def _error_analysis(scores: dict[str, Any]) -> list[str]:
+def _error_analysis(scores: dict[str, Any], metric: ErrorRate) -> list[str]:
     groups = scores["groups"]
     lines = [
-        _extremes(groups["seconds"], "clip length", " s"),
-        _extremes(groups["rate"], "speaking rate", " characters per second"),
-        *(_extremes(groups[kind], kind) for kind in ("gender", "age", "accent")),
-        _speakers(groups["speaker"]),
+        _extremes(groups["seconds"], metric, "clip length", " s"),
+        _extremes(groups["rate"], metric, "speaking rate", " characters per second"),
+        *(_extremes(groups[kind], metric, kind) for kind in ("gender", "age", "accent")),
+        _speakers(groups["speaker"], metric),
     ]
-    for unit in ("word", "character"):
+    # Where characters decide, a word may be a sentence.
+    for unit in ("word", "character") if metric == "wer" else ("character",):
         for kind in ("substitution", "deletion", "insertion"):
             rows = scores["confusions"][f"{unit}s"][f"{kind}s"][:_MAX_CONFUSIONS]
             if rows:
@@ -143,26 +145,28 @@ def _error_analysis(scores: dict[str, Any]) -> list[str]:
     return [line for line in lines if line]
 
 
-def _extremes(rows: Iterable[dict[str, Any]], what: str, unit: str = "") -> str:
-    """Return the groups with the highest and the lowest WER, or "" if fewer than two groups are known."""
-    known = [row for row in rows if row["value"] is not None and row["wer"] is not None]
+def _extremes(rows: Iterable[dict[str, Any]], metric: ErrorRate, what: str, unit: str = "") -> str:
+    """Return the groups with the highest and the lowest error rate, or "" if fewer than two groups are known."""
+    known = [row for row in rows if row["value"] is not None and row[metric] is not None]
     if len(known) < 2:
         return ""
-    highest, lowest = max(known, key=lambda row: row["wer"]), min(known, key=lambda row: row["wer"])
-    return f"WER by {what}: highest for {_group(highest, unit)}; lowest for {_group(lowest, unit)}"
+    highest, lowest = max(known, key=lambda row: row[metric]), min(known, key=lambda row: row[metric])
+    groups = f"highest for {_group(highest, metric, unit)}; lowest for {_group(lowest, metric, unit)}"
+    return f"{metric.upper()} by {what}: {groups}"
 
 
-def _group(row: dict[str, Any], unit: str) -> str:
+def _group(row: dict[str, Any], metric: ErrorRate, unit: str) -> str:
     interval = row["why"] if row["interval"] is None else " to ".join(map(percentage, row["interval"]))
-    return f"`{row['value']}`{unit}, {percentage(row['wer'])}% ({interval}; {row['words']:,} words)"
+    counted = "words" if metric == "wer" else "characters"
+    return f"`{row['value']}`{unit}, {percentage(row[metric])}% ({interval}; {row[counted]:,} {counted})"
 
 
-def _speakers(rows: Iterable[dict[str, Any]]) -> str:
-    known = sorted(row["wer"] for row in rows if row["value"] is not None and row["wer"] is not None)
+def _speakers(rows: Iterable[dict[str, Any]], metric: ErrorRate) -> str:
+    known = sorted(row[metric] for row in rows if row["value"] is not None and row[metric] is not None)
     if len(known) < 2:
         return ""
     lowest, median, highest = map(percentage, (known[0], known[len(known) // 2], known[-1]))
-    return f"WER by speaker: from {lowest}% to {highest}% over {len(known):,} speakers, median {median}%"
+    return f"{metric.upper()} by speaker: from {lowest}% to {highest}% over {len(known):,} speakers, median {median}%"
 
 
 def _confusion(row: dict[str, Any]) -> str:

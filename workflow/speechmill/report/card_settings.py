@@ -4,7 +4,7 @@ from pydantic import BaseModel
 
 from speechmill.config.card import CardConfig
 from speechmill.config.datasets import DrawnSplit
-from speechmill.config.evaluation import SelectConfig
+from speechmill.config.evaluation import ErrorRate, SelectConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.text import TextConfig
 
@@ -38,6 +38,8 @@ class CardSettings(BaseModel):
     train: list[str]
     text: TextConfig
     select: SelectConfig
+    metric: ErrorRate
+    """The error rate that the card shows first, and of which it shows intervals and differences."""
     datasets: dict[str, DatasetDescription]
     roles: list[str]
     """What the clips of the run are used for: `train`, `dev`, and the scored sets."""

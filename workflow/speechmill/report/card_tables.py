@@ -6,13 +6,13 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from speechmill.config.evaluation import Protocol
+from speechmill.config.evaluation import ErrorRate, Protocol
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
-from speechmill.scoring.error_rates import CONFIDENCE
+from speechmill.scoring.error_rates import CONFIDENCE, both_rates
 
 NOT_KEPT = "†"
-"""The mark of a WER that was measured during training, for a checkpoint that was not kept."""
+"""The mark of values that were measured during training, for a checkpoint that was not kept."""
 
 INTERVAL = f"{CONFIDENCE}% CI"
 """The name of a confidence interval in headings and sentences."""
@@ -44,48 +44,55 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}".replace("-", "−")
 
 
-def training_results(plan: dict[str, Any], log: list[dict[str, Any]], scores: pd.DataFrame) -> list[list[str]]:
+def training_results(
+    plan: dict[str, Any], log: list[dict[str, Any]], scores: pd.DataFrame, metric: ErrorRate = "wer"
+) -> list[list[str]]:
     """Return the rows of the training table in the format of the Trainer's cards, one row for each planned checkpoint.
 
-    A checkpoint that was not kept has only the WER on dev that was measured during training, marked with `NOT_KEPT`.
+    A checkpoint that was not kept has the values on dev that were measured during training, marked with `NOT_KEPT`.
 
     Args:
         plan: The plan of the run.
         log: The lines of the training log.
         scores: The rows of the summary for the set and the decoder that select the checkpoint.
+        metric: The error rate in the first of the two columns.
     """
-    rows = [["Training Loss", "Epoch", "Step", "Validation Loss", "Wer", "Cer"]]
-    scored = scores.set_index("step")[["loss", "wer", "cer"]]
-    during_training = dev_wers(log)
+    names = both_rates(metric)
+    rows = [["Training Loss", "Epoch", "Step", "Validation Loss", *(name.capitalize() for name in names)]]
+    scored = scores.set_index("step")[["loss", *names]]
+    during_training = [dev_rates(log, name) for name in names]
     for step in plan["checkpoints"]:
         losses = [line["loss"] for line in log if "loss" in line and line["step"] <= step]
         if step in scored.index:
             cells = [fixed(value, 4) for value in scored.loc[step]]
         else:
-            cells = ["–", f"{fixed(during_training.get(step), 4)} {NOT_KEPT}", "–"]
+            rates = [by_step.get(step) for by_step in during_training]
+            cells = ["–", *(f"{fixed(rate, 4)} {NOT_KEPT}" for rate in rates)]
         loss = f"{losses[-1]:.4f}" if losses else "No log"
         rows.append([loss, f"{step / plan['total_steps'] * plan['epochs']:.2f}", str(step), *cells])
     return rows
 
 
-def dev_wers(log: list[dict[str, Any]]) -> dict[int, float]:
-    """Return the greedy WER on dev that was measured at each save during training, by step."""
-    # Trainings of release 0.1.0 logged it as `probe_wer`.
-    wers = [(line["step"], line.get("dev_wer", line.get("probe_wer"))) for line in log]
-    return {step: wer for step, wer in wers if wer is not None}
+def dev_rates(log: list[dict[str, Any]], metric: ErrorRate) -> dict[int, float]:
+    """Return the greedy error rate on dev that was measured at each save during training, by step."""
+    # Trainings of release 0.1.0 logged the WER as `probe_wer`.
+    rates = [(line["step"], line.get(f"dev_{metric}", line.get(f"probe_{metric}"))) for line in log]
+    return {step: rate for step, rate in rates if rate is not None}
 
 
 def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
     """Return the table of the selected checkpoint's scores on every set by every decoder."""
-    rows = [["Set", "Decoder", "WER %", INTERVAL, "CER %", "Loss", "Clips scored / listed", "Words"]]
+    first, second = both_rates(settings.metric)
+    heading = ["Set", "Decoder", f"{first.upper()} %", INTERVAL, f"{second.upper()} %", "Loss"]
+    rows = [[*heading, "Clips scored / listed", "Words"]]
     for row in scores[scores["unavailable"].isna()].to_dict("records"):
         rows.append(
             [
                 settings.set_title(str(row["set"])),
                 str(row["decoder"]),
-                percentage(row["wer"]),
-                f"{100 * row['wer_low']:.2f} – {100 * row['wer_high']:.2f}",
-                percentage(row["cer"]),
+                percentage(row[first]),
+                f"{100 * row[f'{first}_low']:.2f} – {100 * row[f'{first}_high']:.2f}",
+                percentage(row[second]),
                 fixed(row["loss"], 4),
                 f"{row['clips_scored']} / {row['clips_expected']}",
                 str(row["reference_words"]),
@@ -96,24 +103,26 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
 
 def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> str:
     """Return the table of scores by the further protocols of each set, or "" if every set has a single protocol."""
-    rows = [["Set", "Decoder", "Protocol", "WER %", "CER %"]]
+    names = both_rates(settings.metric)
+    rows = [["Set", "Decoder", "Protocol", *(f"{name.upper()} %" for name in names)]]
     for row in scores.to_dict("records"):
         for protocol in get_args(Protocol):
             if protocol != row["protocol"] and not pd.isna(row[f"wer_{protocol}"]):
-                rates = [percentage(row[f"{metric}_{protocol}"]) for metric in ("wer", "cer")]
+                rates = [percentage(row[f"{name}_{protocol}"]) for name in names]
                 rows.append([settings.set_title(str(row["set"])), str(row["decoder"]), f"`{protocol}`", *rates])
     return markdown_table(rows) if len(rows) > 1 else ""
 
 
 def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> str:
     """Return the table that compares each perturbed copy of a set with the set, or "" if there are no copies."""
-    heading = ["Set", "Perturbation", "Decoder", "WER % original", "WER % perturbed", "Difference", INTERVAL]
+    rate = f"{settings.metric.upper()} %"
+    heading = ["Set", "Perturbation", "Decoder", f"{rate} original", f"{rate} perturbed", "Difference", INTERVAL]
     rows = [
         [
             settings.set_title(row["first"]["set"]),
             row["second"]["set"].split("-")[2],
             row["second"]["decoder"],
-            *map(percentage, row["wer"]),
+            *map(percentage, row["rates"]),
             "–" if row["difference"] is None else points(row["difference"]),
             "–" if row["interval"] is None else " to ".join(map(points, row["interval"])),
         ]

@@ -10,8 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.core.page import COLOURS, save_figure
-from speechmill.scoring.error_rates import CONFIDENCE
+from speechmill.scoring.error_rates import CONFIDENCE, RATE_NAMES
 from speechmill.scoring.systems import base_set
 
 Title = Callable[[str], str]
@@ -40,13 +41,15 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, pat
     save_figure(figure, path)
 
 
-def plot_error_rates(scores: pd.DataFrame, dev_wers: dict[int, float], title: Title, step: int, path: Path) -> None:
-    """Plot the WER and CER of each set and decoder at each checkpoint, with 95% confidence intervals.
+def plot_error_rates(
+    scores: pd.DataFrame, dev_rates: dict[ErrorRate, dict[int, float]], title: Title, step: int, path: Path
+) -> None:
+    """Plot the error rates of each set and decoder at each checkpoint, with 95% confidence intervals.
 
     Args:
         scores: The scores of all kept checkpoints.
-        dev_wers: The dev WER, a fraction, by step as evaluated during training. It is plotted only if some of these
-            checkpoints were not kept.
+        dev_rates: For each error rate, in the order of the panels, its fractions on dev by step as evaluated during
+            training. They are plotted only if some of these checkpoints were not kept.
         title: Returns the title of a set.
         step: The step of the selected checkpoint.
         path: The PNG file to write.
@@ -56,10 +59,10 @@ def plot_error_rates(scores: pd.DataFrame, dev_wers: dict[int, float], title: Ti
         zip(scores["set"].unique(), itertools.cycle(zip(COLOURS, _MARKERS, strict=True)), strict=False)
     )  # fmt: skip
     line_styles = dict(zip(scores["decoder"].unique(), itertools.cycle(_LINES), strict=False))
-    for axes, metric in zip(panels, ("wer", "cer"), strict=True):
-        if metric == "wer" and set(dev_wers) - set(scores["step"]):
-            percentages = [100 * wer for wer in dev_wers.values()]
-            axes.plot(list(dev_wers), percentages, "x--", color="#888888", label="dev, during training")
+    for axes, (metric, by_step) in zip(panels, dev_rates.items(), strict=True):
+        if set(by_step) - set(scores["step"]):
+            percentages = [100 * fraction for fraction in by_step.values()]
+            axes.plot(list(by_step), percentages, "x--", color="#888888", label="dev, during training")
         for (name, decoder), rows in scores.dropna(subset=metric).groupby(["set", "decoder"]):
             colour, marker = set_styles[name]
             low, high = 100 * rows[f"{metric}_low"], 100 * rows[f"{metric}_high"]
@@ -73,37 +76,42 @@ def plot_error_rates(scores: pd.DataFrame, dev_wers: dict[int, float], title: Ti
             )  # fmt: skip
         axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
         axes.set_ylim(bottom=0)
-        _finish(axes, "step", f"{metric.upper()}, %", f"{'Word' if metric == 'wer' else 'Character'} error rate")
+        _finish(axes, "step", f"{metric.upper()}, %", RATE_NAMES[metric].capitalize())
     figure.suptitle(f"Error rates by training step, with {CONFIDENCE}% confidence intervals")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, edgecolor="none")
     save_figure(figure, path)
 
 
-def plot_breakdown(sets: dict[str, Any], title: Title, path: Path) -> None:
-    """Plot the WER of each set by clip duration, speaking rate and speaker; `sets` is that of `breakdown.json`."""
+def plot_breakdown(sets: dict[str, Any], title: Title, path: Path, metric: ErrorRate = "wer") -> None:
+    """Plot an error rate of each set by clip duration, speaking rate and speaker.
+
+    `sets` is that of `breakdown.json`, with intervals of `metric`.
+    """
+    rate = f"{metric.upper()}, %"
     figure, panels = plt.subplots(
         len(sets), 3, figsize=(13, 3.6 * len(sets) + 0.4), layout="constrained", squeeze=False
     )
     for row, (name, decoders) in zip(panels, sets.items(), strict=True):
         for axes, kind, label in zip(row, ("seconds", "rate"), _BIN_LABELS, strict=False):
-            _plot_bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()})
-            _finish(axes, label, "WER, %", title(name))
-        _plot_speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()})
-        _finish(row[2], "speakers, highest WER first; marker size: number of words", "WER, %", title(name))
+            _plot_bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()}, metric)
+            _finish(axes, label, rate, title(name))
+        _plot_speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()}, metric)
+        _finish(row[2], f"speakers, highest {metric.upper()} first; marker size: number of words", rate, title(name))
         for axes in row:
             axes.set_ylim(bottom=0)
     figure.suptitle(
-        f"Word error rate by clip duration, speaking rate and speaker, with {CONFIDENCE}% confidence intervals"
+        f"{RATE_NAMES[metric].capitalize()} by clip duration, speaking rate and speaker,"
+        f" with {CONFIDENCE}% confidence intervals"
     )
     _add_legend(figure, panels)
     save_figure(figure, path)
 
 
-def _plot_bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+def _plot_bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]], metric: ErrorRate) -> None:
     for (decoder, rows), (shift, colour, marker) in zip(decoders.items(), _decoder_styles(len(decoders)), strict=True):
-        known = [(i, row) for i, row in enumerate(rows) if row["value"] is not None and row["wer"] is not None]
+        known = [(i, row) for i, row in enumerate(rows) if row["value"] is not None and row[metric] is not None]
         positions = [i + shift for i, _ in known]
-        axes.plot(positions, [100 * row["wer"] for _, row in known], marker, color=colour, label=decoder)
+        axes.plot(positions, [100 * row[metric] for _, row in known], marker, color=colour, label=decoder)
         for position, (_, row) in zip(positions, known, strict=True):
             if row["interval"]:
                 axes.vlines(position, *(100 * end for end in row["interval"]), color=colour)
@@ -111,31 +119,31 @@ def _plot_bins(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
     axes.set_xticks(range(len(bins)), [f"{row['value']}\n{row['clips']:,}" for row in bins], fontsize=8)
 
 
-def _plot_speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]]) -> None:
+def _plot_speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]], metric: ErrorRate) -> None:
     for (decoder, rows), (_, colour, marker) in zip(decoders.items(), _decoder_styles(len(decoders)), strict=True):
-        known = [row for row in rows if row["value"] is not None and row["wer"] is not None]
-        known.sort(key=lambda row: -row["wer"])
+        known = [row for row in rows if row["value"] is not None and row[metric] is not None]
+        known.sort(key=lambda row: -row[metric])
         most = max((row["words"] for row in known), default=1)
         sizes = [8 + 72 * row["words"] / most for row in known]
-        wers = [100 * row["wer"] for row in known]
-        axes.scatter(range(1, len(known) + 1), wers, s=sizes, color=colour, marker=marker, alpha=0.7, label=decoder)
+        rates = [100 * row[metric] for row in known]
+        axes.scatter(range(1, len(known) + 1), rates, s=sizes, color=colour, marker=marker, alpha=0.7, label=decoder)
         if not known:
             axes.text(0.5, 0.5, "speakers unknown", ha="center", transform=axes.transAxes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
-    """Plot the WER of each perturbed copy of a set against that of the set, for each decoder.
+def plot_robustness(scores: pd.DataFrame, title: Title, path: Path, metric: ErrorRate = "wer") -> None:
+    """Plot an error rate of each perturbed copy of a set against that of the set, for each decoder.
 
     Lines show 95% confidence intervals. `scores` has the rows of the selected checkpoint; sets without perturbed copies
     are not shown.
     """
-    scores = scores.assign(base=scores["set"].map(base_set)).dropna(subset="wer")
+    scores = scores.assign(base=scores["set"].map(base_set)).dropna(subset=metric)
     perturbed = scores[scores["set"] != scores["base"]]
     groups = [(name, scores[scores["base"] == name]) for name in perturbed["base"].unique()]
     if not groups:
         figure = plt.figure(figsize=(8, 1))
-        figure.text(0.5, 0.5, "no perturbed copy of a set has a word error rate", ha="center")
+        figure.text(0.5, 0.5, f"no perturbed copy of a set has a {RATE_NAMES[metric]}", ha="center")
         save_figure(figure, path)
         return
     rows = sum(1 + group["set"].nunique() for _, group in groups)
@@ -145,20 +153,20 @@ def plot_robustness(scores: pd.DataFrame, title: Title, path: Path) -> None:
     )  # fmt: skip
     for axes, (name, group) in zip(panels[:, 0], groups, strict=True):
         decoders = list(group["decoder"].unique())
-        first = group[group["decoder"] == decoders[0]].set_index("set")["wer"]
+        first = group[group["decoder"] == decoders[0]].set_index("set")[metric]
         order = [*([name] if name in first else []), *first.drop(name, errors="ignore").sort_values().index]
         for decoder, (shift, colour, marker) in zip(decoders, _decoder_styles(len(decoders)), strict=True):
             shown = group[(group["decoder"] == decoder) & group["set"].isin(order)]
             positions = [order.index(each) - shift for each in shown["set"]]
-            axes.hlines(positions, 100 * shown["wer_low"], 100 * shown["wer_high"], color=colour)
-            axes.plot(100 * shown["wer"], positions, marker, color=colour, label=decoder)
-            for wer in shown["wer"][shown["set"] == name]:
-                axes.axvline(100 * wer, color=colour, linestyle=":", linewidth=1)
+            axes.hlines(positions, 100 * shown[f"{metric}_low"], 100 * shown[f"{metric}_high"], color=colour)
+            axes.plot(100 * shown[metric], positions, marker, color=colour, label=decoder)
+            for fraction in shown[metric][shown["set"] == name]:
+                axes.axvline(100 * fraction, color=colour, linestyle=":", linewidth=1)
         axes.set_yticks(range(len(order)), ["unperturbed" if each == name else each.split("-")[2] for each in order])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        _finish(axes, "WER, %", "", title(name))
-    figure.suptitle(f"Word error rate on perturbed copies, with {CONFIDENCE}% confidence intervals")
+        _finish(axes, f"{metric.upper()}, %", "", title(name))
+    figure.suptitle(f"{RATE_NAMES[metric].capitalize()} on perturbed copies, with {CONFIDENCE}% confidence intervals")
     _add_legend(figure, panels)
     save_figure(figure, path)
 

@@ -1,4 +1,4 @@
-"""robustness: a plot of the WER on perturbed copies of evaluation sets, at the selected checkpoint."""
+"""robustness: a plot of the error rate on perturbed copies of evaluation sets, at the selected checkpoint."""
 
 import argparse
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from pydantic import BaseModel
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
 from speechmill.report.plots import plot_robustness
@@ -14,6 +15,7 @@ from speechmill.report.plots import plot_robustness
 class RobustnessSettings(BaseModel):
     """The settings of this stage."""
 
+    metric: ErrorRate
     titles: dict[str, str]
     """The titles of the sets that have perturbed copies."""
 
@@ -28,7 +30,7 @@ def main() -> None:
     args = parser.parse_args()
     scores = pd.read_parquet(args.summary)
     selected = scores[scores["step"] == read_json(args.selection)["step"]]
-    plot_robustness(selected, args.settings.titles.__getitem__, args.plot)
+    plot_robustness(selected, args.settings.titles.__getitem__, args.plot, args.settings.metric)
 
 
 if __name__ == "__main__":

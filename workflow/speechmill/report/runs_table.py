@@ -3,7 +3,7 @@
 import argparse
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 from pydantic import BaseModel
 
-from speechmill.config.evaluation import Decoder, Protocol
+from speechmill.config.evaluation import Decoder, ErrorRate, Protocol
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, read_json, write_text
@@ -43,6 +43,8 @@ class RunEntry(BaseModel):
     """The initial weights, or, if `trained_on` is empty, the model that the run scores."""
     trained_on: list[str]
     """The titles of the training sets."""
+    metric: ErrorRate = "wer"
+    """The error rate that the run is judged by."""
     reference_card: ReferenceCard | None = None
 
 
@@ -69,6 +71,7 @@ class Score:
     wer: float | None
     cer: float | None
     interval: tuple[float, float] | None
+    """The confidence interval of the WER."""
     scored: int
     """The number of clips that were scored."""
     expected: int
@@ -77,6 +80,8 @@ class Score:
     """The digest of the clips and their texts."""
     unavailable: str | None = None
     """Why the set could not be scored."""
+    cer_interval: tuple[float, float] | None = None
+    """The confidence interval of the CER."""
     best: frozenset[str] = frozenset()
     """Which of `wer` and `cer` are the lowest of their row."""
 
@@ -94,12 +99,14 @@ class Row:
     """The `wer` and `cer`, fractions, that the cards of published models report, by model."""
     incomparable: list[list[str]] = field(default_factory=list)
     """The runs, grouped by the clips and texts they were scored on; empty if these are the same for all."""
+    metric: ErrorRate = "wer"
+    """The error rate that is shown first."""
 
 
 def selected_scores(summary: pd.DataFrame) -> dict[Key, Score]:
     """Return the scores in the rows of a run's summary at its selected step.
 
-    Only the first protocol of a set has an interval.
+    Only the first protocol of a set has intervals.
     """
     scores = {}
     for row in summary.to_dict("records"):
@@ -108,11 +115,11 @@ def selected_scores(summary: pd.DataFrame) -> dict[Key, Score]:
             wer, cer = (_or_none(row[rate if first else f"{rate}_{protocol}"]) for rate in ("wer", "cer"))
             if not first and wer is None and cer is None:
                 continue
-            low, high = _or_none(row["wer_low"]), _or_none(row["wer_high"])
             scores[str(row["set"]), str(row["decoder"]), protocol] = Score(
                 wer=wer,
                 cer=cer,
-                interval=(low, high) if first and low is not None and high is not None else None,
+                interval=_interval(row, "wer") if first else None,
+                cer_interval=_interval(row, "cer") if first else None,
                 scored=int(row["clips_scored"]),
                 # Unknown if the set is not available.
                 expected=0 if pd.isna(row["clips_expected"]) else int(row["clips_expected"]),
@@ -120,6 +127,11 @@ def selected_scores(summary: pd.DataFrame) -> dict[Key, Score]:
                 unavailable=None if pd.isna(row["unavailable"]) else str(row["unavailable"]),
             )
     return scores
+
+
+def _interval(row: Mapping[Hashable, Any], rate: ErrorRate) -> tuple[float, float] | None:
+    low, high = _or_none(row[f"{rate}_low"]), _or_none(row[f"{rate}_high"])
+    return None if low is None or high is None else (low, high)
 
 
 def _or_none(value: float) -> float | None:
@@ -155,7 +167,9 @@ def build_rows(settings: RunsTableSettings, scores: Mapping[str, Mapping[Key, Sc
                 by_run = {run.name: scores[run.name][key] for run in settings.runs if key in scores[run.name]}
                 by_model = {model: rates[key] for model, rates in cards.items() if rates.get(key)}
                 if by_run or by_model:
-                    rows.append(_compare(Row(each.title, decoder, protocol, by_run, by_model)))
+                    metrics = {run.metric for run in settings.runs if run.name in by_run}
+                    metric: ErrorRate = "cer" if "cer" in metrics else "wer"
+                    rows.append(_compare(Row(each.title, decoder, protocol, by_run, by_model, metric=metric)))
     return rows
 
 

@@ -11,6 +11,7 @@ import jinja2
 import soundfile as sf
 from pydantic import BaseModel
 
+from speechmill.config.lm import LmUnit
 from speechmill.config.text import TextConfig
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, write_json
@@ -26,13 +27,15 @@ class UsageSettings(BaseModel):
     """The part of a run's configuration that this stage reads."""
 
     text: TextConfig
+    lm_unit: LmUnit
+    """The unit of the language model; `words` if there is none."""
 
 
-def usage_code(decoder: str, units: str) -> str:
+def usage_code(decoder: str, units: str, lm_unit: LmUnit = "words") -> str:
     """Return a program that transcribes `recording.wav` with the model; both are in the working directory."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     template = (TEMPLATES / _TEMPLATES[decoder]).read_text(encoding="utf-8")
-    return environment.from_string(template).render(units=units)
+    return environment.from_string(template).render(units=units, lm_unit=lm_unit)
 
 
 def run_code(program: str, model: Path, samples: Int16Samples) -> str:
@@ -53,10 +56,10 @@ def run_code(program: str, model: Path, samples: Int16Samples) -> str:
 
 
 def usage_examples(
-    model: Path, decoders: list[str], units: str, set_name: str, clip: str, samples: Int16Samples
+    model: Path, decoders: list[str], settings: UsageSettings, set_name: str, clip: str, samples: Int16Samples
 ) -> list[dict[str, str]]:
     """Return, for each decoder, its code, the set and the clip it was run on, and what it printed."""
-    programs = {decoder: usage_code(decoder, units) for decoder in decoders}
+    programs = {decoder: usage_code(decoder, settings.text.units, settings.lm_unit) for decoder in decoders}
     return [
         {
             "decoder": decoder,
@@ -82,7 +85,7 @@ def main() -> None:
     args = parser.parse_args()
     clips = read_table(args.clips)
     clip, samples = clips["id"][0].as_py(), ClipReader(clips, args.shards).samples(0)
-    write_json(usage_examples(args.model, args.decoders, args.settings.text.units, args.set, clip, samples), args.usage)
+    write_json(usage_examples(args.model, args.decoders, args.settings, args.set, clip, samples), args.usage)
 
 
 if __name__ == "__main__":

@@ -255,9 +255,10 @@ def compare_scores(row: dict[str, Any], scores: dict[str, Any], exact: bool) -> 
 def _check_usage(model: Path, found: evidence.Evidence, config: Config, data: Path) -> CheckResult:
     """Run the code in the card and compare its output with the card, unless the code is not from speechmill."""
     result = CheckResult()
+    lm_unit = config.runs[found.settings.run].lm_unit if found.lm else "words"
     for example in found.usage:
         what = f"the code for {example['decoder']} decoding"
-        if example["code"] != usage_code(example["decoder"], found.settings.text.units):
+        if example["code"] != usage_code(example["decoder"], found.settings.text.units, lm_unit):
             result.passed.append(f"skipped     {what} is not from this version of speechmill, so it is not run")
             continue
         try:

@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel
 from transformers import PreTrainedModel
 
+from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, read_json, write_text
 from speechmill.core.flac import encode_flac
@@ -24,8 +25,8 @@ from speechmill.inference import log_probs
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.models import Processor, load_checkpoint
 from speechmill.model.word_times import Word, word_times
-from speechmill.scoring.alignment import Pair, align_words
-from speechmill.scoring.error_rates import rate
+from speechmill.scoring.alignment import Pair, align_characters, align_words
+from speechmill.scoring.error_rates import both_rates, rate
 from speechmill.scoring.systems import System, systems
 
 # Longer clips are shown without audio: a page with twenty clips of this duration already has about 60 MB.
@@ -45,6 +46,8 @@ class WorstSettings(BaseModel):
     redistribute: bool
     """Whether the terms of the corpus allow its audio to be redistributed, as a page that contains it may be."""
     units: str
+    metric: ErrorRate
+    """The error rate whose errors the page counts and aligns: words or characters."""
     worst_clips: int
     batch_seconds: float
     chunk_seconds: float | None = None
@@ -52,17 +55,18 @@ class WorstSettings(BaseModel):
 
 
 class AlignedClip(NamedTuple):
-    """The words of a clip's reference and hypothesis with their times, and its audio as FLAC."""
+    """The words, or characters, of a clip's reference and hypothesis with their times, and its audio as FLAC."""
 
     reference: list[Word]
     hypothesis: list[Word]
     flac: bytes
 
 
-def select_worst(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, Any]]:
-    """Return at most `number` rows of `hypotheses.parquet`: those with the most errors, then with the highest WER.
+def select_worst(rows: Sequence[dict[str, Any]], number: int, metric: ErrorRate = "wer") -> list[dict[str, Any]]:
+    """Return at most `number` rows of `hypotheses.parquet`: those with the most errors of `metric`, the worst first.
 
-    Adds `words`, `errors`, `wer` and `cer` to each row. Clips without errors are excluded.
+    Of clips with equally many, those with the higher rate rank first, then those with more errors of the other error
+    rate. Adds `words`, `errors`, `wer` and `cer` to each row. Clips without errors are excluded.
     """
     scored = []
     for row in rows:
@@ -70,8 +74,10 @@ def select_worst(rows: Sequence[dict[str, Any]], number: int) -> list[dict[str, 
         errors = row["substitutions"] + row["deletions"] + row["insertions"]
         cer = rate(row["character_errors"], row["characters"])
         scored.append(row | {"words": words, "errors": errors, "wer": rate(errors, words), "cer": cer})
-    scored.sort(key=lambda row: (-row["errors"], -row["wer"], row["id"]))
-    return [row for row in scored[:number] if row["errors"]]
+    counts = {"wer": "errors", "cer": "character_errors"}
+    order = [key for name in both_rates(metric) for key in (counts[name], name)]
+    scored.sort(key=lambda row: (*(-row[key] for key in order), row["id"]))
+    return [row for row in scored[:number] if row[counts[metric]]]
 
 
 def align_clips(
@@ -92,7 +98,8 @@ def align_clips(
     aligned = []
     for i, (row, frames) in enumerate(zip(rows, _log_probs(*checkpoint, chosen, shards, settings), strict=True)):
         reference, hypothesis = (
-            word_times(words, frames, row["seconds"], *checkpoint, settings.units) for words in _texts(row["pairs"])
+            word_times(words, frames, row["seconds"], *checkpoint, settings.units, separated=settings.metric == "wer")
+            for words in _texts(row["pairs"])
         )
         aligned.append(AlignedClip(reference, hypothesis, encode_flac(reader.samples(i))))
     return aligned
@@ -137,7 +144,8 @@ def prepare_clips(
 
     Clips longer than `_MAX_AUDIO_SECONDS` have neither audio nor word times.
     """
-    alignments = align_words([row["scored_reference"] for row in rows], [row["scored_hypothesis"] for row in rows])
+    align = align_words if settings.metric == "wer" else align_characters
+    alignments = align([row["scored_reference"] for row in rows], [row["scored_hypothesis"] for row in rows])
     rows = [row | {"pairs": pairs} for row, pairs in zip(rows, alignments, strict=True)]
     short = [row for row in rows if row["seconds"] <= _MAX_AUDIO_SECONDS]
     aligned_clips = align_clips(short, clips, shards, model, settings)
@@ -217,9 +225,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     system = System(args.set, read_json(args.selection)["step"], args.decoder)
     rows = read_table(systems(args.hypotheses, system.step)[system]).to_pylist()
-    selected = select_worst(rows, args.settings.worst_clips)
+    selected = select_worst(rows, args.settings.worst_clips, args.settings.metric)
     clips = prepare_clips(selected, read_table(args.clips), args.shards, args.model, args.settings)
-    with_errors = sum(row["substitutions"] + row["deletions"] + row["insertions"] > 0 for row in rows)
+    with_errors = len(select_worst(rows, len(rows), args.settings.metric))
     summary = {"run": args.run, "system": system, "scored": len(rows), "with_errors": with_errors}
     write_text(render_page(clips, summary, args.settings), args.page)
 

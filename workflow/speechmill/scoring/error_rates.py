@@ -9,8 +9,13 @@ import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
+from speechmill.config.evaluation import ErrorRate
+
 CONFIDENCE = 95
 """The confidence level of all intervals, in percent."""
+
+RATE_NAMES: dict[ErrorRate, str] = {"wer": "word error rate", "cer": "character error rate"}
+"""The error rates."""
 
 _TAIL = (100 - CONFIDENCE) / 200
 
@@ -67,6 +72,11 @@ def rate(errors: float, length: float) -> float:
     if length == 0:
         return float("inf") if errors else 0.0
     return errors / length
+
+
+def both_rates(first: ErrorRate) -> tuple[ErrorRate, ErrorRate]:
+    """Return the names of both error rates, in the order in which they are shown or decide."""
+    return ("wer", "cer") if first == "wer" else ("cer", "wer")
 
 
 def percent(fraction: float) -> float:

@@ -12,8 +12,19 @@ from speechmill.core.files import atomic_write, file_digest, write_json
 from speechmill.core.tables import read_table
 
 
+def deciding_metrics(metric: str) -> list[str]:
+    """Return `metric` and those that decide where it is equal: CER, then the loss.
+
+    WER is often equal: at 100 % early in training, and for as long as no sentence is free of errors where sentences are
+    single words, as in languages that are written without spaces.
+    """
+    return list(dict.fromkeys([metric, "cer", "loss"]))
+
+
 def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -> int:
-    """Return the step with the smallest `metric` on a set, the earliest one if several are equal.
+    """Return the step with the smallest `metric` on a set, by the next of `deciding_metrics` if several are equal.
+
+    Of steps that are equal in all of them, the latest is returned.
 
     Raises:
         SpeechmillError: The summary has no value of `metric` for this set and decoder.
@@ -24,7 +35,9 @@ def best_step(summary: pd.DataFrame, set_name: str, decoder: str, metric: str) -
             f"no checkpoint has a {metric} on {set_name} with the decoder {decoder}, so none can be selected; check"
             " that the set has clips, or choose another set, decoder or metric"
         )
-    return int(rows.sort_values([metric, "step"]).iloc[0]["step"])
+    order = deciding_metrics(metric)
+    ranked = rows.sort_values([*order, "step"], ascending=[*(True for _ in order), False])
+    return int(ranked.iloc[0]["step"])
 
 
 def main() -> None:
@@ -40,7 +53,7 @@ def main() -> None:
     step = 0
     if args.summary:
         summary = read_table(args.summary).to_pandas()
-        step = best_step(summary, str(select.set), select.decoder, select.metric)
+        step = best_step(summary, str(select.set), select.decoder, str(select.metric))
     for file in args.model:
         with atomic_write(file) as temporary:
             shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, temporary)

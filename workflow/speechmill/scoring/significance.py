@@ -27,12 +27,13 @@ def paired_bootstrap(
     seed: int,
     samples: int = 1000,
 ) -> PairedDifference:
-    """Compare the word errors of two systems on the same clips, by a paired bootstrap.
+    """Compare the errors of two systems on the same clips, by a paired bootstrap.
 
-    `words` holds the reference length of each clip. Speakers (`groups`) are sampled with replacement, the errors of
-    both systems together. The interval is the percentile interval; the p-value is twice the share of samples in which
-    the sign of the difference is reversed, and at least 1 / samples. Source: Bisani and Ney, Bootstrap estimates for
-    confidence intervals in ASR performance evaluation, ICASSP 2004, section 4 (the probability of improvement).
+    `words` holds the reference length of each clip, in words or, with character errors, in characters. Speakers
+    (`groups`) are sampled with replacement, the errors of both systems together. The interval is the percentile
+    interval; the p-value is twice the share of samples in which the sign of the difference is reversed, and at least 1
+    / samples. Source: Bisani and Ney, Bootstrap estimates for confidence intervals in ASR performance evaluation,
+    ICASSP 2004, section 4 (the probability of improvement).
     """
     errors_first, errors_second, group_words = sum_by_group(groups, first, second, words)
     drawn = np.random.default_rng(seed).integers(len(group_words), size=(samples, len(group_words)))

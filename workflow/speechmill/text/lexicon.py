@@ -1,7 +1,7 @@
 """The lexicon of the beam search: how words are spelled in the tokens of a model."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
-from speechmill.text.normaliser import to_units
+from speechmill.text.normaliser import compose, to_units
 from speechmill.text.tokens import unit_pattern
 
 MODEL, LEXICON, TOKENS, ABOUT = "lm.binary", "lexicon.txt", "tokens.txt", "arpa.json"
@@ -42,17 +42,39 @@ class Tokens:
     def _units(self) -> re.Pattern[str]:
         return unit_pattern(self._letters)
 
+    @cached_property
+    def _special(self) -> frozenset[str]:
+        # Such as [UNK]; the model also has outputs for them.
+        return frozenset(token for token in self.by_id if len(token) > 1) - {self.separator}
+
     def entry(self, word: str) -> str | None:
         """Return the line of `lexicon.txt` for a word, or None if the model lacks one of its characters.
 
-        A word is spelled in characters or, if the model has jamo instead, in jamo, with the longest token at each
-        position if the model has tokens of several characters. It ends with the word separator.
+        The spelling ends with the word separator.
+        """
+        spelled = self.spell(word)
+        return None if spelled is None else f"{word}\t{' '.join(spelled)} {self.separator}\n"
+
+    def spell(self, word: str) -> list[str] | None:
+        """Return a word in the tokens of the model, or None if the model lacks one of its characters.
+
+        It is spelled in characters or, if the model has jamo instead, in jamo, with the longest token at each position
+        if the model has tokens of several characters.
         """
         for units in ("characters", "jamo"):
             spelled = self._units.findall(to_units(word, units))
             if self._letters.issuperset(spelled):
-                return f"{word}\t{' '.join(spelled)} {self.separator}\n"
+                return spelled
         return None
+
+    def sentence(self, text: str) -> list[str]:
+        """Return a sentence as tokens, without the characters that the model lacks."""
+        return [token for c in text for token in ([self.separator] if c == " " else self.spell(c) or [])]
+
+    def text(self, tokens: Iterable[str]) -> str:
+        """Return the text of a sequence of tokens, without special tokens: the inverse of `sentence`."""
+        letters = (" " if token == self.separator else token for token in tokens if token not in self._special)
+        return compose(" ".join("".join(letters).split()))
 
 
 def tokenizer_tokens(vocab: Path, tokenizer: Path) -> Tokens:

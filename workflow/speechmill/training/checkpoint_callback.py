@@ -1,5 +1,6 @@
 """The outputs of a training run for its user: checkpoints, log, TensorBoard and progress bar."""
 
+import math
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainerControl, Train
 
 from speechmill.core.progress import progress
 from speechmill.model.models import Processor
+from speechmill.scoring.select import deciding_metrics
 from speechmill.training.dev_evaluator import DevEvaluator
 from speechmill.training.guards import blanks_warning, only_blanks
 from speechmill.training.resume_state import (
@@ -29,16 +31,21 @@ CHECKPOINTS = "checkpoints"
 """The folder within the work folder that holds the checkpoints kept so far."""
 
 
-def kept_steps(rows: Sequence[dict[str, Any]], planned: Sequence[int], best: int | None) -> list[int]:
-    """Return the steps of the checkpoints to keep: all planned ones, or the `best` ones by WER of the dev evaluations.
+def kept_steps(rows: Sequence[dict[str, Any]], planned: Sequence[int], best: int | None, metric: str) -> list[int]:
+    """Return the steps of the checkpoints to keep: all planned ones, or the `best` ones by `metric` on dev.
 
-    `rows` are the rows of the log. Of equal WERs the earlier step ranks higher; a step without a WER ranks last.
+    `rows` are the rows of the log, with those of the dev evaluations. Steps rank as in the selection of a checkpoint;
+    one without a value of the metric ranks last.
     """
     if best is None:
         return sorted(planned)
-    wers = {row["step"]: row["dev_wer"] for row in rows if "dev_wer" in row}
-    order = sorted(wers, key=lambda step: (float("inf") if wers[step] is None else wers[step], step))
-    return sorted(order[:best])
+    evaluated = {row["step"]: row for row in rows if "dev_clips" in row}
+
+    def rank(step: int) -> tuple[float, ...]:
+        values = [evaluated[step].get(f"dev_{each}") for each in deciding_metrics(metric)]
+        return (*(math.inf if value is None else value for value in values), -step)
+
+    return sorted(sorted(evaluated, key=rank)[:best])
 
 
 class CheckpointCallback(TrainerCallback):
@@ -53,12 +60,13 @@ class CheckpointCallback(TrainerCallback):
         processor: Processor,
         evaluator: DevEvaluator | None,
         best: int | None,
+        metric: str,
         warmup_steps: int,
         start: int,
     ) -> None:
-        """Start at step `start`; keep only the `best` checkpoints, or all of them for None."""
+        """Start at step `start`; keep only the `best` checkpoints by `metric` on dev, or all of them for None."""
         self._run, self._work, self._plan, self._processor = run, work, plan, processor
-        self._evaluator, self._best, self._warmup_steps = evaluator, best, warmup_steps
+        self._evaluator, self._best, self._metric, self._warmup_steps = evaluator, best, metric, warmup_steps
         self._warned = False
         # TensorBoard hides points that an interrupted run wrote after the state that this run resumes from.
         self._board = SummaryWriter(str(board), purge_step=start + 1)
@@ -106,7 +114,7 @@ class CheckpointCallback(TrainerCallback):
         sync_files(kept)
 
     def _delete_worse(self) -> None:
-        kept = kept_steps(read_log(self._work), self._plan["checkpoints"], self._best)
+        kept = kept_steps(read_log(self._work), self._plan["checkpoints"], self._best, self._metric)
         for folder in (self._work / CHECKPOINTS).iterdir():
             if step_of(folder) not in kept:
                 shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""Evaluation during training: the greedy WER of a checkpoint on dev clips."""
+"""Evaluation during training: the greedy error rates and the loss of a checkpoint on dev clips."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from speechmill.scoring.protocols import apply_protocol
 
 
 class DevEvaluator:
-    """Greedy WER of a model on dev clips, scored as in the stage `evaluate`."""
+    """Greedy error rates and loss of a model on dev clips, scored as in the stage `evaluate`."""
 
     def __init__(
         self,
@@ -32,14 +32,15 @@ class DevEvaluator:
         self._batch_seconds, self._text = batch_seconds, text
 
     def __call__(self, model: PreTrainedModel, device: torch.device) -> dict[str, Any]:
-        """Return `dev_wer` (None without reference words), `dev_clips`, and `dev_empty` (the empty hypotheses).
+        """Return `dev_wer`, `dev_cer`, `dev_loss`, `dev_clips`, and `dev_empty` (the empty hypotheses).
 
-        The mode of the model and all random states stay unchanged.
+        An error rate is None without references, and the mean loss without a clip whose loss is finite. The mode of the
+        model and all random states stay unchanged.
         """
         was_training = model.training
         # Some models draw random numbers in eval mode without using them, e.g. wav2vec2 for layerdrop.
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            hypotheses, _ = transcribe(
+            hypotheses, losses = transcribe(
                 model.eval(), self._processor, self._clips, self._shards, self._batch_seconds, device
             )
         model.train(was_training)
@@ -48,9 +49,13 @@ class DevEvaluator:
         references, scored = apply_protocol("plain", clips, hypotheses, self._text, special_tokens)
         counts = count(references, scored)
         wer = rate(sum(c.errors for c in counts), sum(c.words for c in counts))
+        cer = rate(sum(c.character_errors for c in counts), sum(c.characters for c in counts))
+        finite = [loss for loss in losses if np.isfinite(loss)]
         return {
             # JSON has no infinity.
             "dev_wer": wer if np.isfinite(wer) else None,
+            "dev_cer": cer if np.isfinite(cer) else None,
+            "dev_loss": float(np.mean(finite)) if finite else None,
             "dev_clips": len(self._clips),
             "dev_empty": sum(not hypothesis for hypothesis in scored),
         }

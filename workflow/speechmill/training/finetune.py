@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.checkpoints import CheckpointConfig
+from speechmill.config.evaluation import Metric
 from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
@@ -60,6 +61,8 @@ class FinetuneSettings(BaseModel):
     text: TextConfig
     batch_seconds: float
     """The size of the batches of a dev evaluation, padding included."""
+    metric: Metric
+    """The metric of the dev evaluations by which the best checkpoints are found."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,16 @@ def train(
             print(f"resuming from step {start} (to start over instead: rm -r {work.parent})", file=sys.stderr)
         best, evaluator = settings.checkpoints.best, inputs.dev_evaluator(settings)
         checkpoints = CheckpointCallback(
-            run, work, board, inputs.plan, inputs.processor, evaluator, best, finetune.warmup_steps, start
+            run,
+            work,
+            board,
+            inputs.plan,
+            inputs.processor,
+            evaluator,
+            best,
+            settings.metric,
+            finetune.warmup_steps,
+            start,
         )
         trainer.add_callback(checkpoints)
     with stop_requests() as request:
@@ -391,7 +403,7 @@ def main() -> None:
                 train_on(devices[0])
             elif not launch("speechmill.training.finetune", sys.argv[1:], devices):
                 return
-        kept = kept_steps(read_log(work), plan["checkpoints"], best)
+        kept = kept_steps(read_log(work), plan["checkpoints"], best, settings.metric)
         export_checkpoints(work, kept, args.checkpoints, args.log)
         seconds = time.monotonic() - started
         write_json(record(args.run, settings, plan, kept, devices[0], seconds), args.record)
