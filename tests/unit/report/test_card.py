@@ -18,6 +18,7 @@ from speechmill.core.tables import write_table
 from speechmill.report import card, evidence, manifest, plots, robustness
 from speechmill.report.card_context import PROVENANCE, TEMPLATE, card_context, eval_results, render
 from speechmill.report.card_lists import (
+    drawn_splits,
     language_model_effects,
     robust_speech_event_sets,
     text_rules,
@@ -345,6 +346,16 @@ def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "2",
     ]  # fmt: skip
+
+
+def test_drawn_share_is_not_rounded() -> None:
+    drawn = {"dev": {"of": "train", "share": 0.125}, "test": {"of": "train", "share": 0.005}}
+    settings = SETTINGS.model_dump()
+    settings["datasets"]["cv"]["drawn"] = drawn
+    assert drawn_splits(CardSettings.model_validate(settings)) == [
+        "Common Voice 8.0 dev: 12.5% of the speakers of train, each chosen by its hash (seed 0)",
+        "Common Voice 8.0 test: 0.5% of the speakers of train, each chosen by its hash (seed 0)",
+    ]
 
 
 def test_unavailable_set_is_listed_with_reason() -> None:
