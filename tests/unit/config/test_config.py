@@ -291,6 +291,29 @@ def test_invalid_value_is_reported_with_its_key(path: str, value: Any, expected:
     assert path.rsplit(".", 1)[0] in message
 
 
+def test_draws_from_one_split_must_agree() -> None:
+    def drawn(**rules: dict[str, Any]) -> dict[str, Any]:
+        return changed("datasets.cv.drawn", {name: {"of": "train"} | rule for name, rule in rules.items()})
+
+    load(drawn(one={"share": 0.3, "seed": 2}, two={"share": 0.3, "seed": 2}, three={"share": 0.3, "seed": 2}))
+    # Different splits are drawn from independently.
+    load(drawn(one={"share": 0.6}, two={"share": 0.6, "of": "dev", "by": "sentence", "seed": 1}))
+    for first, second, expected in (
+        ({"share": 0.3}, {"share": 0.3, "by": "sentence"}, "`drawn.two.by` is sentence, but `drawn.one.by` is speaker"),
+        ({"share": 0.3, "seed": 5}, {"share": 0.3}, "`drawn.two.seed` is 0, but `drawn.one.seed` is 5"),
+        ({"share": 0.5}, {"share": 0.5}, "(`drawn.one.share` 0.5, `drawn.two.share` 0.5) sum to 1"),
+        ({"share": 0.7}, {"share": 0.4}, "sum to 1.1, which must be less than 1: lower them"),
+    ):
+        with pytest.raises(SpeechmillError) as caught:
+            load(drawn(one=first, two=second))
+        assert expected in str(caught.value)
+        assert "drawn from" in str(caught.value)
+        assert "train" in str(caught.value)
+    # As floats, these sum to less than 1.
+    with pytest.raises(SpeechmillError, match="sum to 1"):
+        load(drawn(one={"share": 0.7}, two={"share": 0.2}, three={"share": 0.1}))
+
+
 def test_shards_are_one_number_or_one_per_split() -> None:
     datasets = load(RAW).datasets
     assert [datasets["cv"].shard_count(split) for split in ("train", "dev", "test")] == [2, 2, 2]

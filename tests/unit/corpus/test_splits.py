@@ -1,3 +1,6 @@
+import hashlib
+import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -29,6 +32,60 @@ def drawn_speakers(rules: dict[str, DrawnSplit]) -> set[str]:
 def test_drawn_speakers_are_about_the_share() -> None:
     # 72 is four standard deviations of a binomial distribution with n = 2,000 and p = 0.2.
     assert abs(len(drawn_speakers(drawn())) - 400) < 72
+
+
+def together(*shares: float, of: str = "train", **changes: Any) -> dict[str, DrawnSplit]:
+    """Return splits that are drawn from the same split, one for each share."""
+    return {
+        name: DrawnSplit.model_validate({"of": of, "share": share} | changes)
+        for name, share in zip(("dev", "held", "test"), shares, strict=False)
+    }
+
+
+MANY = [f"speaker {i}" for i in range(10_000)]
+
+
+@pytest.mark.parametrize("by", ["speaker", "sentence"])
+@pytest.mark.parametrize("shares", [(0.3, 0.3), (0.1, 0.8), (0.2, 0.3, 0.4), (0.45, 0.05, 0.125)])
+def test_splits_of_one_source_get_their_shares(shares: tuple[float, ...], by: str) -> None:
+    rules = together(*shares, by=by)
+    counts = Counter(splits_of(clip(each, each), rules) for each in MANY)
+    expected = {(name,): rule.share for name, rule in rules.items()} | {("train", "validated"): 1 - sum(shares)}
+    assert counts.keys() == expected.keys()
+    for split, share in expected.items():
+        # Four standard deviations of a binomial distribution.
+        assert abs(counts[split] - len(MANY) * share) < 4 * (len(MANY) * share * (1 - share)) ** 0.5, split
+
+
+def test_split_drawn_alone_is_as_in_0_1_0() -> None:
+    def was_drawn(speaker: str, name: str, seed: int, share: float) -> bool:
+        digest = hashlib.sha256(f"{seed}/{name}/{speaker}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < share * 2**64
+
+    rules = drawn(seed=3) | {"a": DrawnSplit(of="other", share=0.4)}
+    for speaker in SPEAKERS:
+        assert (splits_of(clip(speaker), rules) == ("dev",)) is was_drawn(speaker, "dev", 3, 0.2)
+        assert (splits_of(clip(speaker, splits=("other",)), rules) == ("a",)) is was_drawn(speaker, "a", 0, 0.4)
+
+
+def test_first_split_by_name_keeps_its_clips() -> None:
+    alone, rules = drawn(share=0.3), together(0.3, 0.2, 0.4)
+    assert drawn_speakers(alone) == drawn_speakers(rules)
+
+
+def test_order_of_draws_in_the_file_does_not_matter() -> None:
+    rules = together(0.2, 0.3, 0.4)
+    turned = dict(reversed(rules.items()))
+    assert all(splits_of(clip(each), rules) == splits_of(clip(each), turned) for each in SPEAKERS)
+
+
+def test_membership_does_not_depend_on_other_clips() -> None:
+    rules = together(0.3, 0.3)
+    before = {each: splits_of(clip(each), rules) for each in SPEAKERS[:500]}
+    more = SPEAKERS.copy()
+    random.Random(0).shuffle(more)
+    after = {each: splits_of(clip(each), rules) for each in more}
+    assert all(after[each] == splits for each, splits in before.items())
 
 
 def test_another_seed_draws_other_speakers() -> None:

@@ -54,6 +54,18 @@ def test_invalid_configuration_is_an_error(text: str, message: str, tmp_path: Pa
     assert message in done.stderr
 
 
+def test_shares_of_drawn_splits_agree_everywhere(tmp_path: Path) -> None:
+    text = (RECIPES / "ko_zeroth.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "drawn.yaml"
+    drawn = "drawn: {dev: {of: train, share: 0.125}, more: {of: train, share: 0.375}}"
+    file.write_text(text.replace("drawn: {dev: {of: train, share: 0.05}}", drawn), encoding="utf-8")
+    done = run_stage("dag.forecast", file)
+    assert "  dev          drawn: 12.5% of the speakers of train\n" in done.stdout
+    assert "  more         drawn: 37.5% of the speakers of train\n" in done.stdout
+    # Half of 22,263 clips.
+    assert "about 11,132 clips" in done.stdout
+
+
 def test_gpus_share_steps_and_best_checkpoints_save_disk(tmp_path: Path) -> None:
     text = (RECIPES / "ru_common_voice_8.yaml").read_text(encoding="utf-8")
     file = tmp_path / "changed.yaml"

@@ -228,7 +228,7 @@ def test_metrics_record_inputs_and_scores(arguments: dict[str, Any], monkeypatch
     assert list(metrics["protocols"]) == ["plain"]
     assert (metrics["loss"], metrics["clips_without_loss"]) == (1.0, 1)
     assert (metrics["checkpoint_sha256"], metrics["device"]) == ("abc", "cuda:0")
-    assert metrics["wall_seconds"] >= 10
+    assert (metrics["wall_seconds"], metrics["forward_seconds"], metrics["decoding_seconds"]) == (10, 10, 0)
     assert metrics["eval_set_sha256"] == clips_digest(read_table(arguments["--clips"]).to_pylist())
 
 
@@ -253,7 +253,11 @@ def test_decoder_lm_uses_beam_search(
     class Weights(BaseModel):
         lm_weight: float
 
+    clock = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+
     def decode_all(frames: Path, lm: Path, weights: Weights, processes: int) -> list[str]:
+        clock[0] += 4
         received.extend([frames, lm, weights.lm_weight, processes])
         return TEXTS
 
@@ -265,6 +269,7 @@ def test_decoder_lm_uses_beam_search(
     metrics, rows = run(arguments, monkeypatch, **lm_arguments)
     assert received == [arguments["--ctc-outputs"], tmp_path / "lm", 1.5, 3]
     assert (metrics["wer"], metrics["decoder"]) == (0, "lm")
+    assert (metrics["wall_seconds"], metrics["forward_seconds"], metrics["decoding_seconds"]) == (14, 10, 4)
     assert [row["hypothesis"] for row in rows] == TEXTS
 
 

@@ -16,8 +16,16 @@ from speechmill.core.files import write_json
 from speechmill.core.schemas import CLIPS, HYPOTHESES
 from speechmill.core.tables import write_table
 from speechmill.report import card, evidence, manifest, plots, robustness
-from speechmill.report.card_context import PROVENANCE, TEMPLATE, card_context, eval_results, render
+from speechmill.report.card_context import (
+    PROVENANCE,
+    TEMPLATE,
+    card_context,
+    eval_results,
+    render,
+    scoring_seconds,
+)
 from speechmill.report.card_lists import (
+    drawn_splits,
     language_model_effects,
     robust_speech_event_sets,
     text_rules,
@@ -280,7 +288,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
     }
     training = {"hyper_parameters": {"learning_rate": 5e-05, "seed": 42}, "versions": {"Transformers": "5.23.0"},
                 "hardware": {"device": "cpu", "processor": "x86_64", "threads": 2}, "parameters": 1234567,
-                "wall_seconds": 90.0}  # fmt: skip
+                "wall_seconds": 90.0, "sessions": 2}  # fmt: skip
     usage = [{"decoder": "greedy", "code": "print(1)\n", "set": "cv-dev", "clip": "clip-007", "printed": "раз"}]
     for name, value in {
         "selection": {"step": 200, "set": "cv-dev", "decoder": "greedy", "metric": "wer",
@@ -352,6 +360,40 @@ def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
         "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "2",
     ]  # fmt: skip
+
+
+def test_drawn_share_is_not_rounded() -> None:
+    drawn = {"dev": {"of": "train", "share": 0.125}, "test": {"of": "train", "share": 0.005}}
+    settings = SETTINGS.model_dump()
+    settings["datasets"]["cv"]["drawn"] = drawn
+    assert drawn_splits(CardSettings.model_validate(settings)) == [
+        "Common Voice 8.0 dev: 12.5% of the speakers of train, each chosen by its hash (seed 0)",
+        "Common Voice 8.0 test: 0.5% of the speakers of train, each chosen by its hash (seed 0)",
+    ]
+
+
+def test_card_says_what_its_times_count(written: Path) -> None:
+    text = (written / "README.md").read_text().split("### Time and hardware")[1].split("###")[0]
+    assert "Training took 1.5 minutes on cpu" in text
+    assert "This is the sum over 2 sessions of steps, dev evaluations and saves." in text
+
+
+def test_card_of_an_older_training_says_so(written: Path) -> None:
+    found = evidence.read(written)
+    del found.training["sessions"]
+    text = render(card_context(found))
+    assert "the time of the last session" in text
+    assert "This is the sum over" not in text
+
+
+def test_forward_pass_counts_once_for_all_decoders() -> None:
+    # Two checkpoints on one set, one of them on a second set, by two decoders each.
+    greedy = scores((100, "cv-dev", 0.1), (200, "cv-dev", 0.1), (200, "own-test", 0.1))
+    greedy = greedy.assign(forward_seconds=[100.0, 200.0, 400.0], decoding_seconds=0.0)
+    beam = greedy.assign(decoder="lm", decoding_seconds=[1.0, 2.0, 4.0])
+    both = pd.concat([greedy, beam]).assign(wall_seconds=lambda frame: frame.forward_seconds + frame.decoding_seconds)
+    assert scoring_seconds(greedy) == 700
+    assert scoring_seconds(both) == 707
 
 
 def test_unavailable_set_is_listed_with_reason() -> None:

@@ -322,6 +322,7 @@ def our_card(section: ReferenceCard) -> str:
             "training": {
                 "parameters": 0,
                 "wall_seconds": 0.0,
+                "sessions": 1,
                 "hardware": {"device": "", "processor": "", "threads": 0},
                 "hyper_parameters": section.hyper_parameters,
                 "versions": section.versions,

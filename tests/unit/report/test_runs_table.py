@@ -37,6 +37,7 @@ def metrics(folder: Path, run: str, step: int, name: str, decoder: str = "greedy
         "run": run, "step": step, "set": name, "decoder": decoder, "protocol": "plain", **totals, **counts,
         "protocols": {"plain": totals}, "loss": 1.5, "clips_without_loss": 0, "clips_expected": 10, "clips_scored": 9,
         "unavailable": None, "characters_outside_vocabulary": {}, "audio_seconds": 3.0, "wall_seconds": 1.0,
+        "forward_seconds": 1.0, "decoding_seconds": 0.0,
         "checkpoint_sha256": "c", "eval_set_sha256": "e", "device": "cpu",
     }  # fmt: skip
     path = folder / run / str(step) / name / decoder / "metrics.json"

@@ -23,7 +23,8 @@ def metrics(folder: Path, step: int, name: str, decoder: str = "greedy", **chang
         "run": "r", "step": step, "set": name, "decoder": decoder, "protocol": "plain", **TOTALS,
         "protocols": {"plain": TOTALS}, "loss": 1.5, "clips_without_loss": 0, "clips_expected": 2, "clips_scored": 2,
         "unavailable": None, "characters_outside_vocabulary": {"ё": 2, "ж": 1}, "audio_seconds": 3.0,
-        "wall_seconds": 1.0, "device": "cpu", "checkpoint_sha256": "c", "eval_set_sha256": "e",
+        "wall_seconds": 1.5, "forward_seconds": 1.0, "decoding_seconds": 0.5, "device": "cpu",
+        "checkpoint_sha256": "c", "eval_set_sha256": "e",
     }  # fmt: skip
     path = folder / str(step) / name / decoder / "metrics.json"
     write_json(value | changes, path)

@@ -286,6 +286,7 @@ def test_sigterm_stops_two_processes_resumably(
     assert ended.value.code == EXIT_RESUMABLE
     assert [path.name for path in stopped.work.glob("*/checkpoint-*")] == ["checkpoint-3"]
     stopped.run(monkeypatch)
+    assert read_json(stopped.out / "training.json")["sessions"] == 2
     assert stopped.steps("step", "loss", "grad_norm") == uninterrupted.steps("step", "loss", "grad_norm")
     for step in (4, 6):
         expected = uninterrupted.weights(step)

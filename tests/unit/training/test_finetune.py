@@ -1,6 +1,7 @@
 import itertools
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,7 +37,13 @@ from speechmill.training.finetune import (
     prepare_model,
     train,
 )
-from speechmill.training.resume_state import commit, newest_resume_state, read_log
+from speechmill.training.resume_state import (
+    TrainingTime,
+    commit,
+    newest_resume_state,
+    read_log,
+    read_training_time,
+)
 from speechmill.training.trainer import CtcTrainer, training_arguments
 
 CPU = torch.device("cpu")
@@ -292,8 +299,116 @@ def test_run_killed_at_its_end_repeats_nothing(tmp_path: Path, clips: Stored, le
     assert losses(work) == log
     for step, weights in first.items():
         assert all(torch.equal(again[step][name], tensor) for name, tensor in weights.items())
-    steps = [line["step"] for line in logged(work) if "train_runtime" in line]
+    steps = [line["step"] for line in logged(work) if "train_loss" in line]
     assert steps == [4]
+
+
+class Clock:
+    """A clock that only training moves: 1 s per step, 10 s per dev evaluation, 1,000 s until devices are free."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 5e5
+        self.stop_at: int | None = None
+        on_step_end, acquire = CheckpointCallback.on_step_end, finetune.acquire_devices
+
+        def step(callback: CheckpointCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+            self.now += 1
+            if state.global_step == self.stop_at:
+                signal.raise_signal(signal.SIGTERM)
+            return on_step_end(callback, args, state, control, **kwargs)
+
+        def evaluate(*_: object) -> dict[str, Any]:
+            self.now += 10
+            return {"dev_wer": 0.5, "dev_clips": 1, "dev_empty": 0}
+
+        def wait(*args: Any) -> Any:
+            self.now += 1000
+            return acquire(*args)
+
+        monkeypatch.setattr(CheckpointCallback, "on_step_end", step)
+        monkeypatch.setattr(DevEvaluator, "__call__", evaluate)
+        monkeypatch.setattr(finetune, "acquire_devices", wait)
+        monkeypatch.setattr("speechmill.training.checkpoint_callback.monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def recorded_time(tmp_path: Path) -> tuple[float, int]:
+    record = read_json(tmp_path / "out" / "training.json")
+    return record["wall_seconds"], record["sessions"]
+
+
+def test_time_counts_steps_and_evaluations_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, clock: Clock
+) -> None:
+    run_main(monkeypatch, arguments | settings_arguments(settings({"clips": 32}, best=2)))
+    # Four steps, evaluated at 2 and 4.
+    assert recorded_time(tmp_path) == (4 + 20, 1)
+
+
+def test_time_of_a_stopped_training_is_the_sum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, clock: Clock
+) -> None:
+    given = arguments | settings_arguments(settings({"clips": 32}, best=2))
+    for clock.stop_at in (1, 3):
+        with pytest.raises(SystemExit):
+            run_main(monkeypatch, given)
+    clock.stop_at = None
+    run_main(monkeypatch, given)
+    assert recorded_time(tmp_path) == (4 + 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("step", "event", "sessions"), [(1, "on_step_end", 1), (3, "on_step_end", 2), (4, "on_save", 2)]
+)
+def test_time_lost_in_a_kill_is_not_counted(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: Arguments,
+    clock: Clock,
+    step: int,
+    event: str,
+    sessions: int,
+) -> None:
+    killed_at(monkeypatch, step, event, lambda: run_main(monkeypatch, arguments))
+    run_main(monkeypatch, arguments)
+    assert recorded_time(tmp_path) == (4, sessions)
+
+
+def test_run_killed_before_export_keeps_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, clock: Clock
+) -> None:
+    def raise_killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(finetune, "export_checkpoints", raise_killed)
+        run_main(monkeypatch, arguments)
+    run_main(monkeypatch, arguments)
+    assert recorded_time(tmp_path) == (4, 1)
+
+
+def test_corrupt_state_falls_back_to_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, clock: Clock
+) -> None:
+    clock.stop_at = 3
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, arguments)
+    (work,) = states(tmp_path)
+    assert [read_training_time(work / f"checkpoint-{step}").wall_seconds for step in (2, 3)] == [2, 3]
+    (work / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    clock.stop_at = None
+    run_main(monkeypatch, arguments)
+    # Step 3 was trained twice, and counts once.
+    assert recorded_time(tmp_path) == (4, 2)
+
+
+def test_log_has_no_times_of_one_session(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
+    trained(tmp_path / "work", settings({"clips": 64}), clips, letters)
+    assert logged(tmp_path / "work")[-1].keys() == {"step", "epoch", "train_loss", "total_flos"}
 
 
 def test_log_has_a_row_per_interval(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
@@ -308,7 +423,9 @@ def test_log_has_a_row_per_interval(tmp_path: Path, clips: Stored, letters: Wav2
 
 def test_mfu_is_shown_only_on_a_gpu(tmp_path: Path, letters: Wav2Vec2Processor) -> None:
     plan = {"epochs": 1, "total_steps": 2, "checkpoints": [2], "peak_throughput": 10_000.0}
-    callback = CheckpointCallback("demo", tmp_path, tmp_path / "board", plan, letters, None, None, "wer", 1, 0)
+    earlier = TrainingTime(0.0, 0)
+    board = tmp_path / "board"
+    callback = CheckpointCallback("demo", tmp_path, board, plan, letters, None, None, "wer", 1, 0, earlier)
     for device, mfu in (("cpu", ""), ("cuda", ", MFU 0.4 % of an H100")):
         args: Any = SimpleNamespace(device=torch.device(device))
         callback.on_log(args, TrainerState(), TrainerControl(), {"loss": 1.5, "audio_seconds_per_second": 40.0})

@@ -150,7 +150,7 @@ def test_unrelated_errors_pass_unchanged(tmp_path: Path) -> None:
 
 
 def test_log_is_cut_back_to_a_step(tmp_path: Path) -> None:
-    for row in ({"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}, {"step": 4, "train_runtime": 9.0}, {"step": 6}):
+    for row in ({"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}, {"step": 4, "train_loss": 9.0}, {"step": 6}):
         append_log(tmp_path, row)
     cut_log(tmp_path, 4)
     assert read_log(tmp_path) == [{"step": 2, "loss": 1.0}, {"step": 4, "loss": 1.0}]

@@ -108,9 +108,8 @@ class Training:
     def results(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, torch.Tensor]]]:
         """Return the log without times and speeds, and the weights of each checkpoint."""
         rows = map(json.loads, (self.folder / "out" / "training.jsonl").read_text().splitlines())
-        timed = ("audio_seconds_per_second", "train_runtime", "train_samples_per_second", "train_steps_per_second")
         checkpoints = sorted((self.folder / "out" / "checkpoints").iterdir())
-        return [{key: value for key, value in row.items() if key not in timed} for row in rows], {
+        return [{key: value for key, value in row.items() if key != "audio_seconds_per_second"} for row in rows], {
             path.name: load_file(path / "model.safetensors") for path in checkpoints
         }
 

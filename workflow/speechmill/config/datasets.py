@@ -1,6 +1,7 @@
 """Section `datasets`: the sources of the recordings, and how their clips are stored."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -193,13 +194,21 @@ class DrawnSplit(Section):
     share: float = Field(
         gt=0,
         lt=1,
-        description="share of the speakers (or sentences) that are drawn; each is decided by its own hash, so that"
-        " additional data does not change the others",
+        description="share of the speakers (or sentences) of that split that are drawn; each is decided by its own"
+        " hash, so that additional data does not change the others. The shares of all splits drawn from the same split"
+        " must sum to less than 1",
     )
     by: Literal["speaker", "sentence"] = Field(
-        "speaker", description="unit of drawing: all clips of a speaker, or all clips of a sentence"
+        "speaker",
+        description="unit of drawing: all clips of a speaker, or all clips of a sentence; the same for all splits drawn"
+        " from the same split",
     )
-    seed: int = Field(0, description="seed of the draw")
+    seed: int = Field(0, description="seed of the draw; the same for all splits drawn from the same split")
+
+    @property
+    def summary(self) -> str:
+        """What is drawn, for display, such as `12.5% of the speakers of train`."""
+        return f"{100 * self.share:g}% of the {self.by}s of {self.of}"
 
 
 class Expected(Section):
@@ -223,7 +232,9 @@ class _StoredDataset(Section):
         description="splits to use; a clip that is in several is stored once, under the first of these",
     )
     drawn: dict[Name, DrawnSplit] = Field(
-        default_factory=dict, description="splits that the corpus lacks and that are drawn from others, by name"
+        default_factory=dict,
+        description="splits that the corpus lacks and that are drawn from others, by name; a clip that is in two of"
+        " those others goes to the first drawn split, by name, that takes it",
     )
     optional: bool = Field(
         False,
@@ -266,6 +277,32 @@ class _StoredDataset(Section):
         for name in self.expected:
             if name not in self.splits:
                 raise ValueError(f"`expected` has {name}, which is not in `splits`")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_from_one_split_agree(self) -> "_StoredDataset":
+        by_source: dict[str, dict[str, DrawnSplit]] = {}
+        for name, rule in self.drawn.items():
+            by_source.setdefault(rule.of, {})[name] = rule
+        for source, rules in by_source.items():
+            first, *others = rules
+            for name in others:
+                for key in ("by", "seed"):
+                    one, other = getattr(rules[first], key), getattr(rules[name], key)
+                    if one != other:
+                        raise ValueError(
+                            f"`drawn.{name}.{key}` is {other}, but `drawn.{first}.{key}` is {one}: splits drawn from"
+                            f" the same split, here {source}, need the same `{key}`, so that none gets a speaker or"
+                            " sentence of another; write the same value in each"
+                        )
+            # Decimal, since 0.7 + 0.2 + 0.1 is less than 1 as a sum of floats.
+            total = sum(Decimal(str(rule.share)) for rule in rules.values())
+            if total >= 1:
+                shares = ", ".join(f"`drawn.{name}.share` {rule.share:g}" for name, rule in rules.items())
+                raise ValueError(
+                    f"the shares of the splits drawn from {source} ({shares}) sum to {total:f}, which must be less than"
+                    " 1: lower them"
+                )
         return self
 
     @model_validator(mode="after")

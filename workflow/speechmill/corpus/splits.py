@@ -12,8 +12,10 @@ from speechmill.core.command import SpeechmillError
 def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple[str, ...]:
     """Return the splits of a clip: all splits of the corpus that list it, or the one drawn split that takes it.
 
-    A drawn clip belongs to the drawn split alone. The draw depends only on a hash of the speaker (or sentence), so a
-    clip stays in its split when clips are added to the corpus.
+    A drawn clip belongs to the drawn split alone. A hash gives each speaker (or sentence) a position in [0, 1). Splits
+    drawn from the same split take consecutive intervals of positions in the order of their names, each as wide as its
+    share: they are disjoint, and each gets its share of all speakers. A clip stays in its split when clips are added to
+    the corpus.
 
     Args:
         clip: A row with `id`, `splits`, `speaker_id` and `sentence`.
@@ -22,8 +24,15 @@ def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple
     Raises:
         SpeechmillError: A split is drawn by speaker, and the clip has none.
     """
-    for name, rule in drawn.items():
-        if rule.of in clip["splits"] and _is_drawn(clip, name, rule):
+    first: dict[str, str] = {}
+    ends: dict[str, float] = {}
+    # Sorted, since the settings of stages are JSON with sorted keys, and `verify` reads the configuration itself.
+    for name, rule in sorted(drawn.items()):
+        start = ends.get(rule.of, 0.0)
+        ends[rule.of] = end = start + rule.share
+        # With one name for all, a split drawn alone has the same clips as under version 0.1.0.
+        salt = f"{rule.seed}/{first.setdefault(rule.of, name)}"
+        if rule.of in clip["splits"] and start * 2**64 <= _hash(clip, name, rule, salt) < end * 2**64:
             return (name,)
     return tuple(clip["splits"])
 
@@ -38,12 +47,12 @@ def _is_letter_mark_or_digit(character: str) -> bool:
     return character.isalnum() or unicodedata.category(character).startswith("M")
 
 
-def _is_drawn(clip: Mapping[str, Any], name: str, rule: DrawnSplit) -> bool:
+def _hash(clip: Mapping[str, Any], name: str, rule: DrawnSplit, salt: str) -> int:
+    """Return the hash of the speaker or sentence of a clip, a number of 64 bits."""
     key = clip["speaker_id"] if rule.by == "speaker" else sentence_key(clip["sentence"])
     if key is None:
         raise SpeechmillError(
             f"drawn.{name}: the clip {clip['id']} has no speaker, but the split is drawn by speaker; set"
-            f" drawn.{name}.by to sentence"
+            f" drawn.{name}.by to sentence, like that of every split drawn from {rule.of}"
         )
-    digest = hashlib.sha256(f"{rule.seed}/{name}/{key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < rule.share * 2**64
+    return int.from_bytes(hashlib.sha256(f"{salt}/{key}".encode()).digest()[:8], "big")

@@ -93,7 +93,8 @@ def count_clips(
     empty = [name for name in settings.drawn if source["available"] and not sets[name]]
     if empty:
         raise SpeechmillError(
-            f"datasets.{settings.dataset}.drawn.{empty[0]} draws no clips; raise its `share` or change its `seed`"
+            f"datasets.{settings.dataset}.drawn.{empty[0]} draws no clips; raise its `share`, or change the `seed` of"
+            f" all splits drawn from {settings.drawn[empty[0]].of}"
         )
     return rejected, {
         "dataset": settings.dataset,

@@ -51,7 +51,7 @@ def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
         length = "" if expected.hours is None else f", {expected.hours:g} h"
         lines.append(f"  {split:<12} {expected.clips:,} clips{length}")
     for split, rule in dataset.drawn.items():
-        lines.append(f"  {split:<12} drawn: {rule.share:.0%} of the {rule.by}s of {rule.of}")
+        lines.append(f"  {split:<12} drawn: {rule.summary}")
     download = dataset.archive_download
     archive = Path(dataset.path or "").expanduser()
     fetched = 0 if download is None or archive.exists() else download.bytes or encoded

@@ -48,7 +48,7 @@ PROVENANCE = {
     "Training and evaluation data": Provenance("derived", "`status/*.json`, `counts/*.json`, `leakage.json`"),
     "Training hyperparameters": Provenance("derived", "`training.json`, from the settings in `config.yaml`"),
     "Training results": Provenance("derived", "`training.jsonl`, `summary.parquet`"),
-    "Time and hardware": Provenance("recorded", "`training.json`"),
+    "Time and hardware": Provenance("recorded", "`training.json`, `summary.parquet`"),
     "Framework versions": Provenance("recorded", "`training.json`"),
     "Reproduction": Provenance("derived", "`manifest.json`, `summary.parquet`, `status/*.json`"),
 }
@@ -125,7 +125,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "kept": scores["step"].nunique(),
         "not_kept": card_tables.NOT_KEPT,
         "devices": sorted(evidence.summary["device"].dropna().unique()),
-        "scoring_seconds": float(evidence.summary.drop_duplicates(["step", "set", "decoder"])["wall_seconds"].sum()),
+        "scoring_seconds": scoring_seconds(evidence.summary),
         "digests": card_tables.digests_table(evidence, selected),
         "provenance": card_tables.markdown_table(
             [["Section", "Provenance", "Source"], *([name, *each] for name, each in PROVENANCE.items())]
@@ -136,6 +136,12 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
 def unperturbed_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Return the scores on the original sets, without those on perturbed copies."""
     return scores[scores["set"] == scores["set"].map(base_set)]
+
+
+def scoring_seconds(scores: pd.DataFrame) -> float:
+    """Return the sum of the forward passes, one for each checkpoint and set, and of the decoding of each decoder."""
+    passes = scores.drop_duplicates(["step", "set"])
+    return float(passes["forward_seconds"].sum() + scores["decoding_seconds"].sum())
 
 
 def eval_results(settings: CardSettings, scores: pd.DataFrame, status: list[dict[str, Any]]) -> list[EvalResult]:

@@ -40,8 +40,7 @@ def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[str
 def drawn_splits(settings: CardSettings) -> list[str]:
     """Return how each split was drawn that the corpus itself does not define."""
     return [
-        f"{dataset.title} {name}: {rule.share:.0%} of the {rule.by}s of {rule.of}, each chosen by its hash"
-        f" (seed {rule.seed})"
+        f"{dataset.title} {name}: {rule.summary}, each chosen by its hash (seed {rule.seed})"
         for dataset in settings.datasets.values()
         for name, rule in dataset.drawn.items()
     ]

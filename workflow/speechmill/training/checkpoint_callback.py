@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -18,6 +19,7 @@ from speechmill.training.guards import blanks_warning, only_blanks
 from speechmill.training.resume_state import (
     UNFINISHED,
     WEIGHTS,
+    TrainingTime,
     append_log,
     commit,
     disk_space_for_state,
@@ -25,6 +27,7 @@ from speechmill.training.resume_state import (
     read_log,
     step_of,
     sync_files,
+    write_training_time,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -63,14 +66,22 @@ class CheckpointCallback(TrainerCallback):
         metric: str,
         warmup_steps: int,
         start: int,
+        earlier: TrainingTime,
     ) -> None:
-        """Start at step `start`; keep only the `best` checkpoints by `metric` on dev, or all of them for None."""
+        """Start at step `start`, which took `earlier`; keep only the `best` by `metric` on dev, or all for None."""
         self._run, self._work, self._plan, self._processor = run, work, plan, processor
         self._evaluator, self._best, self._metric, self._warmup_steps = evaluator, best, metric, warmup_steps
         self._warned = False
+        self._earlier, self._started = earlier, monotonic()
         # TensorBoard hides points that an interrupted run wrote after the state that this run resumes from.
         self._board = SummaryWriter(str(board), purge_step=start + 1)
         self._progress = progress(total=plan["total_steps"], initial=start, desc="finetune", unit="step")
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock of this session: model and state are loaded."""
+        self._started = monotonic()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -96,6 +107,9 @@ class CheckpointCallback(TrainerCallback):
             if self._evaluator is not None and model is not None:
                 self._record({"step": step, **self._evaluator(model, args.device)})
         with disk_space_for_state(self._work, step):
+            seconds = self._earlier.wall_seconds + monotonic() - self._started
+            unfinished = self._work / UNFINISHED / f"checkpoint-{step}"
+            write_training_time(TrainingTime(seconds, self._earlier.sessions + 1), unfinished)
             commit(self._work, step)
         if planned:
             # Only after the commit: a run that resumes from the previous state may need what is deleted here.

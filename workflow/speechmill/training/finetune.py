@@ -7,8 +7,7 @@ import json
 import os
 import shutil
 import sys
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,16 @@ from speechmill.training.checkpoint_callback import CHECKPOINTS, CheckpointCallb
 from speechmill.training.dev_evaluator import DevEvaluator, spread_over_lengths
 from speechmill.training.distributed import broadcast, launch, launched, process_group, rank, world_size
 from speechmill.training.guards import EXIT_RESUMABLE, NotFiniteError, not_finite, out_of_memory, stop_requests
-from speechmill.training.resume_state import LOG, cut_log, link, newest_resume_state, read_log, step_of
+from speechmill.training.resume_state import (
+    LOG,
+    TrainingTime,
+    cut_log,
+    link,
+    newest_resume_state,
+    read_log,
+    read_training_time,
+    step_of,
+)
 from speechmill.training.trainer import BatchTransform, CtcTrainer, SaveStopCallback, training_arguments
 
 # Texts are checked in batches of this many rows.
@@ -213,6 +221,7 @@ def train(
         if state is not None:
             print(f"resuming from step {start} (to start over instead: rm -r {work.parent})", file=sys.stderr)
         best, evaluator = settings.checkpoints.best, inputs.dev_evaluator(settings)
+        earlier = read_training_time(state)
         checkpoints = CheckpointCallback(
             run,
             work,
@@ -224,6 +233,7 @@ def train(
             settings.metric,
             finetune.warmup_steps,
             start,
+            earlier,
         )
         trainer.add_callback(checkpoints)
     with stop_requests() as request:
@@ -261,9 +271,14 @@ def _memory(device: torch.device) -> int:
 
 
 def record(
-    run: str, settings: FinetuneSettings, plan: dict[str, Any], kept: list[int], device: torch.device, seconds: float
+    run: str,
+    settings: FinetuneSettings,
+    plan: dict[str, Any],
+    kept: list[int],
+    device: torch.device,
+    time: TrainingTime,
 ) -> dict[str, Any]:
-    """Return the content of `training.json`: hyper-parameters, versions, hardware, settings, kept steps."""
+    """Return the content of `training.json`: hyper-parameters, versions, hardware, settings, kept steps, time."""
     finetune, batch = settings.finetune, settings.plan.batch
     size: float | int = batch.clips or round(plan["clips_per_batch"], 1)
     hyper_parameters = {
@@ -303,7 +318,7 @@ def record(
         },
         "parameters": plan["parameters"],
         "kept": kept,
-        "wall_seconds": seconds,
+        **asdict(time),
     }
 
 
@@ -397,7 +412,6 @@ def main() -> None:
             with process_group() as device:
                 train_on(device)
             return
-        started = time.monotonic()
         with acquire_devices(settings.device, args.run, args.gpus, settings.gpus) as devices:
             if settings.gpus == 1:
                 train_on(devices[0])
@@ -405,8 +419,9 @@ def main() -> None:
                 return
         kept = kept_steps(read_log(work), plan["checkpoints"], best, settings.metric)
         export_checkpoints(work, kept, args.checkpoints, args.log)
-        seconds = time.monotonic() - started
-        write_json(record(args.run, settings, plan, kept, devices[0], seconds), args.record)
+        # A state is saved at the last step, which is always a planned checkpoint.
+        time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
+        write_json(record(args.run, settings, plan, kept, devices[0], time), args.record)
         # Renamed first, since a partly deleted work folder must not look like a run that can resume.
         work.rename(work.with_name(f"done-{work.name}"))
         for done in args.work.glob("done-*"):

@@ -8,13 +8,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import write_text
+from speechmill.core.files import read_json, write_json, write_text
 
 WEIGHTS = "model.safetensors"
 
@@ -23,12 +24,35 @@ LOG = "training.jsonl"
 UNFINISHED = "unfinished"
 """The folder in which a state is written before it is complete and gets its final name."""
 
+_TIME = "training_time.json"
 # Written last, so that a state with this file is complete.
 _MANIFEST = "complete"
 # The newest state, and one to fall back on if the newest is corrupt.
 _KEPT_STATES = 2
 # Only both ends of a large file are hashed: a truncated file, or one whose tail never reached the disk, differs there.
 _END_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class TrainingTime:
+    """The time that the work in a resume state took: steps, dev evaluations and saves, in all sessions.
+
+    A session is a start of the training that saved a state. Waiting for devices, loading, and work that a kill
+    discarded are not counted.
+    """
+
+    wall_seconds: float
+    sessions: int
+
+
+def read_training_time(state: Path | None) -> TrainingTime:
+    """Return the training time that a state records; zero for None."""
+    return TrainingTime(**read_json(state / _TIME)) if state else TrainingTime(0.0, 0)
+
+
+def write_training_time(time: TrainingTime, state: Path) -> None:
+    """Record the training time in a state that is not committed yet."""
+    write_json(asdict(time), state / _TIME)
 
 
 def newest_resume_state(work: Path) -> Path | None:
@@ -124,7 +148,7 @@ def cut_log(work: Path, step: int) -> None:
         # An incomplete last line, left by a kill, is dropped.
         lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
         logged = [(line, json.loads(line)) for line in lines]
-        kept = [line for line, values in logged if values["step"] <= step and "train_runtime" not in values]
+        kept = [line for line, values in logged if values["step"] <= step and "train_loss" not in values]
         write_text("".join(f"{line}\n" for line in kept), log)
 
 

@@ -140,6 +140,9 @@ class CtcTrainer(Trainer):
         if "train_loss" in logs:
             rest = all_reduce_sum(float(self._loss)) / world_size()
             logs["train_loss"] = (self._logged_loss + rest) / max(1, self.state.global_step)
+            # Of this session alone; `resume_state.TrainingTime` is that of all sessions.
+            for key in ("train_runtime", "train_samples_per_second", "train_steps_per_second"):
+                logs.pop(key, None)
         super().log(logs, start_time)
 
     def _get_output_dir(self, trial: Any) -> str:
