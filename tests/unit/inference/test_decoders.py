@@ -1,4 +1,3 @@
-import itertools
 import os
 import signal
 from collections.abc import Sequence
@@ -11,35 +10,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from material import CHARACTER_TOKENS, language_model
 from speechmill.config.lm import BeamConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import write_json
 from speechmill.inference import decoders
 from speechmill.inference.decoders import BeamSearch, Weights, decode_all
-from speechmill.lm.lm import LmSettings, build_model
-from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens
+from speechmill.text.lexicon import MODEL
 
-LETTERS = ["[PAD]", "[UNK]", "|", *"abcdeo"]
+LETTERS = CHARACTER_TOKENS
 LogProbs = NDArray[np.float16]
-
-
-def language_model(
-    folder: Path,
-    sentences: Sequence[str],
-    words: Sequence[str] = (),
-    tokens: Sequence[str] = LETTERS,
-) -> Path:
-    """A folder as stage `lm` writes it; the lexicon contains the words of the sentences and `words`."""
-    folder.mkdir()
-    text = folder / "text"
-    text.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    build_model(text, folder / MODEL, LmSettings(order=2, prune=[], format="trie", max_words=9), 100)
-    spelling = Tokens(list(tokens), "[PAD]", "|")
-    vocabulary = sorted({*words, *itertools.chain(*map(str.split, sentences))})
-    (folder / LEXICON).write_text("".join(str(spelling.entry(word)) for word in vocabulary), encoding="utf-8")
-    (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    write_json({"blank": "[PAD]", "separator": "|"}, folder / ABOUT)
-    return folder
 
 
 def weights(lm_weight: float = 0.0, word_score: float = 0.0, vocabulary: str = "closed") -> Weights:

@@ -127,7 +127,9 @@ class BeamSearch:
         words = self._words(emissions[:frames].argmax(-1).tolist()) if self._open else []
         with self._lexicon_with(words):
             best = self._decoder.decode(emissions.ctypes.data, frames + 1, size)[0]
-        return " ".join(compose("".join(self._tokens.by_id[i] for i in word)) for word in self._words(best.tokens))
+        # Of a last word that is incomplete, which has no label, only the tokens are known.
+        words = self._words(best.tokens)[: sum(label >= 0 for label in best.words)]
+        return " ".join(compose("".join(self._tokens.by_id[i] for i in word)) for word in words)
 
     def _words(self, ids: list[int]) -> list[list[int]]:
         """Return the words of an alignment, one token id for each frame, as lists of the ids of their characters."""
