@@ -154,10 +154,37 @@ def test_hypotheses_are_in_clip_order(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vocabulary", ["open", "closed"])
 def test_open_vocabulary_includes_greedy_words(folder: Path, tmp_path: Path, vocabulary: str) -> None:
-    clips = [log_probs_of("_d_ad_"), log_probs_of("a")]
-    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips, greedy=["dad [UNK]", "a"])
-    first, second = decode_all(outputs, folder, weights(vocabulary=vocabulary), 1)
+    unknown_token = log_probs_of("d_d|ad_")
+    unknown_token[1] = np.roll(unknown_token[1], 1)
+    clips = [log_probs_of("_d_ad_"), log_probs_of("a"), unknown_token]
+    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips)
+    first, second, third = decode_all(outputs, folder, weights(vocabulary=vocabulary), 1)
     assert (first == "dad", second) == (vocabulary == "open", "a")
+    assert third.endswith("ad") is (vocabulary == "open")
+
+
+@pytest.mark.parametrize("vocabulary", ["open", "closed"])
+def test_text_is_independent_of_other_clips(folder: Path, tmp_path: Path, vocabulary: str) -> None:
+    # In the last clip, `dad`, the greedy word of the first one, is nearly as probable as its own greedy word.
+    clips = [
+        log_probs_of("_d_ad_"),
+        *random_clips(12),
+        ambiguous(log_probs_of("_d_ad_"), frame=4, first="d", second="e"),
+    ]
+    clips[-1][4, LETTERS.index("e")] += 0.01
+    decode = BeamSearch(folder, weights(0.1, 0.5, vocabulary))
+    alone = [BeamSearch(folder, weights(0.1, 0.5, vocabulary))(clip) for clip in clips]
+    assert [decode(clip) for clip in clips] == alone
+    assert [decode(clip) for clip in clips[::-1]] == alone[::-1]
+    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips)
+    assert decode_all(outputs, folder, weights(0.1, 0.5, vocabulary), 1) == alone
+    assert vocabulary == "closed" or (alone[0], alone[-1]) == ("dad", "dae")
+
+
+def test_incomplete_last_word_is_left_out(tmp_path: Path) -> None:
+    # The only word has more characters than the clip has frames.
+    folder = language_model(tmp_path / "lm", ["bcdeo"])
+    assert BeamSearch(folder, weights())(log_probs_of("bcd")) == ""
 
 
 def test_missing_log_probs_are_reported(folder: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from speechmill.model.models import (
 from speechmill.report.reference_model import ReferenceModel
 from speechmill.report.usage import run_code, usage_code
 from speechmill.report.verify_scores import Recordings, _process_set
+from speechmill.text.normaliser import compose, to_units
 from speechmill.text.tokens import UNKNOWN
 from speechmill.text.vocab import VocabSettings, processor
 from speechmill.text.vocab import vocabulary as letters
@@ -39,17 +40,20 @@ VOCAB = letters(["abcde"])
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with random weights."""
-    init, folder = ARCHITECTURES[request.param], tmp_path_factory.mktemp(request.param)
+    return save_model(tmp_path_factory.mktemp(request.param), ARCHITECTURES[request.param], VOCAB)
+
+
+def save_model(folder: Path, init: dict[str, Any], vocab: dict[str, int]) -> Path:
     torch.manual_seed(1)
-    built = new_model(model_config(init, None, {}, len(VOCAB)), None, VOCAB)
-    built_processor = processor(VOCAB, VocabSettings(init=init), base=None)
+    built = new_model(model_config(init, None, {}, len(vocab)), None, vocab)
+    built_processor = processor(vocab, VocabSettings(init=init), base=None)
     # With the initial weights, the outputs are nearly the same for every clip.
     head: Any = getattr(built.eval(), head_name(built))
     torch.nn.init.normal_(head.weight)
     with torch.no_grad():
         head.bias -= forward(built, model_inputs(built_processor, [recording(1.0) / np.float32(32768)])).mean((0, 1))
         # The beam search cannot write the unknown token.
-        head.bias[VOCAB[UNKNOWN]] = -100.0
+        head.bias[vocab[UNKNOWN]] = -100.0
     built.save_pretrained(folder)
     built_processor.save_pretrained(folder)
     return folder
@@ -86,7 +90,8 @@ def add_language_model(model: Path, greedy: list[str], tokens: list[str], vocabu
     """Add a language model that knows half of the words in the greedy hypotheses, and others."""
     if not (model / "lm").exists():
         known = sorted({word for text in greedy for word in text.split()})[1::2]
-        language_model(model / "lm", ["ab ba", "ba cab ab", *known[:3]], known, tokens=tokens)
+        short = [text for text in ("ab ba", "ba cab ab") if set(text) <= {" ", *tokens}]
+        language_model(model / "lm", [*short, *known[:3]], known, tokens=tokens)
     weights = {"lm_weight": 0.2, "word_score": 0.3, "vocabulary": vocabulary, "beam": BeamConfig().model_dump()}
     write_json(weights, model / "lm" / "weights.json")
 
@@ -120,10 +125,25 @@ def test_text_with_language_model_is_the_same(
     hypotheses = together.lm(model)
     assert hypotheses == alone.lm(model)
     assert hypotheses == verify(model, recordings, together, ["lm"]).hypotheses["lm"]
-    assert hypotheses == [run_code(usage_code("lm", "characters"), model, samples) for samples in recordings]
+    # Each run of the program loads the model.
+    program = usage_code("lm", "characters")
+    assert hypotheses[::3] == [run_code(program, model, samples) for samples in recordings[::3]]
     lexicon = {line.split("\t")[0] for line in (model / "lm" / "lexicon.txt").read_text().splitlines()}
     words = {word for text in hypotheses for word in text.split()}
     assert bool(words - lexicon) is (vocabulary == "open")
+
+
+@pytest.mark.parametrize("vocabulary", ["open", "closed"])
+def test_hangul_from_the_card_is_the_same(tmp_path: Path, vocabulary: str) -> None:
+    jamo = letters([to_units("가나한", "jamo")])
+    model = save_model(tmp_path / "model", ARCHITECTURES["wav2vec2"], jamo)
+    recordings = [recording(0.5, seed=i) for i in range(4)]
+    evaluation = Evaluation(tmp_path, model, recordings)
+    add_language_model(model, [compose(text) for text in evaluation.greedy], evaluation.tokens, vocabulary)
+    hypotheses = evaluation.lm(model)
+    program = usage_code("lm", "jamo")
+    assert hypotheses == [run_code(program, model, samples) for samples in recordings]
+    assert any(hypotheses)
 
 
 @pytest.mark.parametrize("chunk_seconds", [0.2, 0.33])
