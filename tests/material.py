@@ -1,6 +1,7 @@
 """Test data: recordings, stored clips, archives, small models and their settings."""
 
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
+from speechmill.core.files import write_json
 from speechmill.core.flac import Int16Samples, encode_flac
 from speechmill.core.schemas import SAMPLE_RATE, clip_schema
 from speechmill.core.tables import write_in_row_groups
+from speechmill.lm.lm import LmSettings, build_model
+from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +46,29 @@ TINY: dict[str, Any] = {
 }
 LAYER_NORM = TINY | {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 GROUP_NORM = TINY | {"feat_extract_norm": "group", "do_stable_layer_norm": False, "conv_bias": False}
+_SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_BERT = (
+    _SMALL
+    | {"model_type": "wav2vec2-bert", "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5}
+    | {"apply_spec_augment": False}
+)
+# The convolutions of wav2vec2 and w2v-BERT that follow the encoder and halve the number of frames, here twice.
+_ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "wav2vec2": LAYER_NORM,
+    "wav2vec2-group": GROUP_NORM,
+    "wav2vec2-adapter": LAYER_NORM | _ADAPTER,
+    "mms": LAYER_NORM | {"adapter_attn_dim": 4},
+    "hubert": LAYER_NORM | {"model_type": "hubert"},
+    "wavlm": LAYER_NORM | {"model_type": "wavlm"},
+    "wavlm-adapter": LAYER_NORM | _ADAPTER | {"model_type": "wavlm"},
+    "w2v-bert": _BERT,
+    "w2v-bert-adapter": _BERT | _ADAPTER,
+    "parakeet": {
+        "model_type": "parakeet_ctc",
+        "encoder_config": _SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
+    },
+}
 # All random parts of training are active: dropout, layer drop and SpecAugment.
 STOCHASTIC = LAYER_NORM | {
     "hidden_dropout": 0.1,
@@ -168,3 +195,25 @@ def tar(path: Path, members: Sequence[tuple[str, bytes]], mode: str = "w:gz") ->
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
+
+
+CHARACTER_TOKENS = ["[PAD]", "[UNK]", "|", *"abcdeo"]
+
+
+def language_model(
+    folder: Path,
+    sentences: Sequence[str],
+    words: Sequence[str] = (),
+    tokens: Sequence[str] = CHARACTER_TOKENS,
+) -> Path:
+    """A folder as stage `lm` writes it; the lexicon contains the words of the sentences and `words`."""
+    folder.mkdir()
+    text = folder / "text"
+    text.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    build_model(text, folder / MODEL, LmSettings(order=2, prune=[], format="trie", max_words=9), 100)
+    spelling = Tokens(list(tokens), "[PAD]", "|")
+    vocabulary = sorted({*words, *itertools.chain(*map(str.split, sentences))})
+    (folder / LEXICON).write_text("".join(str(spelling.entry(word)) for word in vocabulary), encoding="utf-8")
+    (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    write_json({"blank": "[PAD]", "separator": "|"}, folder / ABOUT)
+    return folder

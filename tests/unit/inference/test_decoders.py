@@ -1,4 +1,3 @@
-import itertools
 import os
 import signal
 from collections.abc import Sequence
@@ -11,35 +10,16 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from material import CHARACTER_TOKENS, language_model
 from speechmill.config.lm import BeamConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import write_json
 from speechmill.inference import decoders
 from speechmill.inference.decoders import BeamSearch, Weights, decode_all
 from speechmill.lm.lm import LmSettings, build_model, write_spelled
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens
 
-LETTERS = ["[PAD]", "[UNK]", "|", *"abcdeo"]
+LETTERS = CHARACTER_TOKENS
 LogProbs = NDArray[np.float16]
-
-
-def language_model(
-    folder: Path,
-    sentences: Sequence[str],
-    words: Sequence[str] = (),
-    tokens: Sequence[str] = LETTERS,
-) -> Path:
-    """A folder as stage `lm` writes it; the lexicon contains the words of the sentences and `words`."""
-    folder.mkdir()
-    text = folder / "text"
-    text.write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
-    build_model(text, folder / MODEL, LmSettings(order=2, prune=[], format="trie", max_words=9), 100)
-    spelling = Tokens(list(tokens), "[PAD]", "|")
-    vocabulary = sorted({*words, *itertools.chain(*map(str.split, sentences))})
-    (folder / LEXICON).write_text("".join(str(spelling.entry(word)) for word in vocabulary), encoding="utf-8")
-    (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    write_json({"blank": "[PAD]", "separator": "|"}, folder / ABOUT)
-    return folder
 
 
 def weights(lm_weight: float = 0.0, word_score: float = 0.0, vocabulary: str = "closed") -> Weights:
@@ -123,12 +103,14 @@ def test_word_score_controls_word_count(tmp_path: Path) -> None:
 
 def test_words_outside_lexicon_are_never_output(folder: Path) -> None:
     clip = log_probs_of("d_ad|")
-    closed_search, open_search = BeamSearch(folder, weights()), BeamSearch(folder, weights(), ["dad", "d?d", "cab"])
+    closed_search, open_search = BeamSearch(folder, weights()), BeamSearch(folder, weights(vocabulary="open"))
     assert closed_search(clip) != "dad"
     assert open_search(clip) == "dad"
-    # The language model prefers a known word to an unknown one that is equally probable acoustically.
+    # The language model prefers a known word to an unknown one that is a little more probable acoustically.
     clip = ambiguous(log_probs_of("c_ad|"), frame=3, first="d", second="b")
-    assert BeamSearch(folder, weights(lm_weight=1.0), ["cad"])(clip) == "cab"
+    clip[3, LETTERS.index("d")] += 0.1
+    assert open_search(clip) == "cad"
+    assert BeamSearch(folder, weights(lm_weight=1.0, vocabulary="open"))(clip) == "cab"
 
 
 def test_hangul_is_output_as_syllables(tmp_path: Path) -> None:
@@ -173,10 +155,37 @@ def test_hypotheses_are_in_clip_order(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("vocabulary", ["open", "closed"])
 def test_open_vocabulary_includes_greedy_words(folder: Path, tmp_path: Path, vocabulary: str) -> None:
-    clips = [log_probs_of("_d_ad_"), log_probs_of("a")]
-    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips, greedy=["dad [UNK]", "a"])
-    first, second = decode_all(outputs, folder, weights(vocabulary=vocabulary), 1)
+    unknown_token = log_probs_of("d_d|ad_")
+    unknown_token[1] = np.roll(unknown_token[1], 1)
+    clips = [log_probs_of("_d_ad_"), log_probs_of("a"), unknown_token]
+    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips)
+    first, second, third = decode_all(outputs, folder, weights(vocabulary=vocabulary), 1)
     assert (first == "dad", second) == (vocabulary == "open", "a")
+    assert third.endswith("ad") is (vocabulary == "open")
+
+
+@pytest.mark.parametrize("vocabulary", ["open", "closed"])
+def test_text_is_independent_of_other_clips(folder: Path, tmp_path: Path, vocabulary: str) -> None:
+    # In the last clip, `dad`, the greedy word of the first one, is nearly as probable as its own greedy word.
+    clips = [
+        log_probs_of("_d_ad_"),
+        *random_clips(12),
+        ambiguous(log_probs_of("_d_ad_"), frame=4, first="d", second="e"),
+    ]
+    clips[-1][4, LETTERS.index("e")] += 0.01
+    decode = BeamSearch(folder, weights(0.1, 0.5, vocabulary))
+    alone = [BeamSearch(folder, weights(0.1, 0.5, vocabulary))(clip) for clip in clips]
+    assert [decode(clip) for clip in clips] == alone
+    assert [decode(clip) for clip in clips[::-1]] == alone[::-1]
+    outputs = write_outputs(tmp_path / "ctc_outputs.parquet", clips)
+    assert decode_all(outputs, folder, weights(0.1, 0.5, vocabulary), 1) == alone
+    assert vocabulary == "closed" or (alone[0], alone[-1]) == ("dad", "dae")
+
+
+def test_incomplete_last_word_is_left_out(tmp_path: Path) -> None:
+    # The only word has more characters than the clip has frames.
+    folder = language_model(tmp_path / "lm", ["bcdeo"])
+    assert BeamSearch(folder, weights())(log_probs_of("bcd")) == ""
 
 
 def test_missing_log_probs_are_reported(folder: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ from speechmill.inference.log_probs import (
     weights_digest,
 )
 from speechmill.model.devices import device_name
-from speechmill.model.models import depends_on_padding, load_checkpoint, model_config, new_model
+from speechmill.model.models import equal_in_batch, load_checkpoint, model_config, new_model
 from speechmill.text.vocab import VocabSettings, vocabulary
 from speechmill.text.vocab import processor as new_processor
 
@@ -87,7 +87,7 @@ class BlankInPadding(Wav2Vec2ForCTC):
 def test_hypotheses_match_batched_pipeline(tmp_path: Path, checkpoints: Path) -> None:
     model, processor = load_checkpoint(checkpoints / "checkpoint-0")
     # Padding changes the output of a model with group norm, and the pipeline pads.
-    equal = depends_on_padding(model.config)
+    equal = equal_in_batch(model, processor, CPU)
     recordings = [recording(1.0, seed=i) for i in range(12)] if equal else RECORDINGS * 2
     hypotheses, _ = transcribed(tmp_path, checkpoints, 20, recordings)
     blank_in_padding = BlankInPadding.from_pretrained(checkpoints / "checkpoint-0").eval()
@@ -163,16 +163,15 @@ def test_bundled_language_model_is_ignored(tmp_path: Path, checkpoints: Path) ->
     assert transcribed(tmp_path / "again", folder.parent, 10)[0] == expected
 
 
-@pytest.mark.parametrize("equal_lengths", [True, False])
-def test_batches_contain_every_clip_longest_first(equal_lengths: bool) -> None:
+@pytest.mark.parametrize("unit", [1, 8000, 10**9])
+def test_batches_contain_every_clip_longest_first(unit: int) -> None:
     lengths = np.array([round(seconds * SAMPLE_RATE) for seconds in SECONDS])
-    batches = evaluation_batches(lengths, 4.0, equal_lengths)
+    batches = evaluation_batches(lengths, lengths // unit, 4.0)
     assert sorted(int(i) for batch in batches for i in batch) == list(range(len(SECONDS)))
     longest = [lengths[batch].max() for batch in batches]
     assert longest == sorted(longest, reverse=True)
     assert all(len(batch) == 1 or lengths[batch].max() * len(batch) <= 4 * SAMPLE_RATE for batch in batches)
-    if equal_lengths:
-        assert all(len(set(lengths[batch])) == 1 for batch in batches)
+    assert all(len(set(lengths[batch] // unit)) == 1 for batch in batches)
 
 
 def test_set_without_clips_has_no_outputs(checkpoints: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import (
     pipeline,
 )
 
-from material import GROUP_NORM, LAYER_NORM, recording, store
+from material import ARCHITECTURES, LAYER_NORM, recording, store
 from speechmill.core.command import SpeechmillError
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.inference.log_probs import transcribe
@@ -24,9 +24,8 @@ from speechmill.model.ctc import clip_losses
 from speechmill.model.models import (
     Processor,
     adapters,
-    depends_on_padding,
     encoder_config,
-    encoder_stride,
+    equal_in_batch,
     forward,
     head_name,
     load_checkpoint,
@@ -34,25 +33,12 @@ from speechmill.model.models import (
     model_inputs,
     new_model,
     output_frames,
+    samples_per_frame,
 )
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-INITS: dict[str, dict[str, Any]] = {
-    "wav2vec2": LAYER_NORM,
-    "wav2vec2-group": GROUP_NORM,
-    "mms": LAYER_NORM | {"adapter_attn_dim": 4},
-    "hubert": LAYER_NORM | {"model_type": "hubert"},
-    "wavlm": LAYER_NORM | {"model_type": "wavlm"},
-    "w2v-bert": SMALL
-    | {"model_type": "wav2vec2-bert", "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5}
-    | {"apply_spec_augment": False},
-    "parakeet": {
-        "model_type": "parakeet_ctc",
-        "encoder_config": SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
-    },
-}
+INITS = ARCHITECTURES
 TEXTS = ["abc de", "a", "ed"]
 VOCAB = vocabulary(TEXTS)
 
@@ -101,7 +87,6 @@ def test_every_architecture_trains_on_batches(name: str, tmp_path: Path) -> None
 
 def test_transformers_pipeline_gives_the_same_text(built: ModelAndProcessor, tmp_path: Path) -> None:
     model, model_processor = built
-    # None of these clips has a last frame that is partly padding, which the pipeline decodes and speechmill does not.
     recordings = [recording(seconds, seed=i) for i, seconds in enumerate((1.0, 0.6, 0.42))]
     clips, shards = store(tmp_path / "shards", recordings, TEXTS)
     save(built, tmp_path / "checkpoint")
@@ -125,20 +110,10 @@ def test_transformers_pipeline_gives_the_same_text(built: ModelAndProcessor, tmp
 @given(samples=st.integers(900, 16_000))
 def test_output_frames_match_the_model(built: ModelAndProcessor, samples: int) -> None:
     model, model_processor = built
-    longest = 16_000
-    features = model_processor.feature_extractor(
-        [np.sin(np.arange(n, dtype=np.float32)) for n in (samples, longest)],
-        sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt",
-    )  # fmt: skip
-    if model.config.model_type == "parakeet_ctc":
-        counted = model._get_output_attention_mask(features["attention_mask"]).sum(-1).tolist()  # type: ignore[operator]
-    elif model.config.model_type == "wav2vec2-bert":
-        counted = features["attention_mask"].sum(-1).tolist()
-    else:
-        convolutions: Any = model.base_model.feature_extractor
-        with torch.no_grad():
-            counted = [convolutions(features["input_values"][:1, :n]).shape[-1] for n in (samples, longest)]
-    assert output_frames(model, torch.tensor([samples, longest])).tolist() == counted
+    clip = np.sin(np.arange(samples, dtype=np.float32))
+    with torch.no_grad():
+        logits = forward(model, model_inputs(model_processor, [clip]))
+    assert int(output_frames(model, torch.tensor([samples]))[0]) == logits.shape[1]
 
 
 def test_clip_shorter_than_a_frame_has_no_frames(built: ModelAndProcessor) -> None:
@@ -149,21 +124,29 @@ def test_clip_shorter_than_a_frame_has_no_frames(built: ModelAndProcessor) -> No
     assert frames[3] > 0
 
 
-def test_encoder_stride_separates_frames(built: ModelAndProcessor) -> None:
+def test_stride_separates_frames(built: ModelAndProcessor) -> None:
     model, _ = built
-    samples = 16_000 + encoder_stride(model.config) * torch.arange(5)
+    samples = 16_000 + samples_per_frame(model.config) * torch.arange(5)
     assert output_frames(model, samples).diff().tolist() == [1] * 4
 
 
-def test_padding_changes_logits_only_where_expected(built: ModelAndProcessor) -> None:
-    model, model_processor = built
-    clips = random_clips(1.0, 0.63, 0.41)
-    with torch.no_grad():
-        together = forward(model, model_inputs(model_processor, clips))
-        alone = [forward(model, model_inputs(model_processor, [clip]))[0] for clip in clips]
-    frames = output_frames(model, torch.tensor([len(clip) for clip in clips]))
-    difference = max(float((a[:n] - b[:n]).abs().max()) for a, b, n in zip(together, alone, frames, strict=True))
-    assert (difference > 1e-3) is depends_on_padding(model.config)
+EQUAL_IN_BATCH = {
+    "wav2vec2-group": "samples",
+    "wav2vec2-adapter": "samples",
+    "wavlm-adapter": "samples",
+    "w2v-bert-adapter": "samples",
+    "parakeet": "frames",
+}
+
+
+def test_effect_of_padding_is_found(built: ModelAndProcessor, name: str) -> None:
+    assert equal_in_batch(*built, torch.device("cpu")) == EQUAL_IN_BATCH.get(name)
+
+
+def test_processor_without_mask_needs_equal_lengths() -> None:
+    model, model_processor = build_model("wav2vec2")
+    model_processor.feature_extractor.return_attention_mask = False
+    assert equal_in_batch(model, model_processor, torch.device("cpu")) == "samples"
 
 
 def test_mask_without_padding_is_left_out(built: ModelAndProcessor) -> None:
@@ -176,7 +159,7 @@ def test_mask_without_padding_is_left_out(built: ModelAndProcessor) -> None:
     with torch.no_grad():
         assert torch.allclose(forward(model, given), forward(model, full), atol=1e-6)
     padded = model_inputs(model_processor, random_clips(1.0, 0.5))
-    assert ("attention_mask" in padded) is not depends_on_padding(model.config)
+    assert ("attention_mask" in padded) is (getattr(model.config, "feat_extract_norm", "layer") == "layer")
 
 
 def test_blank_is_0_and_layerdrop_is_opt_in(name: str) -> None:

@@ -294,7 +294,9 @@ def test_broken_upload_resumes_without_uploaded_files(
     hub.requests.clear()
     publish(model, SETTINGS)
     assert head(hub) == contents(model)
-    assert [request.split("?")[0] for request in hub.requests if request.startswith("PUT")] == [f"PUT /storage/{weights}"]
+    assert [request.split("?")[0] for request in hub.requests if request.startswith("PUT")] == [
+        f"PUT /storage/{weights}"
+    ]
 
 
 def test_unreachable_hub_is_reported(hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

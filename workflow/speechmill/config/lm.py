@@ -56,9 +56,9 @@ class LmConfig(Section):
     )
     vocabulary: Vocabulary = Field(
         "open",
-        description="words that the beam search can write: those of the text (`closed`), or those and all words in the"
-        " greedy hypotheses of the set, which the language model treats as unknown (`open`); not used with `unit:"
-        " characters`",
+        description="words that the beam search can write in a clip: those of the text (`closed`), or those and the"
+        " words of the clip's greedy hypothesis, which the language model treats as unknown (`open`); not used with"
+        " `unit: characters`",
     )
     lm_weight: list[float] = Field(
         [0.5, 1.0, 2.0, 4.0],

@@ -4,29 +4,31 @@ Greedy hypotheses need no decoder: `log_probs` stores them in the column `hypoth
 """
 
 import itertools
+import math
 import multiprocessing
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from speechmill.config.lm import BeamConfig, Vocabulary
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
-from speechmill.core.tables import read_table
-from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, folder_tokens
+from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, Tokens, folder_tokens
 from speechmill.text.normaliser import compose
 
 # A log-probability so low that no such hypothesis stays within the beam.
 _IMPOSSIBLE = -1e5
+
+# The entry of the language model for all words that it lacks.
+_UNKNOWN = "<unk>"
 
 # The decoder of a worker process.
 _search: "BeamSearch"
@@ -44,91 +46,170 @@ class Weights(BaseModel):
 class BeamSearch:
     """A decoder that finds the best sentence for the CTC outputs of a clip under a language model.
 
-    Hypotheses consist of the words of the language model's lexicon and of additional `words`, which the language model
-    scores as unknown words. The decoder is the lexicon decoder of flashlight-text, used through torchaudio. Source:
-    Collobert, Puhrsch and Synnaeve, Wav2Letter, 2016. The scores of different alignments of one hypothesis are not
-    summed (`log_add` is off), and ties between hypotheses are broken arbitrarily.
+    Hypotheses consist of the words of the language model's lexicon and, with an open vocabulary, the words of the
+    greedy hypothesis of the same clip; the language model scores those that the lexicon lacks as unknown words. Words
+    with a special token, such as `[UNK]`, are left out. So the hypothesis for a clip depends on nothing
+    but its own CTC outputs, and equals that of the program in the card (`usage_lm.py.j2`).
 
-    With a language model of characters, hypotheses consist of any tokens of the model, and `words` are not used. The
-    decoder is the one without a lexicon: that with a lexicon of single characters could not repeat a token from one
-    frame to the next, as CTC does.
+    With a language model of characters, hypotheses consist of any tokens of the model. The decoder is then the one
+    without a lexicon (`usage_lm_characters.py.j2`): that with a lexicon of single characters could not repeat a token
+    from one frame to the next, as CTC does.
+
+    The decoder is the lexicon decoder of flashlight-text, built as torchaudio's `ctc_decoder` builds it. Here it is
+    built only once, and the words of a clip are inserted in its trie of words and removed again, since building it
+    takes seconds for a large lexicon. Source: Collobert, Puhrsch and Synnaeve, Wav2Letter, 2016. The scores of
+    different alignments of one hypothesis are not summed (`log_add` is off), and ties between hypotheses are broken
+    arbitrarily.
     """
 
-    def __init__(self, lm_folder: Path, weights: Weights, words: Iterable[str] = ()) -> None:
-        """Load the language model in `lm_folder`, written by stage `lm`; skip `words` that the model cannot spell."""
-        self._tokens = tokens = folder_tokens(lm_folder)
-        self._characters = read_json(lm_folder / ABOUT).get("unit") == "characters"
-        lexicon = (lm_folder / LEXICON).read_text(encoding="utf-8")
-        known = {line.split("\t")[0] for line in lexicon.splitlines()}
-        added = [tokens.entry(word) for word in sorted(set(words) - known)]
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as file:
-            file.write(lexicon + "".join(line for line in added if line))
-            file.flush()
-            try:
-                # Fails to import if flashlight-text is not installed.
-                from torchaudio.models.decoder import ctc_decoder
+    def __init__(self, lm_folder: Path, weights: Weights) -> None:
+        """Load the language model in `lm_folder`, written by stage `lm`."""
+        tokens = folder_tokens(lm_folder)
+        self._characters: Callable[[NDArray[np.float16]], str] | None = None
+        try:
+            if read_json(lm_folder / ABOUT).get("unit") == "characters":
+                self._tokens, self._characters = tokens, _character_search(lm_folder, weights, tokens)
+                return
+            from flashlight.lib.text import decoder as flashlight
+            from flashlight.lib.text.decoder.kenlm import KenLM
+            from flashlight.lib.text.dictionary import create_word_dict, load_words
 
-                self._decode = ctc_decoder(
-                    lexicon=None if self._characters else file.name,
-                    tokens=tokens.by_id,
-                    lm=str(lm_folder / MODEL),
-                    beam_size=weights.beam.size,
-                    beam_size_token=min(weights.beam.tokens, len(tokens.by_id)),
-                    beam_threshold=weights.beam.threshold,
-                    lm_weight=weights.lm_weight,
-                    word_score=weights.word_score,
-                    blank_token=tokens.blank,
-                    sil_token=tokens.separator,
-                )
-            except RuntimeError as error:
-                raise SpeechmillError(
-                    f"the language model in {lm_folder} cannot be used ({error}); if flashlight-text is not installed,"
-                    " run `make setup` with Python 3.11 or 3.12, otherwise delete that folder and run snakemake again"
-                ) from error
-        self._size = len(tokens.by_id)
-        self._separator = tokens.by_id.index(tokens.separator)
+            lexicon = load_words(str(lm_folder / LEXICON))
+            words = create_word_dict(lexicon)
+            lm = KenLM(str(lm_folder / MODEL), words)
+        except (ImportError, RuntimeError) as error:
+            raise SpeechmillError(
+                f"the language model in {lm_folder} cannot be used ({error}); if flashlight-text is not installed,"
+                " run `make setup` with Python 3.11 or 3.12, otherwise delete that folder and run snakemake again"
+            ) from error
+        self._tokens, self._open = tokens, weights.vocabulary == "open"
+        special = {tokens.blank, tokens.separator, *tokens.special}
+        self._letters = {i for i, token in enumerate(tokens.by_id) if token not in special}
+        self._blank, self._separator = (tokens.by_id.index(token) for token in (tokens.blank, tokens.separator))
+        self._trie = flashlight.Trie(len(tokens.by_id), self._separator)
+        ids = {token: i for i, token in enumerate(tokens.by_id)}
+        start = lm.start(False)
+        for word, spellings in lexicon.items():
+            label = words.get_index(word)
+            for spelling in spellings:
+                self._trie.insert([ids[token] for token in spelling], label, lm.score(start, label)[1])
+        # The score of a node is the best one of the words below it.
+        self._trie.smear(flashlight.SmearingMode.MAX)
+        self._unknown = words.get_index(_UNKNOWN)
+        self._unknown_score = lm.score(start, self._unknown)[1]
+        options = flashlight.LexiconDecoderOptions(
+            beam_size=weights.beam.size,
+            beam_size_token=min(weights.beam.tokens, len(tokens.by_id)),
+            beam_threshold=weights.beam.threshold,
+            lm_weight=weights.lm_weight,
+            word_score=weights.word_score,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=False,
+            criterion_type=flashlight.CriterionType.CTC,
+        )
+        # The decoder does not keep the language model alive.
+        self._lm = lm
+        self._decoder = flashlight.LexiconDecoder(
+            options, self._trie, lm, self._separator, self._blank, self._unknown, [], False
+        )
 
     def __call__(self, log_probs: NDArray[np.float16]) -> str:
         """Return the hypothesis for one clip: words separated by spaces, Hangul as syllables.
 
-        `log_probs` are natural logarithms, shape (frames, vocabulary). Token ids beyond the vocabulary of the language
-        model are ignored.
+        `log_probs` are natural logarithms, shape (frames, vocabulary), in half precision, in which the card's program
+        decodes too. Token ids beyond the vocabulary of the language model are ignored.
 
         Raises:
             SpeechmillError: The model has fewer tokens than the language model.
         """
-        frames, size = log_probs.shape
-        if size < self._size:
+        (frames, outputs), size = log_probs.shape, len(self._tokens.by_id)
+        if outputs < size:
             raise SpeechmillError(
-                f"the model has {size} tokens, but the language model was built for {self._size}; delete the run's"
+                f"the model has {outputs} tokens, but the language model was built for {size}; delete the run's"
                 " folder `lm` and run snakemake again"
             )
-        if self._characters:
-            (found,) = self._decode(torch.from_numpy(log_probs[None, :, : self._size].astype(np.float32)))[0]
-            return self._tokens.text(self._decode.idxs_to_tokens(found.tokens))
+        if self._characters is not None:
+            return self._characters(log_probs[:, :size])
         # A word ends with a separator, which models do not output at the end of a clip.
-        emissions = np.full((1, frames + 1, self._size), _IMPOSSIBLE, dtype=np.float32)
-        emissions[0, :frames] = log_probs[:, : self._size]
-        emissions[0, frames, self._separator] = 0.0
-        (best,) = self._decode(torch.from_numpy(emissions))[0]
-        return " ".join(best.words)
+        emissions = np.full((frames + 1, size), _IMPOSSIBLE, dtype=np.float32)
+        emissions[:frames] = log_probs[:, :size]
+        emissions[frames, self._separator] = 0.0
+        words = self._words(emissions[:frames].argmax(-1).tolist()) if self._open else []
+        with self._lexicon_with(words):
+            best = self._decoder.decode(emissions.ctypes.data, frames + 1, size)[0]
+        # Of a last word that is incomplete, which has no label, only the tokens are known.
+        words = self._words(best.tokens)[: sum(label >= 0 for label in best.words)]
+        return " ".join(compose("".join(self._tokens.by_id[i] for i in word)) for word in words)
+
+    def _words(self, ids: list[int]) -> list[list[int]]:
+        """Return the words of an alignment, one token id for each frame, as lists of the ids of their characters."""
+        collapsed = [i for i, _ in itertools.groupby(ids) if i != self._blank]
+        groups = [list(group) for _, group in itertools.groupby(collapsed, lambda i: i == self._separator)]
+        return [group for group in groups if self._letters.issuperset(group)]
+
+    @contextmanager
+    def _lexicon_with(self, words: list[list[int]]) -> Iterator[None]:
+        """Insert `words` in the trie as unknown words, except those that it has, and remove them on exit."""
+        changed = []
+        for word in words:
+            spelling = [*word, self._separator]
+            if self._trie.search(spelling) is not None:
+                continue
+            prefixes = [spelling[:end] for end in range(len(spelling) + 1)]
+            # The root is the node of the empty prefix: `get_root` returns an object that frees it.
+            old = [node for node in map(self._trie.search, prefixes) if node is not None]
+            changed += [(node, node.children, node.max_score) for node in old]
+            self._trie.insert(spelling, self._unknown, self._unknown_score)
+            for node in old:
+                node.max_score = max(node.max_score, self._unknown_score)
+            for prefix in prefixes[len(old) :]:
+                self._trie.search(prefix).max_score = self._unknown_score
+        try:
+            yield
+        finally:
+            for node, children, max_score in reversed(changed):
+                node.children, node.max_score = children, max_score
+
+
+def _character_search(lm_folder: Path, weights: Weights, tokens: Tokens) -> Callable[[NDArray[np.float16]], str]:
+    """Return the search with a language model of characters.
+
+    Raises:
+        RuntimeError: flashlight-text is not installed, or the language model cannot be read.
+    """
+    import torch
+    from torchaudio.models.decoder import ctc_decoder
+
+    decode = ctc_decoder(
+        lexicon=None,
+        tokens=tokens.by_id,
+        lm=str(lm_folder / MODEL),
+        beam_size=weights.beam.size,
+        beam_size_token=min(weights.beam.tokens, len(tokens.by_id)),
+        beam_threshold=weights.beam.threshold,
+        lm_weight=weights.lm_weight,
+        blank_token=tokens.blank,
+        sil_token=tokens.separator,
+    )
+
+    def search(log_probs: NDArray[np.float16]) -> str:
+        (best,) = decode(torch.from_numpy(log_probs[None].astype(np.float32)))[0]
+        return tokens.text(decode.idxs_to_tokens(best.tokens))
+
+    return search
 
 
 def decode_all(ctc_outputs: Path, lm_folder: Path, weights: Weights, processes: int, every: int = 1) -> list[str]:
     """Decode a `ctc_outputs.parquet` by beam search; return the hypothesis of each clip, or of each `every`-th clip.
 
-    With an open vocabulary, hypotheses may contain any word of any greedy hypothesis of the set. The row groups are
-    shared among `processes` processes, each with one in memory at a time; the result does not depend on the number of
-    processes. They are forks that share the memory of one language model.
+    The row groups are shared among `processes` processes, each with one in memory at a time; the result does not depend
+    on the number of processes. They are forks that share the memory of one language model.
 
     Raises:
         SpeechmillError: A clip has no log-probabilities, or a process was killed.
     """
-    words: set[str] = set()
-    if weights.vocabulary == "open":
-        for hypothesis in read_table(ctc_outputs, ["hypothesis"])["hypothesis"].to_pylist():
-            words.update(compose(hypothesis).split())
-    search = BeamSearch(lm_folder, weights, words)
+    search = BeamSearch(lm_folder, weights)
     with pq.ParquetFile(ctc_outputs) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     decode, first_rows = partial(_decode_group, ctc_outputs, every), itertools.accumulate(sizes, initial=0)

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import json
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import file_digest, read_json
@@ -33,11 +34,11 @@ from speechmill.model.devices import acquire_devices, device_name
 from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import (
     Processor,
-    depends_on_padding,
-    encoder_stride,
+    equal_in_batch,
     forward,
     load_checkpoint,
     output_frames,
+    samples_per_frame,
 )
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -158,26 +159,31 @@ def infer(
     """Return the output of the model for each clip, in order; a clip that is shorter than one frame has no frames.
 
     Clips, or the chunks of all clips, are batched by similar length, or by equal length if padding would change the
-    output. Log-probabilities are written to the file `spill`, if given, in the order of computation, and
-    `ClipOutput.stored` holds their positions, so that memory use depends neither on the number of clips nor on their
-    length.
+    output, which is tried on short clips and printed to stderr. Log-probabilities are written to the file `spill`, if
+    given, in the order of computation, and `ClipOutput.stored` holds their positions, so that memory use depends
+    neither on the number of clips nor on their length.
 
     Raises:
         SpeechmillError: The strides cover a chunk entirely, a shard is corrupt, or the device runs out of memory.
     """
     model.to(device)  # type: ignore[arg-type]
     frame = samples_per_frame(model.config)
-    length, stride = chunk_and_stride(settings, frame)
+    chunk_and_stride(settings, frame)
     if not clips:
         return []
-    chunks = [
-        (i, each) for i, clip in enumerate(clips) for each in split_into_chunks(clip["num_samples"], length, stride)
-    ]
+    chunks = [(i, each) for i, clip in enumerate(clips) for each in clip_chunks(clip["num_samples"], settings, frame)]
     lengths = np.array([chunk.stop - chunk.start for _, chunk in chunks], dtype=np.int64)
     # The model rejects inputs that are shorter than the window of its first frame.
-    long_enough = np.flatnonzero(output_frames(model, torch.from_numpy(lengths)).numpy() > 0)
-    equal = depends_on_padding(model.config) or not getattr(processor.feature_extractor, "return_attention_mask", True)
-    batches = [long_enough[batch] for batch in evaluation_batches(lengths[long_enough], settings.batch_seconds, equal)]
+    num_frames = output_frames(model, torch.from_numpy(lengths)).numpy()
+    long_enough = np.flatnonzero(num_frames > 0)
+    equal = equal_in_batch(model, processor, device)
+    if equal is not None:
+        print(f"padding changes the output: the clips of a batch have the same number of {equal}", file=sys.stderr)
+    must_be_equal = {None: np.zeros_like(lengths), "frames": num_frames, "samples": lengths}[equal]
+    batches = [
+        long_enough[batch]
+        for batch in evaluation_batches(lengths[long_enough], must_be_equal[long_enough], settings.batch_seconds)
+    ]
     loader = _load(clips, shards, processor, [[chunks[i] for i in batch] for batch in batches])
     parts: list[list[_ChunkOutput]] = [[] for _ in clips]
     for batch, inputs in progress(_prefetch(loader), total=len(batches), desc="log_probs", unit="batch"):
@@ -199,17 +205,14 @@ def infer(
     return [_join(sorted(of_clip, key=lambda part: part.start), processor) for of_clip in parts]
 
 
-def evaluation_batches(lengths: Lengths, batch_seconds: float, equal_lengths: bool) -> list[Indices]:
-    """Return batches of at most `batch_seconds` including padding, sorted by length, the longest first."""
+def evaluation_batches(lengths: Lengths, must_be_equal: Lengths, batch_seconds: float) -> list[Indices]:
+    """Return batches of at most `batch_seconds` including padding, sorted by length, the longest first.
+
+    `must_be_equal`, shape (clips,), has the same value for all clips of a batch; it never falls as `lengths` rise.
+    """
     order = np.argsort(lengths, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1) if equal_lengths else [order]
+    groups = np.split(order, np.flatnonzero(np.diff(must_be_equal[order])) + 1)
     return [batch for group in groups for batch in pack_batches(group, lengths, batch_seconds * SAMPLE_RATE)][::-1]
-
-
-def samples_per_frame(config: PreTrainedConfig) -> int:
-    """Return the number of samples per frame of the logits, which includes the stride of adapters."""
-    adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
-    return encoder_stride(config) * int(config.adapter_stride**adapters if adapters else 1)
 
 
 def chunk_and_stride(settings: LogProbsSettings, frame: int) -> tuple[int | None, int]:
@@ -229,6 +232,15 @@ def chunk_and_stride(settings: LogProbsSettings, frame: int) -> tuple[int | None
             " all of it; set stride_seconds of the evaluation set to less than half of chunk_seconds"
         )
     return chunk, stride
+
+
+def clip_chunks(num_samples: int, settings: LogProbsSettings, frame: int) -> list[Chunk]:
+    """Return the parts of a clip that are inputs of a model with `frame` samples per frame: one or several.
+
+    Raises:
+        SpeechmillError: The strides cover a chunk entirely.
+    """
+    return split_into_chunks(num_samples, *chunk_and_stride(settings, frame))
 
 
 def _load(

@@ -19,7 +19,8 @@ weighted against each other is not decided here but in the callers. Keep these p
 The loss that transformers computes when a model is called with `labels` is not used, for two reasons. It is already
 averaged over the batch, so clips could not count equally when the batches of a step differ in size. And without an
 attention mask it counts the frames of the padding as part of each clip. On a batch with an attention mask, the mean of
-`clip_losses` equals transformers' loss with `ctc_loss_reduction="mean"`.
+`clip_losses` equals transformers' loss with `ctc_loss_reduction="mean"`, except where the last frame of a clip is
+partly padding (w2v-BERT and Parakeet): it is decoded, and therefore counts here, but not in transformers' loss.
 """
 
 import torch

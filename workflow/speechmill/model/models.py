@@ -13,8 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -54,6 +55,8 @@ _INPUT_KEYS = ("input_values", "input_features", "attention_mask")
 _MEL_HOP, _MEL_WINDOW = 160, 400
 # The feature extractor of w2v-BERT stacks two mel spectra in one frame.
 _MEL_STRIDE = 2
+# The largest change of a logit, as a share of the largest logit, that can come from rounding in fp32.
+_ROUNDING = 1e-3
 
 
 def model_config(
@@ -271,18 +274,22 @@ def forward(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.
 
 
 def output_frames(model: PreTrainedModel, num_samples: torch.Tensor) -> torch.Tensor:
-    """Return the number of output frames of clips with `num_samples` samples, shape (batch,).
+    """Return the number of frames of the logits of clips with `num_samples` samples, shape (batch,).
 
-    It is 0 or negative where a clip is too short for the model.
+    These are all frames that plain transformers outputs, and its pipeline decodes, for each clip alone. Extractors of
+    mel spectra pad: w2v-BERT's pads an odd number of spectra with one more, and Parakeet's always adds one. The last
+    frame of a clip may therefore be partly or, with Parakeet, completely masked.
+
+    The number is 0 or negative where a clip is too short for the model.
     """
+    # Mel spectra are divided by their standard deviation over time, which is NaN for a single one.
     if model.config.model_type == "wav2vec2-bert":
         mels = (num_samples - _MEL_WINDOW).div(_MEL_HOP, rounding_mode="floor") + 1
-        features = mels.clamp(min=0).div(_MEL_STRIDE, rounding_mode="floor")
+        features = (mels + 1).div(_MEL_STRIDE, rounding_mode="floor") * (mels > 1)
         return model._get_feat_extract_output_lengths(features)  # type: ignore[operator,no-any-return]
     if model.config.model_type == "parakeet_ctc":
         mels = num_samples.div(_MEL_HOP, rounding_mode="floor")
-        # The features are divided by their standard deviation over time, which is NaN for a single spectrum.
-        frames = model._get_subsampling_output_length(mels) * (mels > 1)  # type: ignore[operator]
+        frames = model._get_subsampling_output_length(mels + 1) * (mels > 1)  # type: ignore[operator]
         return frames.long()  # type: ignore[no-any-return]
     return model._get_feat_extract_output_lengths(num_samples)  # type: ignore[operator,no-any-return]
 
@@ -296,6 +303,45 @@ def encoder_stride(config: PreTrainedConfig) -> int:
     return math.prod(config.conv_stride)
 
 
-def depends_on_padding(config: PreTrainedConfig) -> bool:
-    """Return whether padding a clip changes its logits: group norm averages over the padding as well."""
-    return getattr(config, "feat_extract_norm", "layer") == "group"
+def samples_per_frame(config: PreTrainedConfig) -> int:
+    """Return the number of samples per frame of the logits, which includes the stride of adapters."""
+    adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
+    return encoder_stride(config) * int(config.adapter_stride**adapters if adapters else 1)
+
+
+def equal_in_batch(
+    model: PreTrainedModel, processor: Processor, device: torch.device
+) -> Literal["frames", "samples"] | None:
+    """Return which length clips must have in common so that their logits in a batch are those of each clip alone.
+
+    Short clips are processed alone, with padding within their last frame, and with more padding. The result is None if
+    padding changes no logits, `frames` if only additional frames do, and `samples` if any padding does. Examples are a
+    group norm, which averages over the padding; a processor without an attention mask; the convolutions of adapters,
+    which read padding beyond the last frame; and frames that are masked completely, whose attention is the mean over
+    all frames of the batch.
+    """
+    frame = samples_per_frame(model.config)
+    # The partial last frames of all architectures repeat after `frame` samples.
+    lengths = torch.arange(SAMPLE_RATE // 2, SAMPLE_RATE // 2 + frame, _MEL_HOP)
+    noise = np.random.default_rng(0).normal(0.0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
+
+    def padding_matters(samples: int, longer: int) -> bool:
+        clip, frames = noise[:samples], int(output_frames(model, torch.tensor([samples]))[0])
+        # Without cuDNN, whose convolutions are in TF32 by default.
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
+            alone, padded = (
+                forward(model, {key: value.to(device) for key, value in model_inputs(processor, clips).items()})[0]
+                for clips in ([clip], [clip, noise[:longer]])
+            )
+        return float((padded[:frames] - alone[:frames]).abs().max()) > _ROUNDING * float(alone.abs().max())
+
+    if not any(padding_matters(samples, 2 * SAMPLE_RATE) for samples in lengths.tolist()):
+        return None
+    if "attention_mask" not in model_inputs(processor, [noise[: SAMPLE_RATE // 2], noise]):
+        return "samples"
+    for samples in lengths.tolist():
+        same = samples + torch.arange(frame)
+        longest = int(same[output_frames(model, same) == output_frames(model, same[:1])].max())
+        if padding_matters(samples, longest):
+            return "samples"
+    return "frames"

@@ -10,15 +10,9 @@ from transformers import AutoModelForCTC, AutoProcessor
 
 from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.inference.log_probs import (
-    LogProbsSettings,
-    autocast,
-    chunk_and_stride,
-    samples_per_frame,
-    split_into_chunks,
-)
+from speechmill.inference.log_probs import Chunk, LogProbsSettings, autocast, clip_chunks
 from speechmill.model.labels import LabelEncoder
-from speechmill.model.models import output_frames
+from speechmill.model.models import output_frames, samples_per_frame
 
 
 class ReferenceModel:
@@ -34,13 +28,16 @@ class ReferenceModel:
         """The number of outputs of the model."""
         return int(self.model.config.vocab_size)
 
+    def chunks(self, num_samples: int, settings: LogProbsSettings) -> list[Chunk]:
+        """Return the parts of a clip that are processed separately, as in the evaluation."""
+        return clip_chunks(num_samples, settings, samples_per_frame(self.model.config))
+
     def log_probs(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:
         """Return the natural log-probabilities of a clip, shape (frames, vocabulary)."""
-        frame = samples_per_frame(self.model.config)
         parts = []
-        for chunk in split_into_chunks(len(samples), *chunk_and_stride(settings, frame)):
+        for chunk in self.chunks(len(samples), settings):
             output = self._forward(samples[chunk.start : chunk.stop], settings)
-            parts.append(output[chunk.kept_frames(len(output), frame)])
+            parts.append(output[chunk.kept_frames(len(output), samples_per_frame(self.model.config))])
         return np.concatenate(parts)
 
     def _forward(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:

@@ -6,11 +6,13 @@ import io
 import runpy
 import tempfile
 from pathlib import Path
+from typing import get_args
 
 import jinja2
 import soundfile as sf
 from pydantic import BaseModel
 
+from speechmill.config.evaluation import Decoder
 from speechmill.config.lm import LmUnit
 from speechmill.config.text import TextConfig
 from speechmill.core.command import run_command
@@ -20,7 +22,12 @@ from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.model.clip_reader import ClipReader
 
-_TEMPLATES = {"greedy": "usage_greedy.py.j2", "lm": "usage_lm.py.j2"}
+_TEMPLATES = {
+    ("greedy", "words"): "usage_greedy.py.j2",
+    ("greedy", "characters"): "usage_greedy.py.j2",
+    ("lm", "words"): "usage_lm.py.j2",
+    ("lm", "characters"): "usage_lm_characters.py.j2",
+}
 
 
 class UsageSettings(BaseModel):
@@ -34,8 +41,8 @@ class UsageSettings(BaseModel):
 def usage_code(decoder: str, units: str, lm_unit: LmUnit = "words") -> str:
     """Return a program that transcribes `recording.wav` with the model; both are in the working directory."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    template = (TEMPLATES / _TEMPLATES[decoder]).read_text(encoding="utf-8")
-    return environment.from_string(template).render(units=units, lm_unit=lm_unit)
+    template = (TEMPLATES / _TEMPLATES[decoder, lm_unit]).read_text(encoding="utf-8")
+    return environment.from_string(template).render(units=units)
 
 
 def run_code(program: str, model: Path, samples: Int16Samples) -> str:
@@ -76,7 +83,7 @@ def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=UsageSettings.model_validate_json, required=True)
-    parser.add_argument("--decoders", nargs="+", choices=list(_TEMPLATES), required=True)
+    parser.add_argument("--decoders", nargs="+", choices=get_args(Decoder), required=True)
     parser.add_argument("--model", type=Path, required=True, help="the model folder")
     parser.add_argument("--set", required=True, help="the set whose first clip is transcribed, {dataset}-{split}")
     parser.add_argument("--clips", type=Path, required=True, help="the clips of the set")

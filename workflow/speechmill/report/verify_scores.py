@@ -19,7 +19,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
 from speechmill.core.flac import Int16Samples
 from speechmill.core.progress import progress
-from speechmill.core.schemas import CLIPS, SAMPLE_RATE
+from speechmill.core.schemas import CLIPS
 from speechmill.core.tables import clips_digest, read_table
 from speechmill.corpus.clips import ClipsSettings, select_clips
 from speechmill.inference.decoders import BeamSearch, Weights
@@ -37,7 +37,6 @@ from speechmill.report.verify_folder import ERROR_COUNTS, selected_scores
 from speechmill.scoring.error_rates import count
 from speechmill.scoring.protocols import apply_protocol
 from speechmill.scoring.systems import base_set
-from speechmill.text.normaliser import compose
 
 TOLERANCE_POINTS = 0.2
 """The largest difference of an error rate, in percentage points, on another device or with another version of torch."""
@@ -181,7 +180,7 @@ def _process_set(
             digests.append(hashlib.sha256(samples.data).hexdigest())
             log_probs = reference.log_probs(samples, settings)
             greedy.append(reference.decode(log_probs))
-            one_chunk = settings.chunk_seconds is None or len(samples) <= settings.chunk_seconds * SAMPLE_RATE
+            one_chunk = len(reference.chunks(len(samples), settings)) == 1
             losses.append(reference.loss(log_probs, clip["text"]) if one_chunk else float("inf"))
             if "lm" in decoders:
                 # In the precision in which the workflow stores them between its two stages.
@@ -189,10 +188,7 @@ def _process_set(
         hypotheses = {"greedy": greedy}
         if "lm" in decoders:
             weights = Weights.model_validate(read_json(model / "lm" / "weights.json"))
-            words = (
-                {word for text in greedy for word in compose(text).split()} if weights.vocabulary == "open" else set()
-            )
-            search = BeamSearch(model / "lm", weights, words)
+            search = BeamSearch(model / "lm", weights)
             spill.seek(0)
             stored = (np.frombuffer(spill.read(size), dtype="<f2") for size in sizes)
             width = reference.vocab_size

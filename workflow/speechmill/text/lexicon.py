@@ -42,11 +42,6 @@ class Tokens:
     def _units(self) -> re.Pattern[str]:
         return unit_pattern(self._letters)
 
-    @cached_property
-    def _special(self) -> frozenset[str]:
-        # Such as [UNK]; the model also has outputs for them.
-        return frozenset(token for token in self.by_id if len(token) > 1) - {self.separator}
-
     def entry(self, word: str) -> str | None:
         """Return the line of `lexicon.txt` for a word, or None if the model lacks one of its characters.
 
@@ -73,7 +68,9 @@ class Tokens:
 
     def text(self, tokens: Iterable[str]) -> str:
         """Return the text of a sequence of tokens, without special tokens: the inverse of `sentence`."""
-        letters = (" " if token == self.separator else token for token in tokens if token not in self._special)
+        letters = (
+            " " if token == self.separator else token for token in tokens if token not in self.special | {self.blank}
+        )
         return compose(" ".join("".join(letters).split()))
 
 
@@ -103,6 +100,7 @@ def tokenizer_tokens(vocab: Path, tokenizer: Path) -> Tokens:
 def folder_tokens(folder: Path) -> Tokens:
     """Return the tokens that the language model in `folder` was built for."""
     about = read_json(folder / ABOUT)
-    # Models published by earlier versions do not list their special tokens.
     by_id = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return Tokens(by_id, about["blank"], about["separator"], frozenset(about.get("special", ())))
+    # Models published by release 0.1.0 do not list their special tokens, and have no other tokens of several characters.
+    special = about.get("special") or [token for token in by_id if len(token) > 1]
+    return Tokens(by_id, about["blank"], about["separator"], frozenset(special) - {about["blank"], about["separator"]})
