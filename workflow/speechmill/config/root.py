@@ -14,6 +14,7 @@ from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import Dataset
 from speechmill.config.evaluation import EvaluationConfig, SelectConfig
 from speechmill.config.finetune import Device, FinetuneConfig
+from speechmill.config.hub_metadata import HubLanguage
 from speechmill.config.leakage import LeakageConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
@@ -50,7 +51,10 @@ class Run(Section):
         description="with `none`, the model of `model.base` or `model.run` is only scored, with its own vocabulary;"
         " `train`, `plan`, `finetune`, `card` and all other keys for training must be absent",
     )
-    language: str = Field(description="language code in the card, such as `ru`")
+    language: HubLanguage = Field(
+        description="language code in the card, of ISO 639-1, -2 or -3, such as `ru`; the Hugging Face Hub takes no"
+        " locales, such as `sv-SE`, which belong into `datasets.*.language`"
+    )
     device: Device = Field("gpu", description="device for the model; `auto` uses a GPU if there is one")
     gpus: int = Field(
         1, gt=0, description="number of GPUs for training, with one process each; with `device: cpu`, processes"
