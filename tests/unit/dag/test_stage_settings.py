@@ -214,6 +214,7 @@ def test_folder_of_a_base_reveals_only_its_name(base: str) -> None:
         stage_settings.card(config, "demo_ru"),
         stage_settings.runs_table(config),
         json.dumps(reproduced(raw, "again")),
+        stage_settings.finetune(config, "demo_ru"),  # part of the record of the training
     ]
     assert not any("anna" in text for text in made)
     assert json.loads(made[0])["base"] == "base"

@@ -91,6 +91,11 @@ class ModelConfig(Section):
         return os.path.basename(os.path.abspath(Path(self.base).expanduser()))  # noqa: PTH100, PTH119 (without links)
 
     @property
+    def base_without_location(self) -> str | None:
+        """The Hub id of the base, or its folder as if it lay in the working folder."""
+        return f"./{self.base_title}" if self.base_is_folder else self.base
+
+    @property
     def base_name(self) -> str:
         """The name of the base model's folder below `results/models`, unique for each base, revision and language."""
         if self.run is not None:

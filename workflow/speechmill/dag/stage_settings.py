@@ -321,7 +321,7 @@ def reproduction(config: Config, run: str) -> str:
         each.pop("publish", None)
         model = config.runs[name].model
         if model.base_is_folder:
-            each["model"]["base"] = f"./{model.base_title}"
+            each["model"]["base"] = model.base_without_location
     return json.dumps({key: value for key, value in chosen.items() if value}, ensure_ascii=False)
 
 
@@ -365,8 +365,10 @@ def _dev_evaluation(section: Run) -> dict[str, Any]:
 
 
 def _model(section: Run) -> dict[str, Any]:
-    # Its expected size is for the forecast alone; its language decides what is stored of it.
-    return section.model.model_dump(exclude={"expected_bytes", "target_lang"})
+    # Its expected size is for the forecast alone; its language decides what is stored of it. The record of the training
+    # contains these settings, and is published.
+    settings = section.model.model_dump(exclude={"expected_bytes", "target_lang"})
+    return settings | {"base": section.model.base_without_location}
 
 
 def _json(value: Any) -> str:
