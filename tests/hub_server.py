@@ -37,6 +37,19 @@ LICENCES = [
     "mpl-2.0", "odc-by", "odbl", "osl-3.0", "unlicense", "zlib", "pddl", "wtfpl", "unknown", "other",
 ]  # fmt: skip
 
+_ID = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
+# Sources of the messages: transformers#32212, autotrain-advanced#648 and huggingface_hub#3862.
+REFUSED_UNLESS = {
+    "language": (
+        "[a-z]{2,3}|code|multilingual",
+        "It must be an ISO 639-1, 639-2 or 639-3 code (two/three letters), or a special value like"
+        ' "code", "multilingual". If you want to use BCP-47 identifiers, you can specify them in language_bcp47.',
+    ),
+    "base_model": (_ID, "Use a model id from https://hf.co/models."),
+    "datasets": (_ID, "If possible, use a dataset id from https://hf.co/datasets."),
+}
+"""The form of the values of a card by key, and what the Hub says of any other value."""
+
 SIGNATURE = "5ec2e7"
 """The signature in the query of a storage address, which grants write access."""
 
@@ -410,6 +423,13 @@ def _card_problems(card: str) -> tuple[list[str], list[str]]:
             errors.append(f'"license" must be one of [{", ".join(LICENCES)}]')
     for key in ("language", "datasets", "metrics", "tags", "base_model"):
         need(front.get(key), (str, list), key, "a string or an array", required=False)
+    for key, (pattern, advice) in REFUSED_UNLESS.items():
+        value = front.get(key)
+        for i, each in enumerate(value if isinstance(value, list) else []):
+            if not re.fullmatch(pattern, str(each)):
+                errors.append(f'"{key}[{i}]" with value "{each}" is not valid. {advice}')
+        if isinstance(value, str) and not re.fullmatch(pattern, value):
+            errors.append(f'"{key}" with value "{value}" is not valid. {advice}')
     index = front.get("model-index", [])
     for i, model in enumerate(index if need(index, list, "model-index", "an array") else []):
         at = f"model-index[{i}]"

@@ -55,6 +55,8 @@ def make(copy: WorkingCopy, recipe: str, base: dict[str, bytes], *given: str) ->
 def plan(copy: WorkingCopy, recipe: str, dataset: str, place: Path, *audits: str) -> dict[str, Any]:
     """What the recipe plans from the corpus at `place` with a base of the true size."""
     base = {"config.json": json.dumps(XLS_R_1B).encode(), "preprocessor_config.json": json.dumps(EXTRACTOR).encode()}
+    # No plan reads the weights.
+    base["model.safetensors"] = b""
     make(
         copy, recipe, base, f"results/runs/{recipe}/plan.json", *(f"results/data/{name}/audit.json" for name in audits),
         "--config", f"datasets={{{dataset}: {{path: {place}}}}}",

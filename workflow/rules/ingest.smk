@@ -55,11 +55,14 @@ rule ingest_model:
     resources:
         mem_mb=1000,
         runtime=120,
+        # A resource, not a parameter: it is only compared.
+        expected_bytes=from_config(stage_settings.ingest_model_runtime),
     params:
         settings=from_config(stage_settings.ingest_model),
+        runs=from_config(stage_settings.ingest_model_runs),
         fingerprint=from_config(sources.base_fingerprint),
         version=stage_version("ingest_model"),
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q}"
-        " --folder {output.folder} --source {output.source} --model {input.model} --selection {input.selection}"
-        " 2>&1 | tee {log}"
+        " --runs {params.runs:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
+        " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

@@ -222,6 +222,7 @@ def test_selection_set_must_be_evaluated(path: str) -> None:
             {"init": {"model_type": "wav2vec2"}, "revision": "main"},
             "`revision` and `expected_bytes` need a `base`",
         ),
+        ({"init": {"model_type": "wav2vec2"}, "target_lang": "tur"}, "`target_lang` needs a `base`"),
     ],
 )
 def test_contradictory_model_section_is_refused(model: dict[str, Any], expected: str) -> None:
@@ -238,8 +239,36 @@ def test_every_base_and_revision_has_its_own_folder() -> None:
         ModelConfig(base=base, revision=revision).base_name
         for base, revision in [("a/b", "v1"), ("a/b", "v2"), ("a_b/c", "v1"), ("./a/b", None), ("/a/b", None)]
     }
-    assert len(names) == 5
+    names |= {ModelConfig(base="a/b", revision="v1", target_lang=each).base_name for each in ("tur", "deu")}
+    assert len(names) == 7
     assert all("/" not in name for name in names)
+
+
+@pytest.mark.parametrize("base", ["results/runs/demo/model", "models", "https://huggingface.co/a/b", "C:\\models"])
+def test_base_is_a_hub_id_or_a_folder(base: str) -> None:
+    message = error("runs.demo.model", {"base": base, "revision": "main"})
+    assert "runs.demo.model.base: this is no id of the Hugging Face Hub" in message
+    assert "a local folder starts with `/`, `./`, `../` or `~`" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("runs.demo.language", "zh-CN", "write `zh`; a locale of Common Voice belongs into `datasets.*.language`"),
+        ("runs.demo.language", False, 'YAML reads `no` as false: write "no", in quotes'),
+        ("runs.demo.card.licence", "LicenseRef-private", "write `other` for a licence that it does not know"),
+        ("datasets.cv.hub_id", "common_voice", "has the form `owner/name`"),
+        ("datasets.cv.hub_id", "/data/cv", "has the form `owner/name`"),
+    ],
+)
+def test_front_matter_is_checked_at_once(key: str, value: object, expected: str) -> None:
+    message = error(key, value)
+    assert f"  {key}: " in message
+    assert expected in message
+
+
+def test_locales_of_common_voice_are_fine_in_a_dataset() -> None:
+    assert load(changed("datasets.cv.language", "sv-SE")).datasets["cv"].language == "sv-SE"
 
 
 def test_source_decides_which_keys_a_dataset_has() -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from material import CHARACTER_TOKENS, language_model
 from speechmill.config.lm import BeamConfig
 from speechmill.core.command import SpeechmillError
+from speechmill.core.files import write_json
 from speechmill.inference import decoders
 from speechmill.inference.decoders import BeamSearch, Weights, decode_all
 from speechmill.lm.lm import LmSettings, build_model, write_spelled

@@ -124,13 +124,90 @@ def test_unreachable_hub_is_reported(
 def test_local_folder_is_copied_with_digests(tmp_path: Path) -> None:
     base = tmp_path / "base"
     (base / "extra").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "notes.md"):
+    for name in ("config.json", "model.safetensors", "notes.md", "extra/model.safetensors", "optimizer.bin"):
         (base / name).write_bytes(FILES.get(name, b"notes"))
     source = fetch_model(ModelConfig(base=str(base)), tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == FILES["model.safetensors"]
-    assert (source["base"], source["revision"], source["commit"]) == (str(base), None, None)
+    # Not the path: the record goes into the folder that is published.
+    assert (source["base"], source["revision"], source["commit"]) == ("base", None, None)
     assert source["sha256"]["config.json"] == hashlib.sha256(FILES["config.json"]).hexdigest()
-    assert set(source["sha256"]) == {"config.json", "model.safetensors", "notes.md"}
+    assert set(source["sha256"]) == {"config.json", "model.safetensors"}
+    assert {path.name for path in (tmp_path / "model").iterdir()} == {"config.json", "model.safetensors"}
+
+
+NEEDED = {
+    "config.json": b'{"model_type": "wav2vec2", "adapter_attn_dim": 16}',
+    "model.safetensors": b"w" * 5000,
+    "vocab.json": as_json({language: {"a": 0} for language in ("abk", "eng", "tur")}).encode(),
+    "tokenizer_config.json": b'{"target_lang": "eng"}',
+}
+OTHERS = {
+    "pytorch_model.bin": b"w" * 5000,
+    "language_model/5gram.bin": b"5" * 20000,
+    "optimizer.bin": b"o" * 10000,
+    "training_args.bin": b"t" * 300,
+    "checkpoint-500/model.safetensors": b"c" * 5000,
+    "onnx/model.onnx": b"x" * 100,
+    **{f"adapter.{lang}.{kind}": b"a" * 900 for lang in ("abk", "eng", "tur") for kind in ("bin", "safetensors")},
+}
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_only_what_is_used_is_fetched(
+    tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str], local: bool
+) -> None:
+    hub.repositories["somebody/mms"] = Repository({NEW: NEEDED | OTHERS}, {"main": NEW})
+    base, revision = "somebody/mms", "main"
+    if local:
+        for name, content in (NEEDED | OTHERS).items():
+            (tmp_path / "mms" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "mms" / name).write_bytes(content)
+        base, revision = str(tmp_path / "mms"), None
+    folder = tmp_path / "model"
+    source = fetch_model(ModelConfig(base=base, revision=revision, target_lang="tur"), folder)
+    used = {*NEEDED, "adapter.tur.safetensors"}
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == used
+    assert source["target_lang"] == "tur"
+    assert source["sha256"] == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in used}
+    downloaded = {request.split("/resolve/")[1].split("/", 1)[1] for request in hub.requests if "/resolve/" in request}
+    assert downloaded == (set() if local else used)
+    size = sum(map(len, NEEDED.values())) + 900
+    left_out = sum(map(len, OTHERS.values())) - 900
+    report = capsys.readouterr().err
+    assert f"mms: 5 files of {size:,} bytes are used; 11 files of {left_out:,} bytes are left out" in report
+    assert "(language_model/5gram.bin, optimizer.bin, " in report
+
+
+def test_expected_bytes_are_compared(tmp_path: Path, hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ModelConfig(base="somebody/wav2vec2-tiny", revision="main")
+    size = sum(len(FILES[name]) for name in WANTED)
+    fetch_model(settings, tmp_path / "model", expected_bytes=round(1.04 * size))
+    assert "expected_bytes" not in capsys.readouterr().err
+    fetch_model(settings, tmp_path / "model", expected_bytes=3_850_000_000)
+    assert (
+        f"model.expected_bytes is 3,850,000,000, but somebody/wav2vec2-tiny has {size:,} bytes: set it to {size}"
+        in (capsys.readouterr().err)
+    )
+
+
+def test_cached_base_needs_no_network(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    ingest(tmp_path, "somebody/wav2vec2-tiny", NEW)
+    before = read_json(tmp_path / "model.json")
+    with served(Hub({})) as stopped:
+        pass  # its port is closed again
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", stopped.url)
+    ingest(tmp_path, "somebody/wav2vec2-tiny", NEW)
+    assert read_json(tmp_path / "model.json") == before
+
+
+def test_run_that_needs_a_language_is_named(tmp_path: Path, hub: Hub) -> None:
+    hub.repositories["somebody/mms"] = Repository({NEW: NEEDED | OTHERS}, {"main": NEW})
+    settings = ModelConfig(base="somebody/mms", revision="main")
+    with pytest.raises(SpeechmillError, match=r"runs\.mine\.model\.target_lang: somebody/mms holds 3 languages"):
+        fetch_model(settings, tmp_path / "model", {"mine": {"language": "tr", "trains": True}})
+    # Before gigabytes are downloaded.
+    assert not any("model.safetensors" in request for request in hub.requests)
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -1,6 +1,7 @@
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ SETTINGS = CardSettings.model_validate(
         "card": {"title": "A demo", "description": "It is small.", "uses": "None.", "tags": ["demo"]},
         "base": "somebody/wav2vec2-tiny",
         "base_run": None,
+        "base_model": "somebody/wav2vec2-tiny",
         "train": ["cv-train", "cv-other"],
         "text": {},
         "select": {"set": "cv-dev", "decoder": "greedy", "metric": "wer"},
@@ -346,6 +348,34 @@ def test_card_shows_selected_scores_and_base_commit(written: Path) -> None:
     text = (written / "README.md").read_text()
     for part in ("- Loss: 0.2469", "- Wer: 0.1235", "- Cer: 0.0309", "commit `c0ffee`", "- learning_rate: 5e-05"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "base", "front", "sentence"),
+    [
+        (
+            {"base": "facebook/mms-1b-all", "base_model": "facebook/mms-1b-all"},
+            {"commit": "c0ffee", "target_lang": "tur"},
+            "facebook/mms-1b-all",
+            "[facebook/mms-1b-all](https://huggingface.co/facebook/mms-1b-all) (commit `c0ffee`, language `tur`) on",
+        ),
+        ({"base": "mine", "base_model": None}, {"commit": None}, None, "a fine-tuned version of `mine` on"),
+        (
+            {"base": None, "base_run": "first", "base_model": "a/b"},
+            {"step": 7, "sha256": {"model.safetensors": "5"}},
+            "a/b",
+            "a fine-tuned version of the model of the run `first` (step 7, sha256 of its weights `5`) on",
+        ),
+    ],
+    ids=["a language of the Hub's", "folder", "run"],
+)
+def test_front_matter_has_only_bases_of_the_hub(
+    written: Path, settings: dict[str, Any], base: dict[str, Any], front: str | None, sentence: str
+) -> None:
+    found = evidence.read(written)
+    text = render(card_context(replace(found, settings=found.settings.model_copy(update=settings), base=base)))
+    assert yaml.safe_load(text.split("---")[1]).get("base_model") == front
+    assert sentence in text
 
 
 def test_card_lists_characters_outside_vocabulary(written: Path) -> None:

@@ -330,12 +330,34 @@ def test_offline_variable_is_named(hub: Hub, model: Path, monkeypatch: pytest.Mo
 
 
 def test_card_refused_by_the_hub_creates_nothing(hub: Hub, tmp_path: Path) -> None:
-    card = CARD.replace("apache-2.0", "my-own-licence").encode()
+    card = CARD.replace("license: apache-2.0", "license: apache-2.0\nmetrics: 5").encode()
     model = model_folder(tmp_path / "model", **{"README.md": card})
-    check(model, SETTINGS)  # only the Hub knows which licences are valid
-    with pytest.raises(SpeechmillError, match=r'README\.md: the Hub refuses .* "license" must be one of \[apache-2'):
+    check(model, SETTINGS)  # not all that the Hub requires is known
+    with pytest.raises(SpeechmillError, match=r'README\.md: the Hub refuses .* "metrics" must be a string or an array'):
         publish(model, SETTINGS)
     assert hub.repositories == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "refused", "advice"),
+    [
+        ("language: ru", "language: ru-RU", '"language" with value "ru-RU" is not valid', "language: ru-RU: .* `ru`"),
+        ("language: ru", "language: [ru, zh_CN]", r'"language\[1\]" with value "zh_CN"', "language: zh_CN: .* `zh`"),
+        ("apache-2.0", "LicenseRef-private", '"license" must be one of', "license: LicenseRef-private: .* `other`"),
+        ("apache-2.0", "Apache-2.0", '"license" must be one of', "license: Apache-2.0: .* `apache-2.0`"),
+        ("library_name:", "base_model: ./base\nlibrary_name:", '"base_model" with value', "base_model: ./base: "),
+        ("library_name:", "datasets: [/tmp]\nlibrary_name:", r'"datasets\[0\]" with value "/tmp"', "datasets: /tmp: "),
+    ],
+)
+def test_dry_run_finds_what_the_hub_would_refuse(
+    hub: Hub, tmp_path: Path, old: str, new: str, refused: str, advice: str
+) -> None:
+    model = model_folder(tmp_path / "model", **{"README.md": CARD.replace(old, new).encode()})
+    with pytest.raises(SpeechmillError, match=f"the Hub would refuse the front matter(.|\n)*{advice}"):
+        check(model, SETTINGS)
+    assert hub.requests == []
+    with pytest.raises(SpeechmillError, match=f"the Hub refuses the front matter(.|\n)*{refused}"):
+        publish(model, SETTINGS)
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,18 @@
 from pydantic import Field
 
 from speechmill.config.base import Section
+from speechmill.config.hub_metadata import HubLicence
 
 
 class CardConfig(Section):
     """Text of the model card; all figures in it come from the run."""
 
     title: str = Field(description="title of the card and name of the model in its model-index")
-    licence: str = Field("apache-2.0", description="licence of the model, as an identifier of the Hugging Face Hub")
+    licence: HubLicence = Field(
+        "apache-2.0",
+        description="licence of the model, as an identifier of the Hugging Face Hub; `other` for one that it does not"
+        " know",
+    )
     description: str = Field(description="what the model is: the card's section `Model description`")
     uses: str = Field(
         description="what the model is and is not meant for: the card's section `Intended uses & limitations`"

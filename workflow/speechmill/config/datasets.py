@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from speechmill.config.base import Name, Section
+from speechmill.config.hub_ids import HubId
 from speechmill.config.shards import Resampler
 
 
@@ -99,7 +100,7 @@ class CommonVoice(_Archive):
     """A Common Voice release, 6 to 27: the archive as published by Mozilla, or the folder it was unpacked to."""
 
     source: Literal["common_voice"] = Field(description="the corpus is a Common Voice release")
-    language: str = Field(description="locale, the name of the folder in the archive, such as `ru`")
+    language: str = Field(description="locale, the name of the folder in the archive, such as `ru` or `sv-SE`")
 
 
 class Zeroth(_Archive):
@@ -223,7 +224,7 @@ class _StoredDataset(Section):
     name: str = Field(description="name of the corpus, as shown in the card")
     version: str = Field("", description="release of the corpus")
     licence: str = Field(description="licence of the corpus, an SPDX identifier such as `CC0-1.0`")
-    hub_id: str | None = Field(
+    hub_id: HubId | None = Field(
         None,
         description="id of the corpus on the Hugging Face Hub, for `datasets` and `model-index` of the card",
     )
@@ -366,7 +367,7 @@ class ZerothDataset(Zeroth, _StoredDataset):
 class HubDataset(Hub, _StoredDataset):
     """A dataset whose source is the Hugging Face Hub."""
 
-    hub_id: str | None = Field(None, description="id of the dataset, `owner/name`")
+    hub_id: HubId | None = Field(None, description="id of the dataset, `owner/name`")
 
 
 class FolderDataset(Folder, _StoredDataset):

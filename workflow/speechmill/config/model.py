@@ -1,12 +1,15 @@
 """Section `runs.*.model`: the weights that training starts from."""
 
 import hashlib
+import os
 import re
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from speechmill.config.base import Section
+from speechmill.config.hub_ids import check_hub_id
 
 
 class ModelConfig(Section):
@@ -23,6 +26,13 @@ class ModelConfig(Section):
     revision: str | None = Field(
         None,
         description="commit, tag or branch of a Hub id; resolved to a commit at download, which is recorded",
+    )
+    target_lang: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="language of a base that holds several, each with its own adapter, head and vocabulary, such as"
+        " MMS: the code of ISO 639-3 in the names of its adapters, such as `tur` or `azj-script_latin`; required if the"
+        " base has the language of the run, and for scoring",
     )
     init: dict[str, Any] | None = Field(
         None,
@@ -47,9 +57,21 @@ class ModelConfig(Section):
             raise ValueError("`config` overrides settings of a base model: with `init`, put all settings there")
         if self.base is None and (self.revision or self.expected_bytes):
             raise ValueError("`revision` and `expected_bytes` need a `base`")
+        if self.base is None and self.target_lang:
+            raise ValueError("`target_lang` needs a `base`: the model of a run has one language")
         if self.base is not None and not self.base_is_folder and self.revision is None:
             raise ValueError(f"add a `revision` for the Hub id {self.base}, so that the run is reproducible")
         return self
+
+    @field_validator("base")
+    @classmethod
+    def _folder_or_hub_id(cls, base: str | None) -> str | None:
+        if base is not None and not _is_folder(base):
+            try:
+                check_hub_id(base)
+            except ValueError as error:
+                raise ValueError(f"{error}; a local folder starts with `/`, `./`, `../` or `~`") from None
+        return base
 
     @property
     def has_base(self) -> bool:
@@ -59,13 +81,30 @@ class ModelConfig(Section):
     @property
     def base_is_folder(self) -> bool:
         """Whether `base` is a path, not a Hub id."""
-        return self.base is not None and self.base.startswith(("/", "./", "../", "~"))
+        return self.base is not None and _is_folder(self.base)
+
+    @property
+    def base_title(self) -> str | None:
+        """The Hub id of the base, or the name of its folder, for files that are passed on."""
+        if self.base is None or not self.base_is_folder:
+            return self.base
+        return os.path.basename(os.path.abspath(Path(self.base).expanduser()))  # noqa: PTH100, PTH119 (without links)
+
+    @property
+    def base_without_location(self) -> str | None:
+        """The Hub id of the base, or its folder as if it lay in the working folder."""
+        return f"./{self.base_title}" if self.base_is_folder else self.base
 
     @property
     def base_name(self) -> str:
-        """The name of the base model's folder below `results/models`, unique for each base and revision."""
+        """The name of the base model's folder below `results/models`, unique for each base, revision and language."""
         if self.run is not None:
             return f"run-{self.run}"
-        key = hashlib.sha256(f"{self.base}@{self.revision}".encode()).hexdigest()[:8]
+        language = "" if self.target_lang is None else f"#{self.target_lang}"
+        key = hashlib.sha256(f"{self.base}@{self.revision}{language}".encode()).hexdigest()[:8]
         readable = re.sub(r"[^A-Za-z0-9.]+", "_", (self.base or "").strip("./~"))[-60:]
         return f"{readable}-{key}"
+
+
+def _is_folder(base: str) -> bool:
+    return base.startswith(("/", "./", "../", "~"))

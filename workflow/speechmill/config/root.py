@@ -14,6 +14,7 @@ from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import Dataset
 from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
 from speechmill.config.finetune import Device, FinetuneConfig
+from speechmill.config.hub_metadata import HubLanguage
 from speechmill.config.languages import separates_words
 from speechmill.config.leakage import LeakageConfig
 from speechmill.config.lm import LmUnit
@@ -52,9 +53,10 @@ class Run(Section):
         description="with `none`, the model of `model.base` or `model.run` is only scored, with its own vocabulary;"
         " `train`, `plan`, `finetune`, `card` and all other keys for training must be absent",
     )
-    language: str = Field(
-        description="language code in the card, such as `ru`; for a language without spaces between words, such as"
-        " `zh` or `th`, it changes the defaults of `select.metric` and `evaluation.lm.unit`"
+    language: HubLanguage = Field(
+        description="language code in the card, of ISO 639-1, -2 or -3, such as `ru`; the Hugging Face Hub takes no"
+        " locales, such as `sv-SE`, which belong into `datasets.*.language`; for a language without spaces between"
+        " words, such as `zh` or `th`, it changes the defaults of `select.metric` and `evaluation.lm.unit`"
     )
     device: Device = Field("gpu", description="device for the model; `auto` uses a GPU if there is one")
     gpus: int = Field(

@@ -50,7 +50,23 @@ def location(config: Config, dataset: str) -> str:
 def ingest_model(config: Config, model: str) -> str:
     """Return the base model with this folder name; changes of its configuration belong to later stages."""
     section = base_config(config, model)
-    return _json({"base": section.base, "run": section.run, "revision": section.revision})
+    return _json(section.model_dump(include={"base", "run", "revision", "target_lang"}))
+
+
+def ingest_model_runs(config: Config, model: str) -> str:
+    """Return the language of each run that starts from a base model, and whether it trains."""
+    return _json(
+        {
+            name: {"language": run.language, "trains": run.trains}
+            for name, run in config.runs.items()
+            if run.model.base is not None and run.model.base_name == model
+        }
+    )
+
+
+def ingest_model_runtime(config: Config, model: str) -> int:
+    """Return the size that the configuration expects of a base model, or 0; it is only compared to the real one."""
+    return base_config(config, model).expected_bytes or 0
 
 
 def shards(config: Config, dataset: str) -> str:
@@ -288,8 +304,9 @@ def card(config: Config, run: str) -> str:
             "run": run,
             "language": section.language,
             **section.model_dump(include={"card", "reference_card"}),
-            "base": section.model.base,
+            "base": section.model.base_title,
             "base_run": section.model.run,
+            "base_model": _hub_base(config, run),
             "train": section.train,
             "text": section.text.model_dump(),
             "select": _selection(section),
@@ -320,9 +337,12 @@ def reproduction(config: Config, run: str) -> str:
     for dataset in chosen["datasets"].values():
         if "path" in dataset and not dataset["path"].startswith(SPOKEN):
             dataset["path"] = Path(dataset["path"]).name
-    for each in chosen["runs"].values():
+    for name, each in chosen["runs"].items():
         # Who reproduces a run does not upload it to the same repository.
         each.pop("publish", None)
+        model = config.runs[name].model
+        if model.base_is_folder:
+            each["model"]["base"] = model.base_without_location
     return json.dumps({key: value for key, value in chosen.items() if value}, ensure_ascii=False)
 
 
@@ -335,7 +355,15 @@ def _language_model(config: Config, run: str) -> LmConfig:
 def _start(section: Run) -> str:
     if section.model.run is not None:
         return f"the run {section.model.run}"
-    return section.model.base or "random weights"
+    return section.model.base_title or "random weights"
+
+
+def _hub_base(config: Config, run: str) -> str | None:
+    """Return the Hub id of the model that a run starts from, perhaps through other runs; None if it is not there."""
+    model = config.runs[run].model
+    while model.run is not None:
+        model = config.runs[model.run].model
+    return None if model.base_is_folder else model.base
 
 
 def _title(config: Config, set_name: str) -> str:
@@ -363,8 +391,10 @@ def _selection(section: Run) -> dict[str, Any]:
 
 
 def _model(section: Run) -> dict[str, Any]:
-    # Its expected size is for the forecast alone.
-    return section.model.model_dump(exclude={"expected_bytes"})
+    # Its expected size is for the forecast alone; its language decides what is stored of it. The record of the training
+    # contains these settings, and is published.
+    settings = section.model.model_dump(exclude={"expected_bytes", "target_lang"})
+    return settings | {"base": section.model.base_without_location}
 
 
 def _json(value: Any) -> str:

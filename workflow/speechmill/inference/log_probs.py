@@ -350,14 +350,17 @@ def vocabulary(model: PreTrainedModel, processor: Processor) -> list[str]:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return the sha256 of the weights of a model; of the concatenated digests if there are several files."""
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    """Return the sha256 of the weights of a model; of the concatenated digests if there are several files.
+
+    The file with the adapters of a language belongs to the weights.
+    """
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         raise SpeechmillError(
             f"{folder} contains no weights, neither *.safetensors nor pytorch_model*.bin; if files were deleted from"
             " it, delete it and run snakemake again, otherwise choose a model with such weights"
         )
-    digests = [file_digest(file) for file in files]
+    digests = [file_digest(file) for file in [*files, *folder.glob("adapter.*")]]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

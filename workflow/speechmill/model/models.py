@@ -140,8 +140,9 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     """Return a CTC model with the weights of `base`, or with random weights from torch's generator without a base.
 
     The head of the base is kept if its vocabulary contains every entry of `vocab`, in any order. Otherwise the head is
-    initialised anew, and so are the adapters of a model that has them, since both are specific to a language. A line
-    on stderr reports which of the two happened.
+    initialised anew, and so are the adapters of a model that has them, since both are specific to a language; adapters
+    of the run's own language, which the base has where `target_lang` names it, are kept. A line on stderr reports which
+    of these happened.
 
     Raises:
         SpeechmillError: The weights of the base cannot be read.
@@ -156,11 +157,12 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
         model, loading = AutoModelForCTC.from_pretrained(
             base, config=stored_config, dtype=torch.float32, output_loading_info=True
         )
+    has_own_adapters = _load_adapter(model, base)
     name, characters = head_name(model), set(vocab) - {PAD, UNKNOWN, SPACE}
     old_head = getattr(model, name)
     head = _resized_head(old_head, len(vocab))
     has_head = f"{name}.weight" not in loading["missing_keys"]
-    base_vocab = _base_vocabulary(base, stored_config.vocab_size) if has_head else {}
+    base_vocab = _base_vocabulary(base, model.config.vocab_size) if has_head else {}
     if set(vocab) <= set(base_vocab):
         rows = torch.tensor([base_vocab[token] for token in sorted(vocab, key=vocab.__getitem__)])
         with torch.no_grad():
@@ -168,7 +170,7 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
             head.bias.copy_(old_head.bias[rows])
         outcome = "head of the base kept: it has all of them"
     else:
-        new_modules = [head, *adapters(model)]
+        new_modules = [head, *([] if has_own_adapters else adapters(model))]
         for module in new_modules:
             _initialise(model, module)
         reason = f"the base's has {len(characters & set(base_vocab))} of them" if has_head else "the base has none"
@@ -177,6 +179,20 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     setattr(model, name, head)
     model.config.vocab_size = len(vocab)
     return model  # type: ignore[no-any-return]
+
+
+def _load_adapter(model: PreTrainedModel, folder: Path) -> bool:
+    """Load the adapters and the head of the language of a base, and return whether it has a file with them.
+
+    The stage `ingest_model` stores at most one such file.
+    """
+    for file in folder.glob("adapter.*"):
+        try:
+            model.load_adapter(file.stem.removeprefix("adapter."), use_safetensors=file.suffix == ".safetensors")
+        except OSError as error:
+            raise corrupt_file_error(file, f"cannot be read ({error})") from error
+        return True
+    return False
 
 
 def head_name(model: PreTrainedModel) -> str:
@@ -232,11 +248,15 @@ def load_processor(folder: Path) -> Processor:
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
     """Return a checkpoint's model, in evaluation mode, and its processor, as plain transformers loads them.
 
+    A base with several languages is loaded with the adapters and the head of the one that it was stored for.
+
     Raises:
         SpeechmillError: The weights cannot be read.
     """
     with _report_corrupt_weights(folder):
-        return AutoModelForCTC.from_pretrained(folder).eval(), load_processor(folder)
+        model = AutoModelForCTC.from_pretrained(folder)
+    _load_adapter(model, folder)
+    return model.eval(), load_processor(folder)
 
 
 @contextmanager
@@ -250,7 +270,7 @@ def _report_corrupt_weights(folder: Path) -> Iterator[None]:
             raise
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])[0]
+        weights = sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")])[0]
         raise corrupt_file_error(weights, f"cannot be read ({error})") from error
 
 

@@ -74,7 +74,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "front_matter": front_matter(
             language=settings.language,
             licence=settings.card.licence,
-            base=settings.base,
+            base=settings.base_model,
             tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
             datasets=[dataset.hub_id for dataset in settings.datasets.values() if dataset.hub_id],
             metrics=["wer", "cer"],

@@ -34,7 +34,10 @@ class CardSettings(BaseModel):
     language: str
     card: CardConfig
     base: str | None
+    """The Hub id of the base model, or the name of its folder."""
     base_run: str | None
+    base_model: str | None
+    """The Hub id of the model that the run starts from, perhaps through other runs."""
     train: list[str]
     text: TextConfig
     select: SelectConfig

@@ -27,6 +27,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]  # re-exported
 )
 from pydantic import ValidationError
 
+from speechmill.config.hub_metadata import front_matter_errors
 from speechmill.config.publish import PublishConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import file_digest, read_json
@@ -54,7 +55,7 @@ def check(folder: Path, settings: PublishConfig) -> None:
     Raises:
         SpeechmillError: The name of the repository is not valid, the folder differs from its manifest, a file contains
             a secret, a file contains audio although a corpus of the run does not explicitly allow its redistribution,
-            or the front matter of the card is not valid.
+            or the Hub would refuse the front matter of the card.
     """
     try:
         validate_repo_id(settings.repo)
@@ -78,7 +79,12 @@ def check(folder: Path, settings: PublishConfig) -> None:
                 f"{folder} contains audio, which must not be redistributed ({reason}); remove it and build the card"
                 " again:" + _bullets(audio)
             )
-    _load_card(folder)
+    errors = front_matter_errors(vars(_load_card(folder).data))
+    if errors:
+        raise SpeechmillError(
+            f"{folder / _CARD}: the Hub would refuse the front matter; change the configuration, and build the card"
+            " again:" + _bullets(errors)
+        )
 
 
 def format_dry_run(folder: Path, settings: PublishConfig) -> str:

@@ -101,6 +101,6 @@ def folder_tokens(folder: Path) -> Tokens:
     """Return the tokens that the language model in `folder` was built for."""
     about = read_json(folder / ABOUT)
     by_id = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    # Models published by release 0.1.0 do not list their special tokens, and have no other tokens of several characters.
+    # Models of release 0.1.0 do not list their special tokens, and have no other tokens of several characters.
     special = about.get("special") or [token for token in by_id if len(token) > 1]
     return Tokens(by_id, about["blank"], about["separator"], frozenset(special) - {about["blank"], about["separator"]})
