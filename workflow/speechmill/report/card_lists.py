@@ -100,7 +100,7 @@ def _difference(row: dict[str, Any]) -> str:
     if row["interval"] is None:
         return f"{difference}; no confidence interval: {row['why']}"
     low, high = map(points, row["interval"])
-    p = "p ≤ 0.001" if row["p_value"] <= 0.001 else f"p = {row['p_value']:.3f}"
+    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
     return f"{difference}, {INTERVAL} {low} to {high}, {p}"
 
 
@@ -149,6 +149,8 @@ def _extremes(rows: Iterable[dict[str, Any]], what: str, unit: str = "") -> str:
     if len(known) < 2:
         return ""
     highest, lowest = max(known, key=lambda row: row["wer"]), min(known, key=lambda row: row["wer"])
+    if percentage(highest["wer"]) == percentage(lowest["wer"]):
+        return f"WER by {what}: {percentage(lowest['wer'])}% in each of {len(known)} groups"
     return f"WER by {what}: highest for {_group(highest, unit)}; lowest for {_group(lowest, unit)}"
 
 
@@ -162,6 +164,8 @@ def _speakers(rows: Iterable[dict[str, Any]]) -> str:
     if len(known) < 2:
         return ""
     lowest, median, highest = map(percentage, (known[0], known[len(known) // 2], known[-1]))
+    if lowest == highest:
+        return f"WER by speaker: {lowest}% for each of {len(known):,} speakers"
     return f"WER by speaker: from {lowest}% to {highest}% over {len(known):,} speakers, median {median}%"
 
 

@@ -1,7 +1,7 @@
 """The Markdown tables of a model card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from speechmill.config.evaluation import Protocol
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
-from speechmill.scoring.error_rates import CONFIDENCE
+from speechmill.scoring.intervals import CONFIDENCE
 
 NOT_KEPT = "†"
 """The mark of a WER that was measured during training, for a checkpoint that was not kept."""
@@ -82,7 +82,7 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
                 settings.set_title(str(row["set"])),
                 str(row["decoder"]),
                 percentage(row["wer"]),
-                f"{100 * row['wer_low']:.2f} – {100 * row['wer_high']:.2f}",
+                _interval(row),
                 percentage(row["cer"]),
                 fixed(row["loss"], 4),
                 f"{row['clips_scored']} / {row['clips_expected']}",
@@ -90,6 +90,13 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
             ]
         )
     return markdown_table(rows)
+
+
+def _interval(row: dict[Hashable, Any]) -> str:
+    """Return the confidence interval of the WER, or a dash with the reason if there is none."""
+    if not pd.isna(row["no_interval"]):
+        return f"– ({row['no_interval']})"
+    return f"{percentage(row['wer_low'])} – {percentage(row['wer_high'])}"
 
 
 def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> str:
@@ -113,7 +120,7 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> str:
             row["second"]["decoder"],
             *map(percentage, row["wer"]),
             "–" if row["difference"] is None else points(row["difference"]),
-            "–" if row["interval"] is None else " to ".join(map(points, row["interval"])),
+            f"– ({row['why']})" if row["interval"] is None else " to ".join(map(points, row["interval"])),
         ]
         for row in breakdown["comparisons"]
         if row["kind"] == "effect"

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from speechmill.core.page import COLOURS, save_figure
-from speechmill.scoring.error_rates import CONFIDENCE
+from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set
 
 Title = Callable[[str], str]
