@@ -528,7 +528,7 @@ def test_card_compares_other_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
     assert (
         "Other checkpoints on Common Voice 8.0 dev, greedy decoding; differences are the WER of the selected checkpoint"
         " minus theirs:\n- step 100 (previous checkpoint): WER 90.00%, difference −70.00 points, 95% CI −80.00 to"
-        " −60.00, p ≤ 0.001\n- step 300 (last checkpoint): WER 25.00%, "
+        " −60.00, p = 0.001\n- step 300 (last checkpoint): WER 25.00%, "
     ) in text
     assert "WER 70.00%" not in text  # on another set
 
