@@ -76,7 +76,21 @@ def test_unknown_speakers_are_separate_groups() -> None:
     _, separate = score_texts(references, hypotheses, speakers=[f"{i}" for i in range(20)])
     _, two = score_texts(references, hypotheses, speakers=["one"] * 10 + ["other"] * 10)
     assert unknown["wer_ci95"] == separate["wer_ci95"]
-    assert two["wer_ci95"] == [0, 1]
+    assert two["wer_ci95"][1] - two["wer_ci95"][0] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("references", "speakers", "why"),
+    [
+        (["раз два", "три", ""], ["one"] * 3, "one speaker"),
+        (["раз два"], [None], "one clip"),
+        (["", ""], ["one", "two"], "the references have no words"),
+        (["раз", "два", ""], ["one", "one", "two"], "one speaker with words"),
+    ],
+)
+def test_missing_interval_has_a_reason(references: list[str], speakers: list[str | None], why: str) -> None:
+    _, scores = score_texts(references, ["ой"] * len(references), speakers=speakers)
+    assert (scores["wer_ci95"], scores["cer_ci95"], scores["no_interval"]) == ([None] * 2, [None] * 2, why)
 
 
 def test_subset_scores() -> None:

@@ -102,6 +102,8 @@ def test_interval_of_one_speaker_is_null_with_reason(tmp_path: Path) -> None:
     assert (rows["one"]["interval"], rows["one"]["why"], rows["one"]["words"]) == (None, "one speaker", 5)
     alone = score_clips(loaded(tmp_path, [clip("a", "раз", "два", speaker=None)]))
     assert (alone["wer"], alone["interval"], alone["why"]) == (1.0, None, "one clip")
+    silent = [clip("a", "раз", "два", "one"), clip("b", "три", "три", "one"), clip("c", "", "ой", "two")]
+    assert score_clips(loaded(tmp_path, silent))["why"] == "one speaker with words"
 
 
 def test_group_without_words_has_null_wer(tmp_path: Path) -> None:
@@ -208,7 +210,9 @@ def test_decoders_checkpoints_and_effects_are_compared(tables: dict[System, Any]
     assert rows["decoders"]["rates"] == [0.2, 0.0]
     assert rows["decoders"]["difference"] == pytest.approx(-0.2)
     assert rows["decoders"]["second"] == {"set": "cv-test", "step": 2, "decoder": "lm"}
-    assert rows["decoders"]["interval"][1] <= 0
+    # Two of five speakers are better: -0.2 ± 2.776 · √(0.06 / 5) of a t-test.
+    assert rows["decoders"]["interval"] == pytest.approx([-0.54, 0.14], abs=0.001)
+    assert rows["decoders"]["p_value"] == pytest.approx(0.178, abs=0.001)
     assert (rows["checkpoints"]["first"]["step"], rows["checkpoints"]["second"]["step"]) == (1, 2)
     assert rows["effect"]["second"]["set"] == "cv-test-noise"
     assert rows["effect"]["difference"] == pytest.approx(0.8)

@@ -27,6 +27,7 @@ from speechmill.report.card_context import (
 )
 from speechmill.report.card_lists import (
     drawn_splits,
+    error_analysis,
     language_model_effects,
     robust_speech_event_sets,
     text_rules,
@@ -79,7 +80,7 @@ def scores(*rows: tuple[int, str, float]) -> pd.DataFrame:
             **dict.fromkeys(COLUMNS, 0),
             "run": "demo", "step": step, "set": name, "decoder": "greedy", "protocol": "plain",
             "outside_vocabulary": "q ё", "unavailable": None,
-            "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01, "loss": wer * 2,
+            "no_interval": None, "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01, "loss": wer * 2,
             "cer": wer / 4, "cer_low": wer / 5, "cer_high": wer / 3,
             "clips_scored": 9, "clips_expected": 10, "reference_words": 1234,
             "wer_plain": wer, "cer_plain": wer / 4, "wer_robust_speech_event": None, "cer_robust_speech_event": None,
@@ -173,6 +174,13 @@ def test_results_show_interval_and_unreadable_clips() -> None:
     assert "Common Voice 8.0 dev" in text
     assert "11.35 – 13.35" in text
     assert "9 / 10" in text
+
+
+def test_missing_interval_is_a_dash_with_the_reason() -> None:
+    no_interval = {"no_interval": "one speaker", "wer_low": float("nan"), "wer_high": float("nan")}
+    text = results_table(SETTINGS, BEST.assign(**no_interval))
+    assert text.count("| – (one speaker) |") == len(BEST)
+    assert "nan" not in text
 
 
 def test_data_table_lists_used_and_excluded_clips() -> None:
@@ -491,13 +499,32 @@ def test_card_omits_sections_without_content(written: Path) -> None:
         assert heading not in text
 
 
+def test_equal_groups_have_no_highest_and_lowest() -> None:
+    breakdown = breakdown_of()
+    groups = breakdown["sets"]["cv-dev"]["greedy"]["groups"]
+    groups["seconds"] = [group("under 2", 0.0), group("2 and more", 0.0)]
+    groups["gender"] = [group("female", 0.2), group("male", 0.20001), group("other", 0.2)]
+    groups["speaker"] = [group("s1", 0.1), group("s2", 0.1)]
+    (lines,) = error_analysis(breakdown, "greedy", SETTINGS.set_title).values()
+    assert lines[:3] == [
+        "WER by clip length: 0.00% in each of 2 groups",
+        "WER by gender: 20.00% in each of 3 groups",
+        "WER by speaker: 10.00% for each of 2 speakers",
+    ]
+
+
 @pytest.mark.parametrize(
     ("wer", "interval", "p", "sentence"),
     [
         (
             (0.2, 0.15), (-0.07, -0.02), 0.001,
             "the language model lowers WER from 20.00% to 15.00%"
-            " (difference −5.00 points, 95% CI −7.00 to −2.00, p ≤ 0.001).",
+            " (difference −5.00 points, 95% CI −7.00 to −2.00, p = 0.001).",
+        ),
+        (
+            (0.2, 0.1), (-0.12, -0.08), 3.1e-9,
+            "the language model lowers WER from 20.00% to 10.00%"
+            " (difference −10.00 points, 95% CI −12.00 to −8.00, p < 0.001).",
         ),
         (
             (0.2, 0.19), (-0.03, 0.01), 0.412,
@@ -595,7 +622,7 @@ def test_card_compares_other_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
     assert (
         "Other checkpoints on Common Voice 8.0 dev, greedy decoding; differences are the WER of the selected checkpoint"
         " minus theirs:\n- step 100 (previous checkpoint): WER 90.00%, difference −70.00 points, 95% CI −80.00 to"
-        " −60.00, p ≤ 0.001\n- step 300 (last checkpoint): WER 25.00%, "
+        " −60.00, p = 0.001\n- step 300 (last checkpoint): WER 25.00%, "
     ) in text
     assert "WER 70.00%" not in text  # on another set
 
@@ -629,7 +656,7 @@ def test_perturbed_copies_have_a_table_and_a_plot(tmp_path: Path, monkeypatch: p
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "| gsm" in line]
     assert cells == [
         ["Our own test", "gsm", "greedy", "50.00", "60.00", "+10.00", "+5.00 to +15.00"],
-        ["Our own test", "gsm", "lm", "40.00", "50.00", "+10.00", "–"],
+        ["Our own test", "gsm", "lm", "40.00", "50.00", "+10.00", "– (one speaker)"],
     ]
     assert "(plots/robustness.png)" in text
     assert (tmp_path / "card.html").read_text().count("data:image/png") == 4
@@ -667,6 +694,16 @@ def test_set_with_a_single_score_has_an_interval(tmp_path: Path, monkeypatch: py
         monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path)
     )
     assert [len(axes.collections) for axes in figure.axes] == [2, 2]  # a band and a bar
+
+
+def test_set_without_interval_is_plotted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = dict.fromkeys(("wer_low", "wer_high", "cer_low", "cer_high"), float("nan"))
+    frame = scores((100, "cv-dev", 0.4), (200, "cv-dev", 0.3), (200, "own-test", 0.5), (200, "own-test-gsm", 0.6))
+    frame = frame.assign(**ends)
+    figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {}, SETTINGS.set_title, 200, tmp_path / "wer"))
+    assert [100 * 0.5] in [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
+    figure = plotted(monkeypatch, lambda: plot_robustness(frame, SETTINGS.set_title, tmp_path / "robustness"))
+    assert [line.get_marker() for line in figure.axes[0].get_lines()].count("o") == 1
 
 
 def test_breakdown_plot_has_every_set_and_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ from speechmill.scoring.summary import summarise
 def metrics(folder: Path, run: str, step: int, name: str, decoder: str = "greedy", **changes: Any) -> Path:
     """Write `metrics.json` of a checkpoint on a set; the WER is a hundredth of the step unless `changes` has it."""
     wer = changes.pop("wer", step / 100)
-    totals = {"wer": wer, "cer": wer and wer / 2, "wer_ci95": [0.1, 0.9], "cer_ci95": [0.0, 0.5]}
+    totals = {"wer": wer, "cer": wer and wer / 2, "wer_ci95": [0.1, 0.9], "cer_ci95": [0.0, 0.5], "no_interval": None}
     counts = dict.fromkeys(("substitutions", "deletions", "insertions", "reference_words"), 1)
     value = {
         "run": run, "step": step, "set": name, "decoder": decoder, "protocol": "plain", **totals, **counts,

@@ -2,12 +2,11 @@ import random
 from collections.abc import Sequence
 
 import jiwer
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechmill.scoring.error_rates import Counts, bootstrap_interval, count, rate
+from speechmill.scoring.error_rates import Counts, count, rate
 
 WORDS = st.lists(st.sampled_from(["раз", "два", "три", "a", "ab", "ёж", "한"]), max_size=8).map(" ".join)
 
@@ -114,68 +113,3 @@ def test_rate_of_empty_reference() -> None:
 def test_unequal_lengths_are_rejected() -> None:
     with pytest.raises(ValueError, match="shorter"):
         count(["раз", "два"], ["раз"])
-
-
-def random_clips(speakers: int, seed: int) -> tuple[list[int], list[int], list[str]]:
-    """The errors, words and speakers of 20 clips of each of `speakers`, who have different error rates."""
-    rng = random.Random(seed)
-    errors, words, groups = [], [], []
-    for speaker in range(speakers):
-        difficulty = rng.uniform(0, 0.6)
-        for _ in range(20):
-            words.append(rng.randint(1, 10))
-            errors.append(sum(rng.random() < difficulty for _ in range(words[-1])))
-            groups.append(f"speaker {speaker}")
-    return errors, words, groups
-
-
-@given(st.integers(0, 10**6))
-def test_interval_contains_point_estimate(seed: int) -> None:
-    errors, words, groups = random_clips(10, seed)
-    low, high = bootstrap_interval(errors, words, groups, seed=0)
-    assert 0 <= low <= rate(sum(errors), sum(words)) <= high
-
-
-def test_interval_depends_only_on_data_and_seed() -> None:
-    clips = random_clips(10, seed=1)
-    assert bootstrap_interval(*clips, seed=0) == bootstrap_interval(*clips, seed=0)
-    assert bootstrap_interval(*clips, seed=0) != bootstrap_interval(*clips, seed=1)
-
-
-def test_speakers_are_resampled_instead_of_clips() -> None:
-    errors, words, groups = random_clips(10, seed=1)
-    low, high = bootstrap_interval(errors, words, groups, seed=0)
-    low_by_clip, high_by_clip = bootstrap_interval(errors, words, range(len(words)), seed=0)
-    assert high - low > 1.5 * (high_by_clip - low_by_clip)
-
-
-def test_single_speaker_gives_zero_width_interval() -> None:
-    # All bootstrap samples are the same.
-    assert bootstrap_interval([1, 0], [2, 2], ["a", "a"], seed=0) == (0.25, 0.25)
-
-
-def test_interval_narrows_with_more_speakers() -> None:
-    widths = []
-    for speakers in (10, 40, 160):
-        low, high = bootstrap_interval(*random_clips(speakers, seed=3), seed=0)
-        widths.append(high - low)
-    assert widths == sorted(widths, reverse=True)
-
-
-def test_interval_matches_normal_approximation() -> None:
-    # 400 speakers of one word each, 100 of them wrong: the normal interval for a proportion, p ± 1.96 √(p(1-p)/n).
-    low, high = bootstrap_interval([1] * 100 + [0] * 300, [1] * 400, range(400), seed=0, samples=4000)
-    half = 1.96 * (0.25 * 0.75 / 400) ** 0.5
-    assert (low, high) == pytest.approx((0.25 - half, 0.25 + half), abs=0.006)
-
-
-def test_interval_coverage_is_95_percent() -> None:
-    rng, true_rate, covered, trials = np.random.default_rng(1), 0.2, 0, 600
-    for seed in range(trials):
-        # Thirty speakers with individual error rates around the true rate, and ten clips of three to eleven words each.
-        difficulty = rng.beta(2, 8, size=30).repeat(10)
-        words = rng.integers(3, 12, size=300)
-        errors = rng.binomial(words, difficulty)
-        low, high = bootstrap_interval(errors.tolist(), words.tolist(), np.repeat(np.arange(30), 10).tolist(), seed)
-        covered += low <= true_rate <= high
-    assert 0.93 <= covered / trials <= 0.97

@@ -11,7 +11,7 @@ from speechmill.scoring.summary import COLUMNS, main, summarise
 
 TOTALS = {
     "wer": 0.5, "cer": 0.25, "wer_ci95": [0.4, 0.6], "cer_ci95": [0.2, 0.3], "substitutions": 3, "deletions": 1,
-    "insertions": 1, "reference_words": 10,
+    "insertions": 1, "reference_words": 10, "no_interval": None,
 }  # fmt: skip
 EVENT_TOTALS = TOTALS | {"wer": 0.75, "cer": 0.375}
 NO_TOTALS = dict.fromkeys(TOTALS) | {"wer_ci95": [None, None], "cer_ci95": [None, None]}
@@ -41,6 +41,15 @@ def test_rows_are_sorted_by_set_decoder_and_step(tmp_path: Path) -> None:
     assert table.loc[0, ["wer_low", "wer_high", "cer_low", "cer_high", "outside_vocabulary"]].tolist() == [
         0.4, 0.6, 0.2, 0.3, "ё ж",
     ]  # fmt: skip
+
+
+def test_missing_interval_is_null_with_its_reason(tmp_path: Path) -> None:
+    no_interval = {"wer_ci95": [None, None], "cer_ci95": [None, None], "no_interval": "one speaker"}
+    table = summarise([metrics(tmp_path, 1, "c-dev"), metrics(tmp_path, 1, "c-test", **no_interval)])
+    assert table["no_interval"].tolist()[1] == "one speaker"
+    assert table["no_interval"].isna().tolist() == [True, False]
+    for end in ("wer_low", "wer_high", "cer_low", "cer_high"):
+        assert table[end].isna().tolist() == [False, True]
 
 
 def test_protocols_have_separate_columns(tmp_path: Path) -> None:

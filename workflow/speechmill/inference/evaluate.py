@@ -16,12 +16,11 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import HYPOTHESES, SAMPLE_RATE
 from speechmill.core.tables import clips_digest, ctc_outputs_metadata, read_table, write_table
-from speechmill.scoring.error_rates import Counts, bootstrap_interval, count, rate
+from speechmill.scoring.error_rates import Counts, count, rate
+from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.protocols import apply_protocol
 from speechmill.text.normaliser import compose
 from speechmill.text.tokens import unit_pattern
-
-BOOTSTRAP_SEED = 0
 
 
 class EvaluateSettings(BaseModel):
@@ -80,7 +79,9 @@ def score(
 def corpus_scores(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
     """Return the error rates of a set with their confidence intervals, and the sums of its errors.
 
-    `groups` holds the speaker of each clip. Rates are None for a set without clips, which is one that was unavailable.
+    `groups` holds the speaker of each clip, or the clip itself if its speaker is unknown. Rates are None for a set
+    without clips, which is one that was unavailable. The ends of an interval are None if there is none, and
+    `no_interval` then gives the reason.
     """
     words, characters = [c.words for c in counts], [c.characters for c in counts]
     rates: dict[str, Any] = {}
@@ -89,11 +90,10 @@ def corpus_scores(counts: list[Counts], groups: list[str]) -> dict[str, Any]:
         ("cer", [c.character_errors for c in counts], characters),
     ):
         rates[name] = _rate(sum(errors), sum(lengths)) if counts else None
-        rates[f"{name}_ci95"] = (
-            list(bootstrap_interval(errors, lengths, groups, BOOTSTRAP_SEED)) if counts else [None] * 2
-        )
+        rates[f"{name}_ci95"] = list(confidence_interval(errors, lengths, groups) or (None, None))
     return {
         **rates,
+        "no_interval": why_no_interval(words, groups),
         "substitutions": sum(c.substitutions for c in counts),
         "deletions": sum(c.deletions for c in counts),
         "insertions": sum(c.insertions for c in counts),

@@ -21,8 +21,8 @@
                                     (the selected checkpoint against the previous one and against the last one); or
                                     `effect` (a set against a perturbed copy of it)
 
-Intervals are 95% bootstrap intervals. An interval is null if there are too few speakers or empty references; `why`
-then gives the reason. Small groups are reported too, with their counts. Perturbed copies of a set are compared with it,
+Intervals are 95% confidence intervals. An interval is null if fewer than two speakers have words; `why` then gives the
+reason. Small groups are reported too, with their counts. Perturbed copies of a set are compared with it,
 but not broken down into groups.
 """
 
@@ -43,11 +43,11 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.tables import read_table
 from speechmill.scoring.alignment import Pair, align_characters, align_words
-from speechmill.scoring.error_rates import bootstrap_interval, rate
-from speechmill.scoring.significance import paired_bootstrap
+from speechmill.scoring.error_rates import rate
+from speechmill.scoring.intervals import confidence_interval, why_no_interval
+from speechmill.scoring.significance import paired_difference
 from speechmill.scoring.systems import System, base_set, systems
 
-_SEED = 0
 _BINS = 5
 _MAX_CONFUSIONS = 50
 
@@ -71,15 +71,14 @@ def load_clips(hypotheses: Path, speakers: pd.DataFrame) -> pd.DataFrame:
     """Return the scored clips of a table, with the metadata of their speakers from `load_speaker_metadata`.
 
     Adds the columns `words`, the number of words in the reference; `errors`, the number of word errors; `rate`, the
-    speaking rate; and `resampling_unit`, what the bootstrap resamples: the speaker, or the clip if the speaker is
-    unknown.
+    speaking rate; and `group`, the speaker, or the clip if the speaker is unknown.
     """
     clips: pd.DataFrame = read_table(hypotheses, _COLUMNS).to_pandas().merge(speakers, how="left", on=["dataset", "id"])
     optional = ["speaker_id", *_SPEAKER_METADATA]
     clips[optional] = clips[optional].mask(clips[optional] == "")
     clips["words"] = clips["hits"] + clips["substitutions"] + clips["deletions"]
     clips["errors"] = clips["substitutions"] + clips["deletions"] + clips["insertions"]
-    clips["resampling_unit"] = clips["speaker_id"].fillna(clips["id"])
+    clips["group"] = clips["speaker_id"].fillna(clips["id"])
     characters = clips["scored_reference"].str.replace(r"\s", "", regex=True).str.len()
     clips["rate"] = (characters / clips["seconds"]).where(characters > 0)
     return clips
@@ -104,24 +103,20 @@ def score_clips(clips: pd.DataFrame, metric: ErrorRate = "wer") -> dict[str, Any
         name: value if math.isfinite(value := rate(int(clips[errors].sum()), int(clips[length].sum()))) else None
         for name, (errors, length) in _COUNTS.items()
     }
-    why = _why_no_interval(clips, metric)
-    errors, lengths, units = _column_lists(clips, *_COUNTS[metric], "resampling_unit")
-    interval = None if why else list(bootstrap_interval(errors, lengths, units, _SEED))
-    speakers = int(clips["speaker_id"].nunique())
-    return {"clips": len(clips), "speakers": speakers, **sums, **rates, "interval": interval, "why": why}
+    errors, lengths, groups = _lists(clips, *_COUNTS[metric], "group")
+    interval = confidence_interval(errors, lengths, groups)
+    return {
+        "clips": len(clips),
+        "speakers": int(clips["speaker_id"].nunique()),
+        **sums,
+        **rates,
+        "interval": interval and list(interval),
+        "why": why_no_interval(lengths, groups),
+    }
 
 
-def _column_lists(clips: pd.DataFrame, *names: str) -> list[list[Any]]:
+def _lists(clips: pd.DataFrame, *names: str) -> list[list[Any]]:
     return [clips[name].tolist() for name in names]
-
-
-def _why_no_interval(clips: pd.DataFrame, metric: ErrorRate) -> str | None:
-    _, length = _COUNTS[metric]
-    if not clips[length].any():
-        return f"the references have no {length}"
-    if clips["resampling_unit"].nunique() > 1:
-        return None
-    return "one speaker" if clips["speaker_id"].notna().any() else "one clip"
 
 
 def score_groups(clips: pd.DataFrame, metric: ErrorRate = "wer") -> dict[str, list[dict[str, Any]]]:
@@ -220,6 +215,8 @@ def compare(
             f"{_format_system(first_system)} and {_format_system(second_system)} have scored different clips; delete"
             " the folder `evaluation` of the run and run snakemake again"
         )
+    wrong, length = _COUNTS[metric]
+    errors, lengths, groups = _lists(clips, wrong, length, "group")
     row: dict[str, Any] = {
         "kind": kind,
         "first": first_system._asdict(),
@@ -228,15 +225,11 @@ def compare(
         "difference": None,
         "interval": None,
         "p_value": None,
-        "why": _why_no_interval(clips, metric),
+        "why": why_no_interval(lengths, groups),
     }
-    wrong, length = _COUNTS[metric]
-    if clips[length].any():
-        errors, lengths, units = _column_lists(clips, wrong, length, "resampling_unit")
-        result = paired_bootstrap(errors, second_clips[wrong].tolist(), lengths, units, _SEED)
-        row["difference"] = result.difference
-        if row["why"] is None:
-            row |= {"interval": [result.low, result.high], "p_value": result.p_value}
+    if any(lengths):
+        found = paired_difference(errors, second_clips[wrong].tolist(), lengths, groups)
+        row |= found._asdict() | {"interval": found.interval and list(found.interval)}
     return row
 
 

@@ -12,7 +12,8 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
 from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.reference_comparison import comparison_table
-from speechmill.scoring.error_rates import CONFIDENCE, both_rates, percent
+from speechmill.scoring.error_rates import both_rates, percent
+from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 

@@ -100,7 +100,7 @@ def _difference(row: dict[str, Any]) -> str:
     if row["interval"] is None:
         return f"{difference}; no confidence interval: {row['why']}"
     low, high = map(points, row["interval"])
-    p = "p ≤ 0.001" if row["p_value"] <= 0.001 else f"p = {row['p_value']:.3f}"
+    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
     return f"{difference}, {INTERVAL} {low} to {high}, {p}"
 
 
@@ -150,6 +150,8 @@ def _extremes(rows: Iterable[dict[str, Any]], metric: ErrorRate, what: str, unit
     if len(known) < 2:
         return ""
     highest, lowest = max(known, key=lambda row: row[metric]), min(known, key=lambda row: row[metric])
+    if percentage(highest[metric]) == percentage(lowest[metric]):
+        return f"{metric.upper()} by {what}: {percentage(lowest[metric])}% in each of {len(known)} groups"
     groups = f"highest for {_group(highest, metric, unit)}; lowest for {_group(lowest, metric, unit)}"
     return f"{metric.upper()} by {what}: {groups}"
 
@@ -165,6 +167,8 @@ def _speakers(rows: Iterable[dict[str, Any]], metric: ErrorRate) -> str:
     if len(known) < 2:
         return ""
     lowest, median, highest = map(percentage, (known[0], known[len(known) // 2], known[-1]))
+    if lowest == highest:
+        return f"{metric.upper()} by speaker: {lowest}% for each of {len(known):,} speakers"
     return f"{metric.upper()} by speaker: from {lowest}% to {highest}% over {len(known):,} speakers, median {median}%"
 
 

@@ -1,7 +1,7 @@
 """The Markdown tables of a model card."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -9,7 +9,8 @@ import pandas as pd
 from speechmill.config.evaluation import ErrorRate, Protocol
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
-from speechmill.scoring.error_rates import CONFIDENCE, both_rates
+from speechmill.scoring.error_rates import both_rates
+from speechmill.scoring.intervals import CONFIDENCE
 
 NOT_KEPT = "†"
 """The mark of values that were measured during training, for a checkpoint that was not kept."""
@@ -91,7 +92,7 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
                 settings.set_title(str(row["set"])),
                 str(row["decoder"]),
                 percentage(row[first]),
-                f"{100 * row[f'{first}_low']:.2f} – {100 * row[f'{first}_high']:.2f}",
+                _interval(row, first),
                 percentage(row[second]),
                 fixed(row["loss"], 4),
                 f"{row['clips_scored']} / {row['clips_expected']}",
@@ -99,6 +100,13 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
             ]
         )
     return markdown_table(rows)
+
+
+def _interval(row: dict[Hashable, Any], metric: ErrorRate) -> str:
+    """Return the confidence interval of an error rate, or a dash with the reason if there is none."""
+    if not pd.isna(row["no_interval"]):
+        return f"– ({row['no_interval']})"
+    return f"{percentage(row[f'{metric}_low'])} – {percentage(row[f'{metric}_high'])}"
 
 
 def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> str:
@@ -124,7 +132,7 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> str:
             row["second"]["decoder"],
             *map(percentage, row["rates"]),
             "–" if row["difference"] is None else points(row["difference"]),
-            "–" if row["interval"] is None else " to ".join(map(points, row["interval"])),
+            f"– ({row['why']})" if row["interval"] is None else " to ".join(map(points, row["interval"])),
         ]
         for row in breakdown["comparisons"]
         if row["kind"] == "effect"

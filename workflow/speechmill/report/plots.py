@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.page import COLOURS, save_figure
-from speechmill.scoring.error_rates import CONFIDENCE, RATE_NAMES
+from speechmill.scoring.error_rates import RATE_NAMES
+from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set
 
 Title = Callable[[str], str]

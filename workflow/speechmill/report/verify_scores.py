@@ -216,7 +216,7 @@ def _scores(
         found = corpus_scores(count(*scored), groups)
         scores |= {f"{rate}_{protocol}": found[rate] for rate in _RATES}
         if protocol == protocols[0]:
-            scores |= {key: found[key] for key in (*_RATES, *ERROR_COUNTS)}
+            scores |= {key: found[key] for key in (*_RATES, *ERROR_COUNTS, "no_interval")}
             for rate in _RATES:
                 scores[f"{rate}_low"], scores[f"{rate}_high"] = found[f"{rate}_ci95"]
     finite = [loss for loss in losses if np.isfinite(loss)]
@@ -236,7 +236,7 @@ def compare_scores(row: dict[str, Any], scores: dict[str, Any], exact: bool) -> 
         recorded = None if pd.isna(row[key]) else row[key]
         if key in ERROR_COUNTS and not exact and key != "reference_words":
             continue
-        if value is None or recorded is None or key in (*ERROR_COUNTS, "clips_scored"):
+        if value is None or recorded is None or key in (*ERROR_COUNTS, "clips_scored", "no_interval"):
             same = value == recorded
         elif key == "loss":
             tolerance = _LOSS_TOLERANCE if exact else _OTHER_DEVICE_LOSS_TOLERANCE

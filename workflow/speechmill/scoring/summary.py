@@ -15,9 +15,9 @@ _RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
 
 COLUMNS = [
     "run", "step", "set", "decoder", "protocol", *_RATES, "substitutions", "deletions", "insertions", "reference_words",
-    "clips_expected", "clips_scored", "clips_without_loss", "outside_vocabulary", "unavailable", "audio_seconds",
-    "wall_seconds", "forward_seconds", "decoding_seconds", "device", "checkpoint_sha256", "eval_set_sha256",
-    *_BY_PROTOCOL,
+    "clips_expected", "clips_scored", "clips_without_loss", "no_interval", "outside_vocabulary", "unavailable",
+    "audio_seconds", "wall_seconds", "forward_seconds", "decoding_seconds", "device", "checkpoint_sha256",
+    "eval_set_sha256", *_BY_PROTOCOL,
 ]  # fmt: skip
 
 
