@@ -27,11 +27,11 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import (
     corpus_table,
     data_table,
-    markdown_table,
     protocols_table,
     results_table,
     training_results,
 )
+from speechmill.report.markdown import table
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
 from speechmill.report.verify_folder import count_figures
 from speechmill.scoring.error_rates import percent
@@ -112,7 +112,7 @@ def test_percentages_have_two_decimals(fraction: float, shown: float) -> None:
 
 
 def test_table_columns_are_padded() -> None:
-    assert markdown_table([["Step", "Wer"], ["500", "0.0971"], ["12000", "1.0"]]).splitlines() == [
+    assert table([["Step", "Wer"], ["500", "0.0971"], ["12000", "1.0"]]).splitlines() == [
         "| Step  | Wer    |",
         "|:-----:|:------:|",
         "| 500   | 0.0971 |",
@@ -368,7 +368,7 @@ def test_plot_shows_training_wer_if_checkpoints_are_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: tuple[int, ...], drawn: list[list[int]]
 ) -> None:
     figures: list[Figure] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     probed = dict(zip(PLAN["checkpoints"], WERS, strict=True))
     frame = scores(*((step, "cv-dev", 0.5) for step in kept))
     plot_error_rates(frame, probed, SETTINGS.set_title, 100, tmp_path / "wer.png")
@@ -462,7 +462,7 @@ def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.Monke
     }.items():
         write_json(value, tmp_path / f"{name}.json")
     files = [tmp_path / f"{name}.json" for name in ("text", "arpa", "weights")]
-    monkeypatch.setattr(plots, "save", save_placeholder)
+    monkeypatch.setattr(plots, "save_figure", save_placeholder)
     breakdown = breakdown_of(with_lm((0.2, 0.15), (-0.07, -0.02), 0.001))
     text = (write_card(tmp_path, monkeypatch, breakdown, lm=files) / "README.md").read_text()
     joined = " ".join(text.split())
@@ -496,7 +496,7 @@ def test_card_compares_other_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
         comparison("checkpoints", "cv-dev 300 greedy", "cv-dev 200 greedy", (0.25, 0.2), (-0.1, 0.01), 0.2),
         comparison("checkpoints", "own-test 100 greedy", "own-test 200 greedy", (0.7, 0.2), (-0.8, -0.6), 0.001),
     ]
-    monkeypatch.setattr(plots, "save", save_placeholder)
+    monkeypatch.setattr(plots, "save_figure", save_placeholder)
     text = (write_card(tmp_path, monkeypatch, breakdown_of(*rows)) / "README.md").read_text()
     assert (
         "Other checkpoints on Common Voice 8.0 dev, greedy decoding; differences are the WER of the selected checkpoint"
@@ -526,7 +526,7 @@ def test_perturbed_copies_have_a_table_and_a_plot(tmp_path: Path, monkeypatch: p
         comparison("effect", "own-test 200 greedy", "own-test-gsm 200 greedy", (0.5, 0.6), (0.05, 0.15), 0.001),
         comparison("effect", "own-test 200 lm", "own-test-gsm 200 lm", (0.4, 0.5), None, None),
     ]
-    monkeypatch.setattr(plots, "save", save_placeholder)
+    monkeypatch.setattr(plots, "save_figure", save_placeholder)
     plot = tmp_path / "model" / "plots" / "robustness.png"
     plot.parent.mkdir(parents=True)
     plot_robustness(scores((200, "own-test", 0.5), (200, "own-test-gsm", 0.6)), SETTINGS.set_title, plot)
@@ -549,7 +549,7 @@ def plotted(monkeypatch: pytest.MonkeyPatch, plot: Callable[[], None]) -> Figure
         figures.append(figure)
         plt.close(figure)
 
-    monkeypatch.setattr(plots, "save", keep)
+    monkeypatch.setattr(plots, "save_figure", keep)
     plot()
     return figures[0]
 
@@ -657,4 +657,4 @@ def test_template_contains_no_literal_figures() -> None:
 
 
 def test_table_cells_are_escaped() -> None:
-    assert markdown_table([["Set", "Why"], ["a", "no | such\n\nset"]]).splitlines()[2] == "| a   | no \\| such set |"
+    assert table([["Set", "Why"], ["a", "no | such\n\nset"]]).splitlines()[2] == "| a   | no \\| such set |"

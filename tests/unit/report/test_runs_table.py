@@ -129,6 +129,7 @@ class Tables(html.parser.HTMLParser):
         self.rows: list[list[str]] = []
         self._open = self._marked = False
         self.feed(text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "tr":
@@ -136,15 +137,16 @@ class Tables(html.parser.HTMLParser):
         elif tag in ("td", "th"):
             self.rows[-1].append("")
             self._open = True
+        elif tag == "br" and self._open:
+            self.rows[-1][-1] += " "
         self._marked = tag == "span" and ("class", "best") in attrs
 
     def handle_endtag(self, tag: str) -> None:
         self._open = self._open and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self._open and data.strip():
-            text = f"[{data.strip()}]" if self._marked else " ".join(data.split())
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {text}".strip()
+        if self._open:
+            self.rows[-1][-1] += f"[{data}]" if self._marked and data.strip() else data
 
 
 TRAINED = {"parameters": 747_876, "hours": 0.77, "wall_seconds": 1800, "device": "cpu", "steps": 528, "epochs": 5}

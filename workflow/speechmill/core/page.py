@@ -1,11 +1,16 @@
 """The style of HTML pages and plots."""
 
 import base64
+from functools import cache
 from pathlib import Path
 
+import jinja2
+import matplotlib as mpl
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 
+from speechmill.core.direction import isolate
 from speechmill.core.files import atomic_write
 
 STYLE = """<style>
@@ -20,6 +25,18 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Colours that are distinguishable with any kind of colour vision."""
 
 
+def page_environment() -> jinja2.Environment:
+    """Return an environment for the templates of HTML pages, which escapes all values.
+
+    The filter `isolate` is for attributes and the title of the page, where the element `bdi` cannot be used.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["isolate"] = isolate
+    return environment
+
+
 def data_url(png: bytes) -> str:
     """Return a PNG image as a `data:` URL, so that a page contains the image itself."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -30,3 +47,24 @@ def save_figure(figure: Figure, path: Path) -> None:
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     plt.close(figure)
+
+
+def plot_label(text: str, alternative: str) -> str:
+    """Return `text` as a label that Matplotlib draws as it is, or `alternative` if `is_drawable` is false."""
+    # An even number of dollar signs would delimit mathematics.
+    return text.replace("$", r"\$") if is_drawable(text) else alternative
+
+
+def is_drawable(text: str) -> bool:
+    """Return whether a plot can show `text`: Matplotlib's own font has all of its characters.
+
+    Legends omit labels that begin with an underscore.
+    """
+    characters = _font_characters()
+    return not text.startswith("_") and all(ord(character) in characters for character in text)
+
+
+@cache
+def _font_characters() -> frozenset[int]:
+    """Return the code points of Matplotlib's default font, which is part of the package on every machine."""
+    return frozenset(FT2Font(f"{mpl.get_data_path()}/fonts/ttf/DejaVuSans.ttf").get_charmap())

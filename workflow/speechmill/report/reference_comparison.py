@@ -91,7 +91,7 @@ def _run_rate(reference: _ReferenceRate, scores: pd.DataFrame) -> tuple[float | 
         return None, ["not scored here"]
     matching = scores[(scores["set"] == reference.set) & (scores["decoder"] == reference.decoder)]
     if matching.empty:
-        return None, [f"not scored here with the decoder `{reference.decoder}`"]
+        return None, [f"not scored here with the decoder {reference.decoder}"]
     row = matching.iloc[0]
     if not pd.isna(row["unavailable"]):
         return None, [f"not available here: {row['unavailable']}"]
@@ -100,7 +100,7 @@ def _run_rate(reference: _ReferenceRate, scores: pd.DataFrame) -> tuple[float | 
     if pd.isna(fraction):
         fraction = row[reference.metric]
         if row["protocol"] != reference.protocol:
-            remarks.append(f"scored here by the protocol `{row['protocol']}`, published by `{reference.protocol}`")
+            remarks.append(f"scored here by the protocol {row['protocol']}, published by {reference.protocol}")
     if row["clips_scored"] != row["clips_expected"]:
         remarks.append(f"{row['clips_scored']:,} of {row['clips_expected']:,} clips scored here")
     return None if pd.isna(fraction) else percent(fraction), remarks
