@@ -1,5 +1,6 @@
 """The direction of text among text of another direction, and characters that cannot be seen."""
 
+import re
 import unicodedata
 
 _FIRST_STRONG_ISOLATE, _POP_DIRECTIONAL_ISOLATE = "\u2068", "\u2069"
@@ -10,19 +11,27 @@ _RIGHT_TO_LEFT = {"R", "AL", "AN"}
 EXPLICIT_FORMATTING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """The characters that embed, override or isolate a direction (UAX #9, section 2)."""
 
+_EXPLICIT = f"[{''.join(sorted(EXPLICIT_FORMATTING))}]"
+_ISOLATED = re.compile(f"{_FIRST_STRONG_ISOLATE}(?:(?!{_EXPLICIT}).)*{_POP_DIRECTIONAL_ISOLATE}", re.DOTALL)
+
 
 def isolate(text: str) -> str:
     """Return `text` in a form that leaves the order of its surroundings unchanged, and they that of the text.
 
-    Text with right-to-left characters is put between FSI and PDI, which HTML, Markdown and attributes of elements keep,
-    unlike the element `bdi`; other text needs no isolation. Explicit formatting characters in the text are removed.
+    Text with right-to-left characters is put between FSI and PDI, which HTML, its attributes, Markdown and plots keep;
+    other text needs no isolation. Explicit formatting characters in the text are removed. Text whose right-to-left
+    parts have been isolated is returned unchanged.
 
     Source: Unicode Standard Annex #9, sections 2.4 and 5.2.
     """
-    plain = "".join(character for character in text if character not in EXPLICIT_FORMATTING)
-    if any(unicodedata.bidirectional(character) in _RIGHT_TO_LEFT for character in plain):
-        return f"{_FIRST_STRONG_ISOLATE}{plain}{_POP_DIRECTIONAL_ISOLATE}"
-    return plain
+    if not _affects_direction(_ISOLATED.sub("", text)):
+        return text
+    plain = re.sub(_EXPLICIT, "", text)
+    return f"{_FIRST_STRONG_ISOLATE}{plain}{_POP_DIRECTIONAL_ISOLATE}" if _affects_direction(plain) else plain
+
+
+def _affects_direction(text: str) -> bool:
+    return any(each in EXPLICIT_FORMATTING or unicodedata.bidirectional(each) in _RIGHT_TO_LEFT for each in text)
 
 
 def on_dotted_circle(text: str) -> str:

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from speechmill.core.direction import isolate
+from speechmill.core.direction import EXPLICIT_FORMATTING, isolate, on_dotted_circle
 from speechmill.core.files import atomic_write
 
 STYLE = """<style>
@@ -24,16 +24,20 @@ img { max-width: 100% } pre { background: #f4f4f4; padding: 1em; overflow-x: aut
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 """Colours that are distinguishable with any kind of colour vision."""
 
+# Longer labels do not fit beside a plot.
+_MAX_LABEL = 60
+
 
 def page_environment() -> jinja2.Environment:
     """Return an environment for the templates of HTML pages, which escapes all values.
 
-    The filter `isolate` is for attributes and the title of the page, where the element `bdi` cannot be used.
+    The filter `isolate` is for titles, and for attributes, where the element `bdi` cannot be used; `on_dotted_circle`
+    shows a combining mark that stands alone.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["isolate"] = isolate
+    environment.filters.update(isolate=isolate, on_dotted_circle=on_dotted_circle)
     return environment
 
 
@@ -56,12 +60,12 @@ def plot_label(text: str, alternative: str) -> str:
 
 
 def is_drawable(text: str) -> bool:
-    """Return whether a plot can show `text`: Matplotlib's own font has all of its characters.
+    """Return whether a plot can show `text`: it is not too long, and Matplotlib's own font has its characters.
 
     Legends omit labels that begin with an underscore.
     """
-    characters = _font_characters()
-    return not text.startswith("_") and all(ord(character) in characters for character in text)
+    shown = set(text) - EXPLICIT_FORMATTING
+    return len(text) <= _MAX_LABEL and not text.startswith("_") and _font_characters().issuperset(map(ord, shown))
 
 
 @cache

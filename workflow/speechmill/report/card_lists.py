@@ -42,7 +42,7 @@ def drawn_splits(settings: CardSettings) -> list[Markdown]:
     """Return how each split was drawn that the corpus itself does not define."""
     return [
         Markdown(
-            f"{escape(f'{dataset.title} {name}')}: {rule.share:.0%} of the {rule.by}s of {rule.of}, each chosen by its"
+            f"{escape(dataset.title)} {name}: {rule.share:.0%} of the {rule.by}s of {rule.of}, each chosen by its"
             f" hash (seed {rule.seed})"
         )
         for dataset in settings.datasets.values()

@@ -18,6 +18,9 @@ class Markdown(str):
 
 _LINE_END = re.compile(r"\r\n|[\t-\r\x1c-\x1f\x85\u2028\u2029]")
 
+# Control characters and unpaired surrogates.
+_CONTROLS = ("Cc", "Cs")
+
 # A letter or digit on both sides leaves an underscore plain, and a sign at the start of a line makes lists, quotations,
 # headings and rules. `$` delimits mathematics on GitHub and on the Hub.
 _SPECIAL = re.compile(r"[\\`*\[\]<|~$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|(?<![^ ])#|^[-+=](?!\d)|^>")
@@ -36,7 +39,7 @@ def escape(text: str) -> Markdown:
     if isinstance(text, Markdown):
         return text
     line = re.sub(" +", " ", _LINE_END.sub(" ", text)).strip(" ")
-    line = on_dotted_circle("".join(each for each in line if not _is_control(each)))
+    line = on_dotted_circle("".join(each for each in line if unicodedata.category(each) not in _CONTROLS))
     return Markdown(isolate(_LIST_NUMBER.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", line))))
 
 
@@ -85,11 +88,8 @@ def _visible(text: str) -> str:
     if all(unicodedata.category(character)[0] in "CZ" for character in text):
         return " ".join(map(code_point, text))
     line = _LINE_END.sub(" ", text)
-    return on_dotted_circle("".join(code_point(each) if _is_control(each) else each for each in line))
-
-
-def _is_control(character: str) -> bool:
-    return character in EXPLICIT_FORMATTING or unicodedata.category(character) in ("Cc", "Cs")
+    hidden = {each for each in line if each in EXPLICIT_FORMATTING or unicodedata.category(each) in _CONTROLS}
+    return on_dotted_circle("".join(code_point(each) if each in hidden else each for each in line))
 
 
 def _longest_run(text: str) -> int:
