@@ -60,9 +60,10 @@ def test_code_span_shows_generated_text(text: str) -> None:
 
 
 def test_fence_is_longer_than_backticks_in_text() -> None:
-    assert code_span("o`z") == "``o`z``"
+    assert code_span("yo`l") == "`` yo`l ``"
     assert code_span("`") == "`` ` ``"
     assert code_span("a``b`") == "``` a``b` ```"
+    assert code_span(" a ") == "`  a  `"
 
 
 @pytest.mark.parametrize(

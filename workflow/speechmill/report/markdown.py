@@ -60,7 +60,7 @@ def code_span(text: str) -> Markdown:
     shown = _visible(text)
     fence = "`" * (_longest_run(shown) + 1)
     # One space is stripped from each side of a code span if there is one on both sides.
-    padding = " " if "`" in (shown[0], shown[-1]) or (shown[0] == shown[-1] == " " and shown.strip(" ")) else ""
+    padding = " " if "`" in shown or (shown[0] == shown[-1] == " " and shown.strip(" ")) else ""
     span = f"{fence}{padding}{shown}{padding}{fence}"
     return Markdown(isolate(span))
 
