@@ -2,7 +2,9 @@ import hashlib
 import html.parser
 import itertools
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -378,6 +380,18 @@ def test_corpus_text_is_escaped_in_the_page(tmp_path: Path) -> None:
     assert "script" not in parsed.tags
     assert len(parsed.urls) == 1  # the plots
     assert text.count("&lt;script&gt;") > 20
+
+
+def test_right_to_left_text_keeps_its_place(tmp_path: Path) -> None:
+    names = dict.fromkeys(("speaker_id", "gender", "accent", "sentence"), "كتاب")
+    clips = [clip("مقطع 1", "test", sha256="f", **names), clip("مقطع 2", "train", sha256="f", **names)]
+    lost = [{"id": "مقطع 3", "split": "train", "reason": "missing", "detail": "كتاب 404"}]
+    text = render_page(audit_of(tmp_path, clips, lost, title="كتاب 8.0"), PNG)
+    assert "<h1>\u2068كتاب 8.0\u2069</h1>" in text
+    assert 'title="\u2068كتاب\u2069: 0.00 hours"' in text
+    # Elsewhere each piece is in an element of its own.
+    isolated = re.sub(r"<bdi.*?</bdi>|\u2068.*?\u2069", "", text)
+    assert [each for each in isolated if unicodedata.bidirectional(each) in ("R", "AL")] == []
 
 
 def test_page_is_self_contained(tmp_path: Path) -> None:

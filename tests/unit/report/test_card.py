@@ -1,5 +1,9 @@
+import html
+import itertools
 import re
 import sys
+import unicodedata
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +13,12 @@ import pandas as pd
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from material import as_json
+from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
 from speechmill.core.schemas import CLIPS, HYPOTHESES
 from speechmill.core.tables import write_table
@@ -37,11 +43,11 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import (
     corpus_table,
     data_table,
-    markdown_table,
     protocols_table,
     results_table,
     training_results,
 )
+from speechmill.report.markdown import table
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
 from speechmill.report.verify_folder import count_figures
 from speechmill.scoring.error_rates import percent
@@ -124,7 +130,7 @@ def test_percentages_have_two_decimals(fraction: float, shown: float) -> None:
 
 
 def test_table_columns_are_padded() -> None:
-    assert markdown_table([["Step", "Wer"], ["500", "0.0971"], ["12000", "1.0"]]).splitlines() == [
+    assert table([["Step", "Wer"], ["500", "0.0971"], ["12000", "1.0"]]).splitlines() == [
         "| Step  | Wer    |",
         "|:-----:|:------:|",
         "| 500   | 0.0971 |",
@@ -482,6 +488,88 @@ def test_page_embeds_images(tmp_path: Path) -> None:
     assert "a: b" not in shown
 
 
+HOSTILE = "a`b|c *x* <b>y</b> <script>z</script> [x](y) ![x](/etc/hostname) &amp; $d$"
+"""Text with the syntax of Markdown and HTML."""
+
+
+def write_card_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: list[str]) -> tuple[str, str]:
+    """Return the card and its page, with `name` for all that has a name and `words` for what the model confuses."""
+    values = SETTINGS.model_dump()
+    values["card"] |= {"title": name, "description": "**Bold**"}
+    values["datasets"]["cv"] |= {"name": name, "licence": name}
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", CardSettings.model_validate(values))
+    monkeypatch.setattr(plots, "save_figure", save_placeholder)
+    breakdown = breakdown_of()
+    of = breakdown["sets"]["cv-dev"]["greedy"]
+    of["groups"]["accent"] = [group(name, 0.3), group(name, 0.1)]
+    of["confusions"]["words"]["substitutions"] = [
+        {"reference": one, "hypothesis": other, "count": 1, "of": 2} for one, other in itertools.pairwise(words)
+    ]
+    folder = write_card(tmp_path, monkeypatch, breakdown)
+    return (folder / "README.md").read_text(), (tmp_path / "card.html").read_text()
+
+
+def test_hostile_text_is_shown_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["yo`l", "`", "a|b", "<b>", "\u0301", "[x](y)"]
+    card_text, shown = write_card_of(tmp_path, monkeypatch, HOSTILE, words)
+    expected = html.escape(HOSTILE, quote=False)
+    assert f"<h1>{expected}</h1>" in shown
+    assert f'<td style="text-align:center">{expected} 8.0 dev</td>' in shown
+    assert f"<code>{expected}</code>, 30.00%" in shown
+    for one, other in itertools.pairwise([html.escape(word.replace("\u0301", "◌\u0301")) for word in words]):
+        assert f"<code>{one}</code> → <code>{other}</code> 1 of 2" in shown
+    assert "<strong>Bold</strong>" in shown  # the description is Markdown
+    # The Hub renders HTML too.
+    hub = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(card_text.split("\n---\n", 1)[1])
+    for rendered in (shown, hub):
+        assert f"<h1>{expected}</h1>" in rendered
+        assert not re.search('<script|<b>|hostname"|<em>|<del>', rendered)
+
+
+def test_right_to_left_text_is_isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card_text, shown = write_card_of(tmp_path, monkeypatch, "العربية", ["كتاب", "كتب"])
+    body = card_text.split("\n---\n", 1)[1]
+    assert "\u2068`كتاب`\u2069 → \u2068`كتب`\u2069 1 of 2" in body
+    assert "\u2068العربية 8.0\u2069 dev" in body
+    outside = re.sub("\u2068.*?\u2069", "", body)
+    assert [each for each in outside if unicodedata.bidirectional(each) in ("R", "AL")] == []
+    assert "\u2068<code>كتاب</code>\u2069 → \u2068<code>كتب</code>\u2069 1 of 2" in shown
+
+
+@pytest.mark.parametrize("source", ["/etc/hostname", "../secret.png", "plots/../secret.png", "https://x/y.png"])
+def test_page_contains_no_images_but_plots(tmp_path: Path, source: str) -> None:
+    (tmp_path / "model" / "plots").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (tmp_path / "model" / "secret.png").write_bytes(b"secret")
+    body = f'![a "text"]({source})\n\n<img src="{source}">\n\n[x](javascript:1)\n\n<script>1</script>\n'
+    shown = card.page(f"---\na: b\n---\n\n<!-- A comment. -->\n\n{body}", tmp_path / "model")
+    assert "a &quot;text&quot;" in shown
+    assert not re.search("<img|<script|<a |comment", shown)
+
+
+def test_plot_labels_are_drawn_without_warning(tmp_path: Path) -> None:
+    titles = {
+        "a": "中文 dev", "b": "हिन्दी dev", "c": "US$ and CA$ dev", "d": "_x dev", "e": "ไทย dev", "f": "long " * 20,
+        "g": isolate("العربية") + " dev", "h": "Ё é dev",
+    }  # fmt: skip
+    frame = scores(*((step, name, 0.5) for name in titles for step in (100, 200)))
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as monkeypatch:
+        warnings.simplefilter("error")
+        plot_loss(LOG, frame, titles.__getitem__, tmp_path / "loss.png")
+        figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {}, titles.__getitem__, 100, tmp_path))
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels[:-1] == [
+        "a, greedy", "b, greedy", r"US\$ and CA\$ dev, greedy", "d, greedy", "e, greedy", "f, greedy",
+        isolate("العربية") + " dev, greedy", "Ё é dev, greedy",
+    ]  # fmt: skip
+
+
+def test_card_names_sets_that_plots_cannot_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card_text, _ = write_card_of(tmp_path, monkeypatch, "日本語", ["水"])
+    assert "- `cv-dev`: 日本語 8.0 dev\n\n![Error rates" in card_text
+    assert "`own-test`: " not in card_text
+
+
 def test_perturbed_copy_is_not_a_hub_result(written: Path) -> None:
     text = (written / "README.md").read_text()
     assert "gsm" not in text
@@ -793,4 +881,4 @@ def test_template_contains_no_literal_figures() -> None:
 
 
 def test_table_cells_are_escaped() -> None:
-    assert markdown_table([["Set", "Why"], ["a", "no | such\n\nset"]]).splitlines()[2] == "| a   | no \\| such set |"
+    assert table([["Set", "Why"], ["a", "no | such\n\nset"]]).splitlines()[2] == "| a   | no \\| such set |"

@@ -17,7 +17,8 @@ from material import ROOT
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError
-from speechmill.report import card_context, card_tables
+from speechmill.report import card_context
+from speechmill.report.markdown import Markdown, table
 from speechmill.report.model_index import front_matter
 from speechmill.report.reference_comparison import comparison_table
 
@@ -163,7 +164,7 @@ def test_rates_are_compared_by_their_protocol() -> None:
 def test_different_protocol_is_remarked() -> None:
     absent = {"wer_robust_speech_event": math.nan, "cer_robust_speech_event": math.nan}
     (row, _) = compared({"results": [result()]}, absent)
-    assert row[3:] == ["5.00", "−0.50", "scored here by the protocol `plain`, published by `robust_speech_event`"]
+    assert row[3:] == ["5.00", "−0.50", "scored here by the protocol plain, published by robust_speech_event"]
 
 
 def test_missing_clips_are_remarked() -> None:
@@ -186,7 +187,7 @@ def test_lm_rates_are_compared_with_lm_rates() -> None:
         ["<zeroth-test>", "WER %, with a language model", "7.08", "8.00", "+0.92"],
         ["<zeroth-test>", "CER %", "–", "3.00", "–"],
     ]
-    assert compared(section, {})[1][3:] == ["–", "–", "not scored here with the decoder `lm`"]
+    assert compared(section, {})[1][3:] == ["–", "–", "not scored here with the decoder lm"]
 
 
 def test_unscored_set_has_the_name_of_the_card() -> None:
@@ -307,15 +308,15 @@ def our_card(section: ReferenceCard) -> str:
     assert section.evaluation is not None
     figures = {key: getattr(section.evaluation, key) for key in ("loss", "wer", "cer")}
     template = card_context.TEMPLATE.read_text(encoding="utf-8")
-    names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(template))
+    names = jinja2.meta.find_undeclared_variables(card_context.template_environment().parse(template))
     return card_context.render(
         dict.fromkeys(names, "")
         | {
-            "front_matter": matter,
-            "card": {"title": section.title, "description": "", "uses": ""},
+            "front_matter": Markdown(matter),
+            "title": section.title,
             "base": section.base,
             "base_source": {"commit": None},
-            "train": section.trained_on,
+            "train": [section.trained_on],
             "selection": {"set": "", "decoder": "greedy", "metric": "wer"},
             "rates": ["wer", "cer"],
             "score": {key: math.nan if value is None else value for key, value in figures.items()},
@@ -327,7 +328,7 @@ def our_card(section: ReferenceCard) -> str:
                 "hyper_parameters": section.hyper_parameters,
                 "versions": section.versions,
             },
-            "training_results": card_tables.markdown_table(training_rows(section)),
+            "training_results": table(training_rows(section)),
             "plan": {"hours": 0.0, "epochs": 0, "checkpoints": []},
             "kept": 0,
             "scoring_seconds": 0.0,

@@ -1,5 +1,6 @@
 import html.parser
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 
 from material import as_json
 from speechmill.config.reference_card import ReferenceCard
+from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
 from speechmill.report import runs_table
 from speechmill.report.runs_table import (
@@ -132,6 +134,7 @@ class Tables(html.parser.HTMLParser):
         self.rows: list[list[str]] = []
         self._open = self._marked = False
         self.feed(text)
+        self.rows = [[" ".join(cell.split()) for cell in row] for row in self.rows]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "tr":
@@ -139,15 +142,16 @@ class Tables(html.parser.HTMLParser):
         elif tag in ("td", "th"):
             self.rows[-1].append("")
             self._open = True
+        elif tag == "br" and self._open:
+            self.rows[-1][-1] += " "
         self._marked = tag == "span" and ("class", "best") in attrs
 
     def handle_endtag(self, tag: str) -> None:
         self._open = self._open and tag not in ("td", "th")
 
     def handle_data(self, data: str) -> None:
-        if self._open and data.strip():
-            text = f"[{data.strip()}]" if self._marked else " ".join(data.split())
-            self.rows[-1][-1] = f"{self.rows[-1][-1]} {text}".strip()
+        if self._open:
+            self.rows[-1][-1] += f"[{data}]" if self._marked and data.strip() else data
 
 
 TRAINED = {"parameters": 747_876, "hours": 0.77, "wall_seconds": 1800, "device": "cpu", "steps": 528, "epochs": 5}
@@ -173,6 +177,22 @@ def test_page_has_a_column_per_run_and_marks_the_lowest() -> None:
         ["[9.71] 9.00 – 12.34 CER [4.49] 9 of 10 clips", "50.00 CER 25.00 9 of 10 clips"],
     ]
     assert tables.rows[-1][0] == "A corpus dev greedy decoding"
+
+
+def test_right_to_left_text_of_runs_is_isolated() -> None:
+    name, key = "كتاب", ("c-dev", "greedy", "plain")
+    two = settings("a", "b", sets=("c-dev",))
+    two.sets[0] = SetEntry(name="c-dev", title=isolate(name) + " dev")
+    two.runs[0] = RunEntry(name="a", start=name, trained_on=[isolate(name) + " train", isolate(name) + " other"])
+    of = {"a": {key: score(0.1)}, "b": {key: score(None, unavailable=f"{name} <404>")}}
+    table = [["Set", "Remarks"], [isolate(name) + " dev", f"{isolate(name)}; 1 of 2 clips"]]
+    facts = dict.fromkeys("ab", TRAINED | {"step": 1})
+    text = render_page(two, facts, build_rows(two, of), {"a": table})
+    assert f"\u2068{name}\u2069 train + \u2068{name}\u2069 other" in text
+    assert f"<td>\u2068{name}\u2069; 1 of 2 clips</td>" in text
+    isolated = re.sub(r"<bdi.*?</bdi>|\u2068.*?\u2069", "", text)
+    assert name not in isolated
+    assert "<404>" not in text
 
 
 def test_page_notes_incomparable_and_unscored_sets() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from material import recording
 from speechmill.inference.log_probs import LogProbsSettings
+from speechmill.report.markdown import code_block, code_span
 from speechmill.report.reference_model import ReferenceModel
 from speechmill.report.verify_folder import count_figures
 from speechmill.report.verify_scores import TOLERANCE_POINTS, compare_scores
@@ -28,6 +29,12 @@ It needs `torch 2.11` and [a page](http://example.org/404).
 | 9.21 | 8.00 – 10.55 | 1,234 |
 """
     assert count_figures(card) == {"Front matter and introduction": 3, "Results": 4}
+
+
+def test_backticks_of_a_corpus_hide_no_figures() -> None:
+    code = code_block("``` 1\n2")
+    card = f"## Results\n- {code_span('`7')} 3 of 4, {code_span('a``5')} 6\n\n{code}\n\n| 8 |\n"
+    assert count_figures(card) == {"Results": 4}
 
 
 ROW: dict[str, Any] = {

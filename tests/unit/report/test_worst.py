@@ -2,12 +2,14 @@ import base64
 import html.parser
 import re
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from material import as_json, recording, store
+from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
 from speechmill.core.flac import decode_flac
 from speechmill.core.schemas import CLIPS, HYPOTHESES
@@ -168,6 +170,30 @@ def test_page_escapes_texts_and_is_self_contained(page: tuple[list[dict[str, Any
     assert "<b>" not in page[1]
     assert "A corpus &amp; test" in page[1]
     assert "http" not in re.sub('base64,[^"]*', "", page[1])  # the page is self-contained
+
+
+def test_boxes_run_as_the_sentence_does() -> None:
+    title, clip = isolate("كتاب") + " dev", row("مقطع", "12 كيف حالك C++", "12 كيف \u064b")
+    found = clip | {"sentence": "كيف حالك!", "hypothesis": "كيف", "words": 4, "errors": 2, "wer": 0.5, "cer": 0.5}
+    (pairs,) = align_words([clip["scored_reference"]], [clip["scored_hypothesis"]])
+    columns = word_columns(
+        pairs,
+        [Word(word) for word in clip["scored_reference"].split()],
+        [Word(word) for word in clip["scored_hypothesis"].split()],
+    )
+    settings = SETTINGS.model_copy(update={"title": title, "language": "ar"})
+    text = render_page([found | {"columns": columns, "audio": None}], SUMMARY, settings)
+    read = Reader(text)
+    assert read.all("ol")[0]["dir"] == "auto"
+    # HTML, "the auto directionality": elements with `dir`, and `bdi`, do not count for that of the list.
+    (items,) = re.findall(r"<ol .*?>(.*?)</ol>", text, re.DOTALL)
+    counted = re.sub(r'<span class="mark" dir="ltr".*?</li>', "", items, flags=re.DOTALL)
+    first = next(each for each in re.sub("<.*?>", "", counted) if unicodedata.bidirectional(each) in ("L", "R", "AL"))
+    assert first == "ك"
+    assert not re.search("<bdi|dir=", counted)
+    assert [each["dir"] for each in read.all("bdi") if "lang" in each] == ["auto", "auto"]
+    assert "◌\u064b" in items
+    assert f"<h1>{title}: the worst clips</h1>" in text
 
 
 def test_page_without_redistribution_has_no_audio(tmp_path: Path, checkpoints: Path) -> None:

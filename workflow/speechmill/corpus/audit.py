@@ -43,7 +43,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -54,8 +53,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from speechmill.core.command import run_command
+from speechmill.core.direction import code_point, on_dotted_circle
 from speechmill.core.files import TEMPLATES, read_json, write_json, write_text
-from speechmill.core.page import COLOURS, STYLE, data_url, save_figure
+from speechmill.core.page import COLOURS, STYLE, data_url, page_environment, save_figure
 from speechmill.core.schemas import INDEX, SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.corpus.splits import sentence_key
@@ -466,9 +466,7 @@ def _plot_histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, t
 
 def render_page(audit: dict[str, Any], plots: bytes) -> str:
     """Return an audit as a self-contained HTML page; `plots` is the PNG file of `plot_distributions`."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters.update(number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point)
     return environment.from_string((TEMPLATES / "audit.html.j2").read_text(encoding="utf-8")).render(
         audit=audit,
@@ -499,12 +497,11 @@ def _format_number(value: float | None, decimals: int = 0) -> str:
 
 def _glyph(character: str) -> str:
     """Return a visible form of a character: a combining mark on a dotted circle, nothing for spaces and controls."""
-    category = unicodedata.category(character)[0]
-    return {"M": f"◌{character}", "Z": "", "C": ""}.get(category, character)
+    return "" if unicodedata.category(character)[0] in "CZ" else on_dotted_circle(character)
 
 
 def _code_point(character: str) -> str:
-    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".strip()
+    return f"{code_point(character)} {unicodedata.name(character, '')}".strip()
 
 
 def main() -> None:

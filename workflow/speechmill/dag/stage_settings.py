@@ -15,6 +15,7 @@ from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConf
 from speechmill.config.lm import LmConfig
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
+from speechmill.core.direction import isolate
 from speechmill.core.versions import stage_version
 from speechmill.dag.paths import SPOKEN, base_config, perturbed_sets, role_sets, run_datasets, run_roles, uses_lm
 from speechmill.text.normaliser import output_clusters
@@ -368,7 +369,7 @@ def _hub_base(config: Config, run: str) -> str | None:
 
 def _title(config: Config, set_name: str) -> str:
     dataset, split, *effect = set_name.split("-")
-    return ", ".join([f"{config.datasets[dataset].title} {split}", *effect])
+    return ", ".join([f"{isolate(config.datasets[dataset].title)} {split}", *effect])
 
 
 def _chunks(section: Run, set_name: str) -> dict[str, float | None]:

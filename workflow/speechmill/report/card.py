@@ -3,9 +3,14 @@
 import argparse
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json, write_text
@@ -21,6 +26,11 @@ from speechmill.scoring.systems import systems
 
 CARD = "README.md"
 """The name of the card in the model folder."""
+
+_PLOT = re.compile(r"plots/\w+\.png")
+
+# A paragraph of the configuration or a line of a transcription runs in the direction of its own first letter.
+_DIRECTION_STYLE = "<style>p, li, pre code { unicode-bidi: plaintext }</style>"
 
 HUB_RESULTS = ".eval_results"
 """The folder of the Hugging Face Hub's result files in the model folder."""
@@ -43,14 +53,23 @@ def plot(found: Evidence, model: Path) -> None:
 
 
 def page(card: str, folder: Path) -> str:
-    """Return the body of a card as a self-contained HTML page, with the images in `folder` embedded."""
-    body = MarkdownIt("commonmark").enable("table").render(card.split("\n---\n", 1)[1])
+    """Return the body of a card as a self-contained HTML page, with the plots in `folder` embedded.
 
-    def embed(match: re.Match[str]) -> str:
-        return f'src="{data_url((folder / match[1]).read_bytes())}"'
+    HTML in the card is shown as text, and images other than the plots by their alternative text, so that the page
+    neither runs scripts nor contains or loads other files.
+    """
 
-    with_images = re.sub(r'src="([^"]+)"', embed, body)
-    return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{with_images}'
+    def image(renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType) -> str:
+        source, alternative = str(tokens[index].attrs["src"]), escapeHtml(tokens[index].content)
+        if _PLOT.fullmatch(source) and (folder / source).is_file():
+            return f'<img src="{data_url((folder / source).read_bytes())}" alt="{alternative}">'
+        return alternative
+
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    markdown.add_render_rule("image", image)
+    # The comment at the top is not part of the text.
+    body = markdown.render(re.sub(r"\A\s*<!--.*?-->", "", card.split("\n---\n", 1)[1], flags=re.DOTALL))
+    return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
 
 
 def main() -> None:

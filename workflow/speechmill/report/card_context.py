@@ -7,9 +7,11 @@ import pandas as pd
 from huggingface_hub import EvalResult
 
 from speechmill.core.files import TEMPLATES
+from speechmill.core.page import is_drawable
 from speechmill.report import card_lists, card_tables
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
+from speechmill.report.markdown import Markdown, code_block, code_span, escape, join, table
 from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.reference_comparison import comparison_table
 from speechmill.scoring.error_rates import both_rates, percent
@@ -27,7 +29,7 @@ class Provenance(NamedTuple):
     kind: Literal["recomputed", "derived", "recorded"]
     """From the model and the recordings; from the evidence; or not at all, only compared with the record."""
     source: str
-    """The source of the figures, such as files of the evidence."""
+    """The source of the figures in Markdown, such as files of the evidence."""
 
 
 INTRODUCTION = "Front matter and introduction"
@@ -58,8 +60,24 @@ PROVENANCE = {
 
 def render(context: dict[str, Any]) -> str:
     """Return the card, Markdown with front matter, for the variables of the template."""
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+    return template_environment().from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+def template_environment() -> jinja2.Environment:
+    """Return the environment of the template, which escapes strings that are not `Markdown`.
+
+    The filters `code` and `code_block` show a string as code.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: escape(value) if isinstance(value, str) else value,
+    )
+    environment.filters.update(
+        code=code_span, code_block=code_block, join=lambda parts, separator: join(separator, parts)
+    )
+    return environment
 
 
 def card_context(evidence: Evidence) -> dict[str, Any]:
@@ -72,21 +90,26 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
     deciding = by_step[by_step["step"] == evidence.selection["step"]]
     return {
         "run": settings.run,
-        "front_matter": front_matter(
-            language=settings.language,
-            licence=settings.card.licence,
-            base=settings.base_model,
-            tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
-            datasets=[dataset.hub_id for dataset in settings.datasets.values() if dataset.hub_id],
-            metrics=["wer", "cer"],
-            title=settings.card.title,
-            results=eval_results(settings, selected, evidence.status),
+        "front_matter": Markdown(
+            front_matter(
+                language=settings.language,
+                licence=settings.card.licence,
+                base=settings.base_model,
+                tags=["automatic-speech-recognition", "generated_from_trainer", "speechmill", *settings.card.tags],
+                datasets=[dataset.hub_id for dataset in settings.datasets.values() if dataset.hub_id],
+                metrics=["wer", "cer"],
+                title=settings.card.title,
+                results=eval_results(settings, selected, evidence.status),
+            )
         ),
-        "card": settings.card,
+        "title": settings.card.title,
+        # The author of the configuration writes these two in Markdown.
+        "description": Markdown(settings.card.description),
+        "uses": Markdown(settings.card.uses),
         "base": settings.base,
         "base_run": settings.base_run,
         "base_source": evidence.base,
-        "train": " + ".join(settings.set_title(name) for name in settings.train),
+        "train": [settings.set_title(name) for name in settings.train],
         "selection": settings.select,
         "selection_title": settings.set_title(select_set),
         "step": evidence.selection["step"],
@@ -103,11 +126,16 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
         "reference_card": settings.reference_card,
         "comparison_table": settings.reference_card
-        and card_tables.markdown_table(comparison_table(settings.reference_card, selected, settings.set_title)),
+        and table(comparison_table(settings.reference_card, selected, settings.set_title)),
         "robustness": card_tables.robustness_table(settings, breakdown),
         "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
         "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),
         "protocols": card_tables.protocols_table(settings, selected),
+        "plot_names": {
+            name: title
+            for name, title in ((each, settings.set_title(each)) for each in sorted(scores["set"].unique()))
+            if not is_drawable(title)
+        },
         "unavailable": card_lists.unavailable_sets(settings, selected),
         "drawn": card_lists.drawn_splits(settings),
         "leakage": card_tables.leakage_table(settings, evidence.leakage),
@@ -119,17 +147,18 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "text_rules": card_lists.text_rules(evidence.counts["train"]),
         "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],
         "training": evidence.training,
-        "training_results": card_tables.markdown_table(
-            card_tables.training_results(evidence.plan, evidence.log, by_step, settings.metric)
-        ),
+        "training_results": table(card_tables.training_results(evidence.plan, evidence.log, by_step, settings.metric)),
         "plan": evidence.plan,
         "kept": scores["step"].nunique(),
         "not_kept": card_tables.NOT_KEPT,
-        "devices": sorted(evidence.summary["device"].dropna().unique()),
+        "devices": sorted(map(str, evidence.summary["device"].dropna().unique())),
         "scoring_seconds": scoring_seconds(evidence.summary),
         "digests": card_tables.digests_table(evidence, selected),
-        "provenance": card_tables.markdown_table(
-            [["Section", "Provenance", "Source"], *([name, *each] for name, each in PROVENANCE.items())]
+        "provenance": table(
+            [
+                ["Section", "Provenance", "Source"],
+                *([name, each.kind, Markdown(each.source)] for name, each in PROVENANCE.items()),
+            ]
         ),
     }
 

@@ -1,4 +1,4 @@
-"""The bullet lists of a model card, as lists of sentences."""
+"""The bullet lists of a model card, as lists of sentences in Markdown; strings that are not `Markdown` are escaped."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,6 +8,7 @@ import pandas as pd
 from speechmill.config.evaluation import ErrorRate
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import INTERVAL, percentage, points
+from speechmill.report.markdown import Markdown, code_span, escape, join
 
 SetTitle = Callable[[str], str]
 """A function that returns the display name of a set."""
@@ -22,54 +23,62 @@ def robust_speech_event_sets(settings: CardSettings, scores: pd.DataFrame) -> li
     return [settings.set_title(str(name)) for name in names]
 
 
-def unavailable_sets(settings: CardSettings, scores: pd.DataFrame) -> list[str]:
+def unavailable_sets(settings: CardSettings, scores: pd.DataFrame) -> list[Markdown]:
     """Return the sets that could not be scored because they are not available, each with the reason."""
     rows = scores[scores["unavailable"].notna()].drop_duplicates("set")
-    return [f"{settings.set_title(name)}: {why}" for name, why in zip(rows["set"], rows["unavailable"], strict=True)]
+    names = map(settings.set_title, rows["set"])
+    return [join(": ", [name, why]) for name, why in zip(names, rows["unavailable"], strict=True)]
 
 
-def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[str]:
+def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[Markdown]:
     """Return the sets whose references contain characters that the model cannot output, with these characters."""
     rows = scores[scores["outside_vocabulary"] != ""].drop_duplicates("set")
     return [
-        f"{settings.set_title(name)}: " + " ".join(f"`{character}`" for character in characters.split(" "))
+        join(": ", [settings.set_title(name), join(" ", map(code_span, characters.split(" ")))])
         for name, characters in zip(rows["set"], rows["outside_vocabulary"], strict=True)
     ]
 
 
-def drawn_splits(settings: CardSettings) -> list[str]:
+def drawn_splits(settings: CardSettings) -> list[Markdown]:
     """Return how each split was drawn that the corpus itself does not define."""
     return [
-        f"{dataset.title} {name}: {rule.summary}, each chosen by its hash (seed {rule.seed})"
+        Markdown(f"{escape(dataset.title)} {name}: {rule.summary}, each chosen by its hash (seed {rule.seed})")
         for dataset in settings.datasets.values()
         for name, rule in dataset.drawn.items()
     ]
 
 
-def corpus_differences(settings: CardSettings, status: list[dict[str, Any]]) -> list[str]:
+def corpus_differences(settings: CardSettings, status: list[dict[str, Any]]) -> list[Markdown]:
     """Return how the corpora differ from what the configuration expects."""
     return [
-        f"{settings.datasets[each['dataset']].title}: {sentence}" for each in status for sentence in each["differences"]
+        join(": ", [settings.datasets[each["dataset"]].title, sentence])
+        for each in status
+        for sentence in each["differences"]
     ]
 
 
-def text_rules(counts: dict[str, Any]) -> list[str]:
+def text_rules(counts: dict[str, Any]) -> list[Markdown]:
     """Return the text rules that changed training sentences, with the number of sentences or characters changed."""
-    lines = [f"{rule}: {changed:,} sentences changed" for rule, changed in counts["clips_touched"].items() if changed]
+    lines = [
+        Markdown(f"{escape(rule)}: {changed:,} sentences changed")
+        for rule, changed in counts["clips_touched"].items()
+        if changed
+    ]
     for what, characters in (
         ("Latin letters replaced by Cyrillic ones", counts["characters_replaced"]),
         ("characters deleted", counts["characters_dropped"]),
     ):
         if characters:
-            shown = ", ".join(f"`{name}` {number:,}" for name, number in list(characters.items())[:_MAX_CHARACTERS])
-            lines.append(f"{what}: {shown}")
+            most_frequent = list(characters.items())[:_MAX_CHARACTERS]
+            shown = ", ".join(f"{code_span(character)} {number:,}" for character, number in most_frequent)
+            lines.append(Markdown(f"{what}: {shown}"))
     return lines
 
 
-def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[str]:
+def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
     """Return, for each set, how the language model changes the error rate of the selected checkpoint."""
     return [
-        f"{title(row['first']['set'])}: {_language_model_effect(row, breakdown['metric'])}"
+        join(": ", [title(row["first"]["set"]), _language_model_effect(row, breakdown["metric"])])
         for row in _comparisons(breakdown, "decoders")
         if (row["first"]["decoder"], row["second"]["decoder"]) == ("greedy", "lm")
     ]
@@ -116,7 +125,7 @@ def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) ->
     return lines
 
 
-def error_analysis(breakdown: dict[str, Any], decoder: str, title: SetTitle) -> dict[str, list[str]]:
+def error_analysis(breakdown: dict[str, Any], decoder: str, title: SetTitle) -> dict[str, list[Markdown]]:
     """Return, by the display name of each set, the groups with the most errors and the most frequent confusions."""
     found = {}
     for name, decoders in breakdown["sets"].items():
@@ -127,7 +136,7 @@ def error_analysis(breakdown: dict[str, Any], decoder: str, title: SetTitle) -> 
     return found
 
 
-def _error_analysis(scores: dict[str, Any], metric: ErrorRate) -> list[str]:
+def _error_analysis(scores: dict[str, Any], metric: ErrorRate) -> list[Markdown]:
     groups = scores["groups"]
     lines = [
         _extremes(groups["seconds"], metric, "clip length", " s"),
@@ -141,7 +150,7 @@ def _error_analysis(scores: dict[str, Any], metric: ErrorRate) -> list[str]:
             rows = scores["confusions"][f"{unit}s"][f"{kind}s"][:_MAX_CONFUSIONS]
             if rows:
                 lines.append(f"most frequent {unit} {kind}s: {', '.join(map(_confusion, rows))}")
-    return [line for line in lines if line]
+    return [Markdown(line) for line in lines if line]
 
 
 def _extremes(rows: Iterable[dict[str, Any]], metric: ErrorRate, what: str, unit: str = "") -> str:
@@ -159,7 +168,8 @@ def _extremes(rows: Iterable[dict[str, Any]], metric: ErrorRate, what: str, unit
 def _group(row: dict[str, Any], metric: ErrorRate, unit: str) -> str:
     interval = row["why"] if row["interval"] is None else " to ".join(map(percentage, row["interval"]))
     counted = "words" if metric == "wer" else "characters"
-    return f"`{row['value']}`{unit}, {percentage(row[metric])}% ({interval}; {row[counted]:,} {counted})"
+    figures = f"{percentage(row[metric])}% ({interval}; {row[counted]:,} {counted})"
+    return f"{code_span(row['value'])}{unit}, {figures}"
 
 
 def _speakers(rows: Iterable[dict[str, Any]], metric: ErrorRate) -> str:
@@ -174,8 +184,7 @@ def _speakers(rows: Iterable[dict[str, Any]], metric: ErrorRate) -> str:
 
 def _confusion(row: dict[str, Any]) -> str:
     texts = (row[side] for side in ("reference", "hypothesis") if side in row)
-    shown = " → ".join(f"`{'␣' if text == ' ' else text}`" for text in texts)
-    return f"{shown} {row['count']:,}" + (f" of {row['of']:,}" if "of" in row else "")
+    return f"{join(' → ', map(code_span, texts))} {row['count']:,}" + (f" of {row['of']:,}" if "of" in row else "")
 
 
 def _comparisons(breakdown: dict[str, Any], kind: str) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from speechmill.config.datasets import DrawnSplit
 from speechmill.config.evaluation import ErrorRate, SelectConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.text import TextConfig
+from speechmill.core.direction import isolate
 
 
 class DatasetDescription(BaseModel):
@@ -51,6 +52,6 @@ class CardSettings(BaseModel):
     """The versions of the stages that determine the figures."""
 
     def set_title(self, name: str) -> str:
-        """Return the display name of a scored set, or of a perturbed copy of one."""
+        """Return the display name of a scored set, or of a perturbed copy of one, with isolated right-to-left text."""
         dataset, split, *effect = name.split("-")
-        return ", ".join([f"{self.datasets[dataset].title} {split}", *effect])
+        return ", ".join([f"{isolate(self.datasets[dataset].title)} {split}", *effect])

@@ -1,7 +1,7 @@
 """The Markdown tables of a model card."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, get_args
 
 import pandas as pd
@@ -9,6 +9,7 @@ import pandas as pd
 from speechmill.config.evaluation import ErrorRate, Protocol
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
+from speechmill.report.markdown import Markdown, code_span, escape, join, table
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.intervals import CONFIDENCE
 
@@ -17,17 +18,6 @@ NOT_KEPT = "†"
 
 INTERVAL = f"{CONFIDENCE}% CI"
 """The name of a confidence interval in headings and sentences."""
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Return a padded Markdown table with centred columns; the first row is the heading."""
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
-    ]
-    rule = "|" + "|".join(":" + "-" * width + ":" for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
 
 
 def fixed(value: float | None, decimals: int) -> str:
@@ -81,7 +71,7 @@ def dev_rates(log: list[dict[str, Any]], metric: ErrorRate) -> dict[int, float]:
     return {step: rate for step, rate in rates if rate is not None}
 
 
-def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
+def results_table(settings: CardSettings, scores: pd.DataFrame) -> Markdown:
     """Return the table of the selected checkpoint's scores on every set by every decoder."""
     first, second = both_rates(settings.metric)
     heading = ["Set", "Decoder", f"{first.upper()} %", INTERVAL, f"{second.upper()} %", "Loss"]
@@ -99,7 +89,7 @@ def results_table(settings: CardSettings, scores: pd.DataFrame) -> str:
                 str(row["reference_words"]),
             ]
         )
-    return markdown_table(rows)
+    return table(rows)
 
 
 def _interval(row: dict[Hashable, Any], metric: ErrorRate) -> str:
@@ -109,19 +99,19 @@ def _interval(row: dict[Hashable, Any], metric: ErrorRate) -> str:
     return f"{percentage(row[f'{metric}_low'])} – {percentage(row[f'{metric}_high'])}"
 
 
-def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> str:
+def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> Markdown:
     """Return the table of scores by the further protocols of each set, or "" if every set has a single protocol."""
     names = both_rates(settings.metric)
-    rows = [["Set", "Decoder", "Protocol", *(f"{name.upper()} %" for name in names)]]
+    rows: list[list[str]] = [["Set", "Decoder", "Protocol", *(f"{name.upper()} %" for name in names)]]
     for row in scores.to_dict("records"):
         for protocol in get_args(Protocol):
             if protocol != row["protocol"] and not pd.isna(row[f"wer_{protocol}"]):
                 rates = [percentage(row[f"{name}_{protocol}"]) for name in names]
-                rows.append([settings.set_title(str(row["set"])), str(row["decoder"]), f"`{protocol}`", *rates])
-    return markdown_table(rows) if len(rows) > 1 else ""
+                rows.append([settings.set_title(str(row["set"])), str(row["decoder"]), code_span(protocol), *rates])
+    return table(rows) if len(rows) > 1 else Markdown()
 
 
-def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> str:
+def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> Markdown:
     """Return the table that compares each perturbed copy of a set with the set, or "" if there are no copies."""
     rate = f"{settings.metric.upper()} %"
     heading = ["Set", "Perturbation", "Decoder", f"{rate} original", f"{rate} perturbed", "Difference", INTERVAL]
@@ -137,10 +127,10 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> str:
         for row in breakdown["comparisons"]
         if row["kind"] == "effect"
     ]
-    return markdown_table([heading, *rows]) if rows else ""
+    return table([heading, *rows]) if rows else Markdown()
 
 
-def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> str:
+def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdown:
     """Return the table of the clips that each split of each corpus lists, and of those kept and rejected."""
     rows = [["Corpus", "Licence", "Split", "Listed", "Kept", "Rejected"]]
     for each in status:
@@ -148,48 +138,51 @@ def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> str:
         for split in each["listed"]:
             counts = [f"{each[kind][split]:,}" for kind in ("listed", "kept", "rejected")]
             rows.append([dataset.title, dataset.licence, split, *counts])
-    return markdown_table(rows)
+    return table(rows)
 
 
-def data_table(settings: CardSettings, counts: dict[str, dict[str, Any]]) -> str:
+def data_table(settings: CardSettings, counts: dict[str, dict[str, Any]]) -> Markdown:
     """Return the table of the clips that the run used in each role, and of those excluded from training."""
     rows = [["Role", "Sets", "Clips", "Hours", "Speakers", "Excluded"]]
     for role, count in counts.items():
         rows.append(
             [
                 role if role in ("train", "dev") else "evaluation",
-                " + ".join(settings.set_title(name) for name in count["sets"]),
+                join(" + ", map(settings.set_title, count["sets"])),
                 f"{count['clips']:,}",
                 f"{count['seconds'] / 3600:.2f}",
                 str(count["speakers"] or "unknown"),
                 ", ".join(f"{number} {reason}" for reason, number in count["excluded"].items()) or "none",
             ]
         )
-    return markdown_table(rows)
+    return table(rows)
 
 
-def leakage_table(settings: CardSettings, leakage: dict[str, Any]) -> str:
+def leakage_table(settings: CardSettings, leakage: dict[str, Any]) -> Markdown:
     """Return the table of training clips that share a speaker, a sentence or audio with each scored set."""
     rows = [["Set", "Same speaker", "Same sentence", "Same audio", "Removed from training"]]
     for name, counts in leakage.items():
         cells = [f"{counts[kind]['clips']:,} ({counts[kind]['action']})" for kind in ("speaker", "sentence", "audio")]
         rows.append([settings.set_title(name), *cells, f"{counts['removed']:,}"])
-    return markdown_table(rows)
+    return table(rows)
 
 
-def digests_table(evidence: Evidence, scores: pd.DataFrame) -> str:
+def digests_table(evidence: Evidence, scores: pd.DataFrame) -> Markdown:
     """Return the table that identifies the inputs of the run, its model files and the versions of its stages."""
     settings = evidence.settings
     rows = [["Item", "Identified by", "Value"]]
     for each in evidence.status:
         known = {key: each["about"][key] for key in ("commit", "sha256") if each["about"].get(key)}
-        rows += [[settings.datasets[each["dataset"]].title, key, f"`{value}`"] for key, value in known.items()]
+        rows += [[settings.datasets[each["dataset"]].title, key, code_span(value)] for key, value in known.items()]
     if evidence.base is not None and evidence.base.get("commit"):
-        rows.append([str(settings.base), "commit", f"`{evidence.base['commit']}`"])
-    rows.append(["training clips with their texts", "sha256", f"`{evidence.training_clips_digest}`"])
+        rows.append([str(settings.base), "commit", code_span(evidence.base["commit"])])
+    rows.append(["training clips with their texts", "sha256", code_span(evidence.training_clips_digest)])
     for row in scores[scores["unavailable"].isna()].drop_duplicates("set").to_dict("records"):
-        title = settings.set_title(row["set"])
-        rows.append([f"clips of {title} with their texts", "sha256", f"`{row['eval_set_sha256']}`"])
-    rows += [[f"`{name}`", "sha256", f"`{digest}`"] for name, digest in evidence.selection["sha256"].items()]
-    rows += [[f"stage `{stage}`", "version", f"`{version}`"] for stage, version in settings.versions.items()]
-    return markdown_table(rows)
+        item = Markdown(f"clips of {escape(settings.set_title(row['set']))} with their texts")
+        rows.append([item, "sha256", code_span(row["eval_set_sha256"])])
+    rows += [[code_span(name), "sha256", code_span(digest)] for name, digest in evidence.selection["sha256"].items()]
+    rows += [
+        [Markdown(f"stage {code_span(stage)}"), "version", code_span(str(version))]
+        for stage, version in settings.versions.items()
+    ]
+    return table(rows)

@@ -11,13 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from speechmill.config.evaluation import ErrorRate
-from speechmill.core.page import COLOURS, save_figure
+from speechmill.core.page import COLOURS, plot_label, save_figure
 from speechmill.scoring.error_rates import RATE_NAMES
 from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set
 
 Title = Callable[[str], str]
-"""A function that returns the title of a set, given its name."""
+"""A function that returns the title of a set, given its name. Sets whose title cannot be drawn are labelled by name."""
 
 # Sets and decoders differ not only by colour, so that plots can be read without colour vision.
 _LINES, _MARKERS = ["-", "--", ":", "-."], ["o", "s", "^", "D", "v", "P"]
@@ -35,7 +35,7 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, pat
         itertools.cycle(zip(COLOURS, _MARKERS, strict=True)),
         strict=False,
     ):
-        axes.plot(rows["step"], rows["loss"], marker=marker, color=colour, label=title(str(name)))
+        axes.plot(rows["step"], rows["loss"], marker=marker, color=colour, label=_label(title, str(name)))
     axes.set_yscale("log")
     _finish(axes, "step", "CTC loss per character", "Loss by training step")
     axes.legend(edgecolor="none", framealpha=0.9)
@@ -73,7 +73,7 @@ def plot_error_rates(
                 axes.vlines(rows["step"], low, high, color=colour, linestyle=line_styles[decoder])
             axes.plot(
                 rows["step"], 100 * rows[metric], marker=marker, linestyle=line_styles[decoder], color=colour,
-                label=f"{title(str(name))}, {decoder}",
+                label=f"{_label(title, str(name))}, {decoder}",
             )  # fmt: skip
         axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
         axes.set_ylim(bottom=0)
@@ -95,9 +95,11 @@ def plot_breakdown(sets: dict[str, Any], title: Title, path: Path, metric: Error
     for row, (name, decoders) in zip(panels, sets.items(), strict=True):
         for axes, kind, label in zip(row, ("seconds", "rate"), _BIN_LABELS, strict=False):
             _plot_bins(axes, {decoder: found["groups"][kind] for decoder, found in decoders.items()}, metric)
-            _finish(axes, label, rate, title(name))
+            _finish(axes, label, rate, _label(title, name))
         _plot_speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()}, metric)
-        _finish(row[2], f"speakers, highest {metric.upper()} first; marker size: number of words", rate, title(name))
+        _finish(
+            row[2], f"speakers, highest {metric.upper()} first; marker size: number of words", rate, _label(title, name)
+        )
         for axes in row:
             axes.set_ylim(bottom=0)
     figure.suptitle(
@@ -166,10 +168,14 @@ def plot_robustness(scores: pd.DataFrame, title: Title, path: Path, metric: Erro
         axes.set_yticks(range(len(order)), ["unperturbed" if each == name else each.split("-")[2] for each in order])
         axes.invert_yaxis()
         axes.set_xlim(left=0)
-        _finish(axes, f"{metric.upper()}, %", "", title(name))
+        _finish(axes, f"{metric.upper()}, %", "", _label(title, name))
     figure.suptitle(f"{RATE_NAMES[metric].capitalize()} on perturbed copies, with {CONFIDENCE}% confidence intervals")
     _add_legend(figure, panels)
     save_figure(figure, path)
+
+
+def _label(title: Title, name: str) -> str:
+    return plot_label(title(name), name)
 
 
 def _decoder_styles(count: int) -> list[tuple[float, str, str]]:

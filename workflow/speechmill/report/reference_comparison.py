@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from speechmill.config.reference_card import ReferenceCard
+from speechmill.core.direction import isolate
 from speechmill.scoring.error_rates import percent
 
 _METRICS = ("wer", "cer")
@@ -43,10 +44,10 @@ def comparison_table(card: ReferenceCard, scores: pd.DataFrame, title: Callable[
     rows = [["Set", "Metric", "Published", "This run", "Difference", "Remarks"]]
     for reference in _reference_rates(card):
         value, remarks = _run_rate(reference, scores)
-        remark = "not published" if reference.value is None else reference.remark
+        remark = "not published" if reference.value is None else isolate(reference.remark or "")
         rows.append(
             [
-                title(reference.set) if reference.set else reference.name,
+                title(reference.set) if reference.set else isolate(reference.name),
                 f"{reference.metric.upper()} %" + (", with a language model" if reference.decoder == "lm" else ""),
                 _format_rate(reference.value),
                 _format_rate(value),
@@ -91,16 +92,16 @@ def _run_rate(reference: _ReferenceRate, scores: pd.DataFrame) -> tuple[float | 
         return None, ["not scored here"]
     matching = scores[(scores["set"] == reference.set) & (scores["decoder"] == reference.decoder)]
     if matching.empty:
-        return None, [f"not scored here with the decoder `{reference.decoder}`"]
+        return None, [f"not scored here with the decoder {reference.decoder}"]
     row = matching.iloc[0]
     if not pd.isna(row["unavailable"]):
-        return None, [f"not available here: {row['unavailable']}"]
+        return None, [f"not available here: {isolate(row['unavailable'])}"]
     remarks = []
     fraction = row[f"{reference.metric}_{reference.protocol}"]
     if pd.isna(fraction):
         fraction = row[reference.metric]
         if row["protocol"] != reference.protocol:
-            remarks.append(f"scored here by the protocol `{row['protocol']}`, published by `{reference.protocol}`")
+            remarks.append(f"scored here by the protocol {row['protocol']}, published by {reference.protocol}")
     if row["clips_scored"] != row["clips_expected"]:
         remarks.append(f"{row['clips_scored']:,} of {row['clips_expected']:,} clips scored here")
     return None if pd.isna(fraction) else percent(fraction), remarks

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-import jinja2
 import pandas as pd
 from pydantic import BaseModel
 
@@ -16,7 +15,7 @@ from speechmill.config.evaluation import Decoder, ErrorRate, Protocol
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, read_json, write_text
-from speechmill.core.page import STYLE
+from speechmill.core.page import STYLE, page_environment
 from speechmill.report.reference_comparison import comparison_table
 
 _TEMPLATE = TEMPLATES / "runs.html.j2"
@@ -220,9 +219,7 @@ def render_page(
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f}"
     environment.filters["duration"] = _format_duration
     environment.filters["size"] = lambda value: "unknown" if value is None else _format_size(value)

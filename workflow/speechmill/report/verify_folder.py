@@ -23,6 +23,9 @@ ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
 """The columns of the summary that are sums over clips."""
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+# The fence that ends code is as long as the one that begins it.
+_CODE_BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
+_CODE_SPAN_OR_ADDRESS = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|\([^)\s]*\)")
 _MAX_LINES = 5
 _MAX_LENGTH = 200
 
@@ -56,13 +59,13 @@ def check_folder(model: Path) -> CheckResult:
 
 def count_figures(text: str) -> Counter[str]:
     """Return the number of figures in each section of a card by its heading, not counting code and addresses."""
-    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    text = _CODE_BLOCK.sub("", text)
     counts: Counter[str] = Counter()
     heading = INTRODUCTION
     for line in text.splitlines():
         if match := re.match(r"#{2,}\s+(.+)", line):
             heading = match[1]
-        counts[heading] += len(_NUMBER.findall(re.sub(r"`[^`]*`|\([^)\s]*\)", "", line)))
+        counts[heading] += len(_NUMBER.findall(_CODE_SPAN_OR_ADDRESS.sub("", line)))
     return Counter({name: number for name, number in counts.items() if number})
 
 

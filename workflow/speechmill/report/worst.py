@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +18,7 @@ from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, read_json, write_text
 from speechmill.core.flac import encode_flac
-from speechmill.core.page import STYLE
+from speechmill.core.page import STYLE, page_environment
 from speechmill.core.tables import read_table
 from speechmill.inference import log_probs
 from speechmill.model.clip_reader import ClipReader
@@ -195,9 +194,7 @@ def render_page(clips: list[Any], summary: dict[str, Any], settings: WorstSettin
         summary: `run`, `system`, and the numbers of clips `scored` and `with_errors` of the set.
         settings: The settings of the stage.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment()
     environment.filters["percent"] = lambda value: f"{100 * value:.0f}%" if np.isfinite(value) else "undefined"
     environment.filters["playback_start"] = playback_start
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
