@@ -215,5 +215,6 @@ def language_model(
     vocabulary = sorted({*words, *itertools.chain(*map(str.split, sentences))})
     (folder / LEXICON).write_text("".join(str(spelling.entry(word)) for word in vocabulary), encoding="utf-8")
     (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    write_json({"blank": "[PAD]", "separator": "|"}, folder / ABOUT)
+    about = {"blank": "[PAD]", "separator": "|", "special": [token for token in tokens if token == "[UNK]"]}
+    write_json(about, folder / ABOUT)
     return folder

@@ -218,7 +218,7 @@ def character_model(folder: Path, sentences: Sequence[str], tokens: Sequence[str
     build_model(folder / "spelled", folder / MODEL, settings, 100)
     (folder / LEXICON).write_text("")
     (folder / TOKENS).write_text("\n".join(tokens) + "\n", encoding="utf-8")
-    write_json({"unit": "characters", "blank": "[PAD]", "separator": "|"}, folder / ABOUT)
+    write_json({"unit": "characters", "blank": "[PAD]", "separator": "|", "special": ["[UNK]"]}, folder / ABOUT)
     return folder
 
 

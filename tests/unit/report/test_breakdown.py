@@ -287,7 +287,7 @@ def test_interval_and_comparison_are_of_the_error_rate(tmp_path: Path) -> None:
         clips = pd.DataFrame(
             [
                 {"id": name, "speaker_id": name, **counted._asdict(), "words": counted.words, "errors": counted.errors,
-                 "resampling_unit": name}
+                 "group": name}
                 for name, reference, hypothesis in texts
                 for counted in count([reference], [hypothesis])
             ]

@@ -11,6 +11,7 @@ from material import LAYER_NORM, recording, store
 from speechmill.config.text import TextConfig
 from speechmill.inference.evaluate import score
 from speechmill.inference.log_probs import transcribe
+from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import model_config, new_model
 from speechmill.training.dev_evaluator import DevEvaluator, spread_over_lengths
 
@@ -35,7 +36,9 @@ def model(letters: Wav2Vec2Processor) -> Any:
 
 def test_scores_equal_those_of_the_evaluate_stage(clips: Clips, letters: Wav2Vec2Processor, model: Any) -> None:
     found = DevEvaluator(*clips, letters, TextConfig(), 10)(model, CPU)
-    expected = score(clips[0], *transcribe(model.eval(), letters, *clips, 10, CPU), TextConfig())[1]
+    outputs = transcribe(model.eval(), letters, *clips, 10, CPU)
+    special_tokens = written_special_tokens(letters)
+    expected = score(clips[0], *outputs, TextConfig(), special_tokens=special_tokens)[1]
     rates = {f"dev_{name}": expected[name] for name in ("wer", "cer", "loss")}
     assert found == {**rates, "dev_clips": 6, "dev_empty": 0}
     assert found["dev_wer"] > 0

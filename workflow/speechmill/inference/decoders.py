@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from speechmill.config.lm import BeamConfig, Vocabulary
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
-from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, Tokens, folder_tokens
+from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, folder_tokens
 from speechmill.text.normaliser import compose
 
 # A log-probability so low that no such hypothesis stays within the beam.
@@ -185,6 +185,8 @@ def _character_search(lm_folder: Path, weights: Weights, tokens: Tokens) -> Call
         lexicon=None,
         tokens=tokens.by_id,
         lm=str(lm_folder / MODEL),
+        # The decoder looks up tokens by their ids; without this file torchaudio numbers them in another order.
+        lm_dict=str(lm_folder / TOKENS),
         beam_size=weights.beam.size,
         beam_size_token=min(weights.beam.tokens, len(tokens.by_id)),
         beam_threshold=weights.beam.threshold,

@@ -84,16 +84,16 @@ def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[M
     ]
 
 
-def _language_model_effect(row: dict[str, Any], metric: ErrorRate) -> str:
+def _language_model_effect(row: dict[str, Any], metric: ErrorRate) -> Markdown:
     if row["difference"] is None:
-        return "not comparable, because the references contain no words."
+        return Markdown("not comparable, because the references contain no words.")
     greedy, lm = map(percentage, row["rates"])
     if row["difference"] == 0:
         effect = f"the language model leaves {metric.upper()} unchanged at {greedy}%"
     else:
         verb = "lowers" if row["difference"] < 0 else "raises"
         effect = f"the language model {verb} {metric.upper()} from {greedy}% to {lm}%{_reservation(row['interval'])}"
-    return f"{effect} ({_difference(row)})."
+    return Markdown(f"{effect} ({_difference(row)}).")
 
 
 def _reservation(interval: list[float] | None) -> str:
@@ -113,7 +113,7 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{difference}, {INTERVAL} {low} to {high}, {p}"
 
 
-def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) -> list[str]:
+def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) -> list[Markdown]:
     """Return how the selected checkpoint compares with the previous one and with the last one."""
     lines = []
     for row in _comparisons(breakdown, "checkpoints"):
@@ -121,7 +121,7 @@ def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) ->
         if (other["set"], other["decoder"]) == (set_name, decoder) and row["difference"] is not None:
             which = "previous" if other["step"] < selected["step"] else "last"
             rate = f"{breakdown['metric'].upper()} {percentage(row['rates'][0])}%"
-            lines.append(f"step {other['step']} ({which} checkpoint): {rate}, {_difference(row)}")
+            lines.append(Markdown(f"step {other['step']} ({which} checkpoint): {rate}, {_difference(row)}"))
     return lines
 
 

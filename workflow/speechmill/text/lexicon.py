@@ -102,5 +102,5 @@ def folder_tokens(folder: Path) -> Tokens:
     about = read_json(folder / ABOUT)
     by_id = (folder / TOKENS).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     # Models of release 0.1.0 do not list their special tokens, and have no other tokens of several characters.
-    special = about.get("special") or [token for token in by_id if len(token) > 1]
+    special = about.get("special", [token for token in by_id if len(token) > 1])
     return Tokens(by_id, about["blank"], about["separator"], frozenset(special) - {about["blank"], about["separator"]})
