@@ -556,7 +556,9 @@ def test_plot_labels_are_drawn_without_warning(tmp_path: Path) -> None:
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as monkeypatch:
         warnings.simplefilter("error")
         plot_loss(LOG, frame, titles.__getitem__, tmp_path / "loss.png")
-        figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, titles.__getitem__, 100, tmp_path))
+        figure = plotted(
+            monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, titles.__getitem__, 100, tmp_path)
+        )
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:-1] == [
         "a, greedy", "b, greedy", r"US\$ and CA\$ dev, greedy", "d, greedy", "e, greedy", "f, greedy",
@@ -788,7 +790,9 @@ def test_set_without_interval_is_plotted(tmp_path: Path, monkeypatch: pytest.Mon
     ends = dict.fromkeys(("wer_low", "wer_high", "cer_low", "cer_high"), float("nan"))
     frame = scores((100, "cv-dev", 0.4), (200, "cv-dev", 0.3), (200, "own-test", 0.5), (200, "own-test-gsm", 0.6))
     frame = frame.assign(**ends)
-    figure = plotted(monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path / "wer"))
+    figure = plotted(
+        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path / "wer")
+    )
     assert [100 * 0.5] in [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
     figure = plotted(monkeypatch, lambda: plot_robustness(frame, SETTINGS.set_title, tmp_path / "robustness"))
     assert [line.get_marker() for line in figure.axes[0].get_lines()].count("o") == 1
