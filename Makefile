@@ -33,11 +33,11 @@ report: setup  ## create the missing results of CONFIG, and collect all of them 
 plan: setup  ## estimate the disk space and time of CONFIG=config/recipes/NAME.yaml; downloads nothing
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.forecast $(CONFIG)
 
-# Unit tests run in parallel. Workflow tests run one after another: they use all cores, and share one set of results.
+# Workflow tests run one file per process at a time, the slowest first; see tests/workflow/conftest.py.
 test: lint  ## run the linters and all tests
 	@bash envs/setup.sh browser slurm
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest tests/workflow
+	$(BIN)/python -m pytest tests/workflow --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## print the speed of the stages relative to other implementations; ONLY=train runs one benchmark
 	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)

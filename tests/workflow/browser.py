@@ -1,6 +1,5 @@
-"""Headless Chromium, driven by the DevTools protocol over a pipe."""
+"""Headless Chromium, controlled by the DevTools protocol over a pipe."""
 
-import base64
 import fcntl
 import json
 import os
@@ -10,7 +9,6 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -25,22 +23,22 @@ _ANSWER_SECONDS = 60
 
 
 class Page:
-    """A page in a browser, and what went wrong or out of it since it was opened."""
+    """A page in a browser, with its errors and requests."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
         self._read = b""
         self._sent = 0
         self._session: str | None = None
-        # Where JavaScript can run: a session and the number of a context in it. A frame may have a session of its own.
+        # The frame of each JavaScript context, by session and number. A frame may have its own session.
         self._contexts: dict[tuple[str, int], str] = {}
         self.errors: list[str] = []
-        """Errors in the console, uncaught ones included."""
+        """Errors in the console, including uncaught ones."""
         self.requests: list[str] = []
-        """The addresses that were asked for."""
+        """The requested addresses."""
 
     def open(self, address: str, width: int = 1400, height: int = 900) -> None:
-        """Open an address; returns when all that it loads by itself is loaded."""
+        """Open an address and return when it has loaded."""
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
@@ -50,13 +48,13 @@ class Page:
         self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def evaluate(self, expression: str, *, inside: bool = False) -> Any:
-        """The value of a JavaScript expression, awaited, in the page or `inside` the frame that it shows."""
+        """Return the awaited value of a JavaScript expression in the page, or inside the frame that it shows."""
         answer = self._evaluated(expression, self._framed()[-1] if inside else None)
         assert "exceptionDetails" not in answer.get("result", {}), f"{expression}: {answer}"
         return answer["result"]["result"].get("value")
 
     def until(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true. Fails where it never is."""
+        """Wait until a JavaScript expression is true, for up to 20 seconds."""
         looked = (
             "new Promise((done, fail) => { const end = Date.now() + 20000; const look = () => {"
             f" if ({condition}) done(true); else if (Date.now() > end) fail('never true');"
@@ -65,23 +63,19 @@ class Page:
         assert self.evaluate(looked), condition
 
     def until_shown(self, heading: str) -> None:
-        """Wait until the page shows a frame with this heading. Fails where it never does."""
+        """Wait until the page shows a frame with this heading, for up to 20 seconds."""
         seen: list[Any] = []
         for _ in range(400):
             self.evaluate("new Promise(done => setTimeout(done, 50))")
             for context in self._framed():
-                # The frame may have gone on to another page meanwhile, and then there is an error for an answer.
+                # The answer is an error if the frame has loaded another page meanwhile.
                 answer = self._evaluated(
                     "document.readyState === 'complete' && document.querySelector('h1')?.textContent", context
                 )
                 seen = [answer.get("result", {}).get("result", {}).get("value")]
                 if seen == [heading]:
                     return
-        raise AssertionError(f"no frame is headed {heading!r}, but {seen}")
-
-    def screenshot(self, path: Path) -> None:
-        """Write what is to be seen as a PNG file."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+        raise AssertionError(f"no frame has the heading {heading!r}; the last one had {seen}")
 
     def _framed(self) -> list[tuple[str, int]]:
         main = self._call("Page.getFrameTree")["frameTree"]["frame"]["id"]
@@ -93,7 +87,7 @@ class Page:
         return self._answer(self._send("Runtime.evaluate", session, **options, **context))
 
     def _watch(self, session: str) -> None:
-        """Have a session tell what happens in it, and in the frames that get a process of their own."""
+        """Subscribe to the events of a session and of frames with their own process."""
         attach = {"autoAttach": True, "waitForDebuggerOnStart": True, "flatten": True}
         self._send("Target.setAutoAttach", session, **attach)
         for command in ("Runtime.enable", "Log.enable", "Network.enable", "Runtime.runIfWaitingForDebugger"):
@@ -153,31 +147,31 @@ class Page:
 
 @contextmanager
 def new_page() -> Iterator[Page]:
-    """A page of a browser that runs until the block ends."""
+    """Yield a page of a new browser, which is closed when the block ends."""
     program = next((found for name in NAMES if (found := shutil.which(name))), None)
     assert program is not None, f"none of {', '.join(NAMES)} is on PATH: `bash envs/setup.sh browser` installs one"
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        # Chromium reads commands from 3 and writes answers to 4: the shell puts them there, from numbers beyond.
-        theirs_in, ours_out = map(_beyond, os.pipe())
-        ours_in, theirs_out = map(_beyond, os.pipe())
-        for end in (ours_in, ours_out):
+        # Chromium reads commands from descriptor 3 and writes answers to 4; the shell assigns these numbers.
+        browser_input, commands = map(_high_descriptor, os.pipe())
+        answers, browser_output = map(_high_descriptor, os.pipe())
+        for end in (answers, commands):
             stack.callback(os.close, end)
         command = [program, *_FLAGS, f"--user-data-dir={folder}", "about:blank"]
         browser = subprocess.Popen(
-            ["/bin/bash", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "bash", *command],
-            pass_fds=(theirs_in, theirs_out),
+            ["/bin/bash", "-c", f'exec "$@" 3<&{browser_input} 4>&{browser_output}', "bash", *command],
+            pass_fds=(browser_input, browser_output),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         stack.callback(browser.wait)
         stack.callback(browser.terminate)
-        os.close(theirs_in)
-        os.close(theirs_out)
-        yield Page(ours_out, ours_in)
+        os.close(browser_input)
+        os.close(browser_output)
+        yield Page(commands, answers)
 
 
-def _beyond(number: int) -> int:
+def _high_descriptor(number: int) -> int:
     moved = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, 20)
     os.close(number)
     return moved

@@ -1,6 +1,7 @@
 """A synthetic corpus and a finished run, created once for all workflow tests and all processes that run them."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,13 @@ from working_copy import SPOKEN, WorkingCopy, faulty_config, plant_faults, tiny_
 
 Shared = Callable[[str, Callable[[WorkingCopy], None]], WorkingCopy]
 
+# With pytest-xdist, the files that take longest start first.
+SLOWEST = ["test_slurm.py", "test_recipes.py", "test_s3.py", "test_walkthrough.py"]
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the slowest file, so that other processes have work while it runs; keep the order otherwise."""
-    items.sort(key=lambda item: item.path.name != "test_slurm.py")
+    """Move the slowest files to the front."""
+    items.sort(key=lambda item: SLOWEST.index(item.path.name) if item.path.name in SLOWEST else len(SLOWEST))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +46,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Shared:
             copy = WorkingCopy(root / name)
             complete = root / f"{name}.complete"
             if not complete.exists():
+                # Another process may have failed.
+                shutil.rmtree(copy.folder, ignore_errors=True)
                 fill(working_copy(copy.folder))
                 complete.touch()
         return copy

@@ -1,9 +1,9 @@
 """A `python` for workflow tests that starts modules in a fork of a process with the large libraries already imported.
 
-A workflow is many short jobs. A plain Python spends two to five seconds of processor time on importing torch and
-transformers, which is more than most of these jobs need for their work; the workflow tests have about 200 of them,
-so that imports alone would take longer than all tests together may. The runs behind `spoken_archive`, `finished` and
-docs/own-data.md use a plain Python nevertheless, as users do.
+A plain Python spends about five seconds of processor time on importing torch and transformers, and more than one on
+importing Snakemake. The workflow tests run 120 jobs that need the former, and Snakemake as often, so that imports would
+take ten minutes of processor time, twice as much as everything else. The runs behind the fixtures `spoken_archive` and
+`finished` use a plain Python nevertheless, as users do.
 """
 
 import atexit
@@ -11,7 +11,6 @@ import json
 import os
 import runpy
 import shutil
-import signal
 import socket
 import socketserver
 import subprocess
@@ -39,11 +38,14 @@ sys.exit(int(status))
 
 @contextmanager
 def fork_server(folder: Path) -> Iterator[Path]:
-    """Yield a folder that contains the program `python`; its server runs until the block ends."""
+    """Yield a folder with the programs `python` and `snakemake`; their server runs until the block ends."""
     address, program = folder / "server", folder / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
-    program.chmod(0o755)
+    snakemake = program.with_name("snakemake")
+    snakemake.write_text('#!/bin/sh\nexec python -m snakemake "$@"\n')
+    for file in (program, snakemake):
+        file.chmod(0o755)
     with subprocess.Popen([sys.executable, __file__, address], stdout=subprocess.PIPE, cwd=folder) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
@@ -78,12 +80,12 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    # The Python that started this process, whose folder a workflow puts first on the PATH of its jobs.
-    sys.executable = shutil.which("python") or sys.executable
+    if arguments[0] == "snakemake":
+        # The workflow puts the folder of its Python first on the PATH of its jobs.
+        sys.executable = shutil.which("python") or sys.executable
     sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = arguments
     try:
@@ -99,7 +101,7 @@ def _serve(address: str) -> None:
     import pandas  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import snakemake.cli  # noqa: F401
-    import torch.utils.tensorboard
+    import torch.utils.tensorboard  # noqa: F401
     from transformers import AutoModelForCTC, Trainer, Wav2Vec2Processor  # noqa: F401
 
     with _Server(address, _Command) as server:

@@ -1,4 +1,4 @@
-"""What tests need that start servers."""
+"""Helpers for tests that start servers."""
 
 import socket
 from collections.abc import Callable
@@ -6,19 +6,23 @@ from contextlib import ExitStack
 from threading import Event
 
 
-def until(condition: Callable[[], bool], over: Callable[[], bool] = lambda: False) -> None:
-    """Look ten times a second whether what other processes do has come so far; not for ever, nor once it is `over`."""
+def wait_until(condition: Callable[[], bool], failed: Callable[[], bool] = lambda: False) -> None:
+    """Check a condition on other processes ten times a second until it holds.
+
+    Raises:
+        AssertionError: It did not hold for 400 seconds, or `failed` holds.
+    """
     for _ in range(4000):
         if condition():
             return
-        if over():
+        if failed():
             break
         Event().wait(0.1)
-    raise AssertionError("what was waited for did not happen")
+    raise AssertionError("the condition never held")
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of this machine that nobody uses."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("", 0))) for _ in range(count)]
+    """Return unused ports of this machine."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
         return [each.getsockname()[1] for each in sockets]

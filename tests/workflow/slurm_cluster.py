@@ -1,7 +1,7 @@
-"""A real Slurm of two nodes on one machine, each with two stand-in GPUs: no accounting, no cgroups, no systemd.
+"""A real Slurm cluster of two nodes on one machine, each with two stand-in GPUs: no accounting, cgroups or systemd.
 
-Its programs are those of Debian's packages slurm-wlm and munge, and it needs root. Its configuration lies in
-/etc/slurm: the plugin drops Slurm's variables before it starts a step, and with them what would name another place.
+It needs root and the programs of Debian's packages slurm-wlm and munge. Its configuration is in /etc/slurm: the
+executor plugin removes the variables of Slurm before it starts a step, and SLURM_CONF with them.
 """
 
 import os
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from servers import free_ports, until
+from servers import free_ports, wait_until
 
 CONFIGURATION = Path("/etc/slurm")
 NODES = ("n1", "n2")
@@ -37,22 +37,23 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
+SchedulerParameters=batch_sched_delay=0
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=24000 Gres=gpu:standin:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-# Slurm wants devices; nothing is ever read from them.
+# Slurm requires device files, which nothing reads.
 _GRES_CONF = "NodeName=n[1-2] Name=gpu Type=standin File={folder}/gpu[0-1]\n"
 
 
 def control(program: str, *arguments: str) -> str:
-    """What a command of Slurm's prints."""
+    """Run a command of Slurm and return its output."""
     return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout
 
 
 @dataclass
 class SlurmCluster:
-    """A cluster that runs; its daemons write to logs in `folder`."""
+    """A running cluster, whose daemons write to logs in `folder`."""
 
     folder: Path
     daemons: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
@@ -63,11 +64,11 @@ class SlurmCluster:
             self.daemons[name] = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def running(self, node: str) -> set[str]:
-        """The jobs on a node."""
+        """Return the jobs that run on a node."""
         return set(control("squeue", "--noheader", "--states=running", f"--nodelist={node}", "--format=%i").split())
 
     def lose(self, node: str) -> None:
-        """Take a node down as a power cut does: its daemon is gone, and all that it ran."""
+        """Take a node down like a power failure: kill its daemon and all processes of its jobs."""
         jobs = self.running(node)
         self.daemons[node].kill()
         for process in Path("/proc").glob("[0-9]*"):
@@ -81,7 +82,7 @@ class SlurmCluster:
         control("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def stop(self) -> None:
-        """Stop all daemons, and what they run."""
+        """Stop all daemons and jobs."""
         for node in NODES:
             if node in self.daemons and self.daemons[node].poll() is None:
                 self.lose(node)
@@ -92,11 +93,11 @@ class SlurmCluster:
 
 @contextmanager
 def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
-    """A cluster with the nodes `NODES`, of four processors and two GPUs each, until the block ends."""
+    """Start a cluster with the nodes `NODES`, each with four processors and two GPUs; stop it when the block ends."""
     conf = CONFIGURATION / "slurm.conf"
-    # A killed run of the tests leaves its own.
+    # A killed test run leaves its configuration behind.
     assert not conf.exists() or _NAME in conf.read_text(), (
-        f"{conf} is another cluster's: these tests would need its place"
+        f"{conf} belongs to another cluster: move it, or skip these tests with --ignore tests/workflow/test_slurm.py"
     )
     cluster = SlurmCluster(folder)
     (folder / "state").mkdir()
@@ -116,11 +117,11 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
             "munged", "munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}",
             f"--log-file={folder}/munge.log", f"--pid-file={folder}/munge.pid", f"--seed-file={folder}/munge.seed",
         )  # fmt: skip
-        until(lambda: (folder / "munge.socket").exists())
+        wait_until(lambda: (folder / "munge.socket").exists())
         cluster.start("slurmctld", "slurmctld", "-D")
         for node in NODES:
             cluster.start(node, "slurmd", "-D", "-N", node)
-        until(lambda: subprocess.run(["srun", "--nodes=2", "true"], capture_output=True).returncode == 0)
+        wait_until(lambda: subprocess.run(["srun", "--nodes=2", "true"], capture_output=True).returncode == 0)
         yield cluster
     finally:
         cluster.stop()

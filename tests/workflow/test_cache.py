@@ -1,59 +1,49 @@
 """The cache between working copies."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from working_copy import Snakemake, WorkingCopy, tiny_config, working_copy
+from working_copy import SnakemakeRun, WorkingCopy, tiny_config, working_copy
 
 pytestmark = pytest.mark.slow
 
-SHARD = "results/data/demo_ru/train/shard-00001.parquet"
+SHARDS = [f"results/data/demo_ru/train/shard-{number:05d}.parquet" for number in range(2)]
 
 
-@pytest.fixture
-def copy(tmp_path: Path, spoken_archive: Path) -> Callable[[str], WorkingCopy]:
-    """Makes working copies of users who have the same corpus."""
-
-    def make(name: str) -> WorkingCopy:
-        made = working_copy(tmp_path / name)
-        shutil.copy2(spoken_archive, made.folder / "corpus.tar.gz")
-        return made
-
-    return make
-
-
-def prepared(copy: WorkingCopy, cache: Path) -> Snakemake:
-    """A run of the data stages with the shared folder `cache`."""
-    cache.mkdir(exist_ok=True)
-    config = tiny_config("corpus.tar.gz")
-    del config["speak"]
-    status = "results/data/demo_ru/status.json"
-    return copy.snakemake(config, status, "--cache", SNAKEMAKE_OUTPUT_CACHE=str(cache))
-
-
-def test_a_second_working_copy_takes_the_data_stages_from_the_cache(
-    tmp_path: Path, copy: Callable[[str], WorkingCopy]
-) -> None:
-    first, second = copy("first"), copy("second")
-    filled, taken = prepared(first, tmp_path / "cache"), prepared(second, tmp_path / "cache")
-    for made in ("results/raw/demo_ru/train", SHARD):
-        assert (second.folder / made).resolve().is_relative_to(tmp_path / "cache")
-        assert f"Moving output file {made}" not in taken.output
-    assert f"Moving output file {SHARD} to cache" in filled.output
-    assert (second.folder / SHARD).read_bytes() == (first.folder / SHARD).read_bytes()
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, spoken_archive: Path) -> dict[str, tuple[WorkingCopy, SnakemakeRun]]:
+    """The shards of one corpus in several working copies, in this order, and the runs that created them."""
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "cache").mkdir()
+    found = {}
+    for name in ("first", "same", "other_libraries", "other_version"):
+        copy = working_copy(folder / name)
+        shutil.copy2(spoken_archive, copy.folder / "corpus.tar.gz")
+        if name == "other_libraries":
+            copy.edit("envs/data.yaml", "soxr==", "soxr==9.")
+        if name == "other_version":
+            copy.raise_version("shards")
+        run = copy.snakemake(
+            tiny_config("corpus.tar.gz"), *SHARDS, "--cache", SNAKEMAKE_OUTPUT_CACHE=str(folder / "cache")
+        )
+        found[name] = copy, run
+    return found
 
 
-def test_nothing_is_taken_from_the_cache_that_other_code_or_other_libraries_made(
-    tmp_path: Path, copy: Callable[[str], WorkingCopy]
-) -> None:
-    first, newer, edited = copy("first"), copy("newer"), copy("edited")
-    newer.edit("envs/data.yaml", "soxr==", "soxr==9.")
-    edited.edit("workflow/speechmill/corpus/audio.py", "scaled *= 32768", "scaled *= 16384")
-    entries = set()
-    for user in (first, newer, edited):
-        prepared(user, tmp_path / "cache")
-        entries.add((user.folder / SHARD).resolve())
-    assert len(entries) == 3
-    assert len({entry.read_bytes() for entry in entries}) == 2
+def test_second_copy_takes_data_stages_from_the_cache(runs: dict[str, tuple[WorkingCopy, SnakemakeRun]]) -> None:
+    (first, filled), (same, taken) = runs["first"], runs["same"]
+    cache = first.folder.parent / "cache"
+    for file in ("results/raw/demo_ru/train", *SHARDS):
+        assert (same.folder / file).resolve().is_relative_to(cache)
+        assert f"Moving output file {file}" not in taken.output
+    for shard in SHARDS:
+        assert f"Moving output file {shard} to cache" in filled.output
+        assert (same.folder / shard).read_bytes() == (first.folder / shard).read_bytes()
+    assert (first.folder / SHARDS[0]).read_bytes() != (first.folder / SHARDS[1]).read_bytes()
+
+
+def test_cache_separates_libraries_and_stage_versions(runs: dict[str, tuple[WorkingCopy, SnakemakeRun]]) -> None:
+    entries = {name: (copy.folder / SHARDS[1]).resolve() for name, (copy, _) in runs.items()}
+    assert entries.pop("same") == entries["first"]
+    assert len({*entries.values()}) == 3

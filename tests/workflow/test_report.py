@@ -10,11 +10,11 @@ from urllib.parse import urlparse
 
 import pytest
 from browser import Page, new_page
-from working_copy import WorkingCopy, faulty_config
+from working_copy import NOTHING_TO_DO, WorkingCopy, faulty_config
 
 RUN = "results/runs/demo_ru"
 
-# What a page or a picture of the report must show; of the others the caption alone is looked at.
+# The headings of the pages, and the pictures, that the report must show.
 PAGES = {
     "results/runs.html": "All runs side by side",
     "results/data/demo_ru/audit.html": "Spoken Russian digits demo-1.0",
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @contextmanager
 def opened(file: Path) -> Iterator[Page]:
-    """A report in a browser, with the overview that it opens with."""
+    """Open a report in a browser, on its overview."""
     with new_page() as page:
         page.open(file.as_uri())
         page.until("document.querySelector('#rulegraph :is(canvas, svg)')")
@@ -39,13 +39,13 @@ def opened(file: Path) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def report(finished: WorkingCopy) -> Iterator[Page]:
-    """The finished run's report, on which all tests look."""
+    """The report of the finished run, in a browser that all tests share."""
     with opened(finished.folder / "report.html") as page:
         yield page
 
 
 def click(report: Page, selector: str, text: str) -> None:
-    """Click the one element with a text."""
+    """Click the only element with this text."""
     found = (
         f"[...document.querySelectorAll({json.dumps(selector)})]"
         f".filter(each => each.textContent.trim() === {json.dumps(text)})"
@@ -55,7 +55,7 @@ def click(report: Page, selector: str, text: str) -> None:
 
 
 def results(report: Page) -> dict[str, Any]:
-    """What the report holds of each result, without the result itself."""
+    """Return the metadata of each result in the report."""
     found = report.evaluate(
         "Object.fromEntries(Object.entries(results).map(([path, { data_uri, ...rest }]) => [path, rest]))"
     )
@@ -63,7 +63,7 @@ def results(report: Page) -> dict[str, Any]:
 
 
 def show(report: Page, path: str) -> None:
-    """Open a result as a reader does, by the eye beside what is said about it."""
+    """Open a result as a reader does, with the eye icon beside its description."""
     report.evaluate("app.setView({ navbarMode: 'menu', content: 'stats' })")
     report.until("!document.querySelector('iframe')")
     report.evaluate(f"app.showResultInfo({json.dumps(path)})")
@@ -71,7 +71,7 @@ def show(report: Page, path: str) -> None:
     report.evaluate("document.querySelector('nav tbody a').click()")
 
 
-def test_it_opens_with_what_it_has_and_the_rules_that_were_run(report: Page) -> None:
+def test_report_opens_with_an_overview_and_rules(report: Page) -> None:
     assert report.evaluate("document.querySelector('.prose h1').textContent") == "From speech to models"
     rules = {node["rule"] for node in report.evaluate("rulegraph_spec.data[0].values")}
     assert {"ingest_dataset", "audit", "finetune", "evaluate", "card", "worst", "runs_table"} <= rules
@@ -112,7 +112,7 @@ def test_each_picture_opens(report: Page, path: str) -> None:
     report.until("document.querySelector('#app img:not(nav img)')?.naturalWidth > 300")
 
 
-def test_the_worst_clips_can_be_listened_to(report: Page) -> None:
+def test_worst_clips_play(report: Page) -> None:
     path = f"{RUN}/worst/demo_ru-test.html"
     show(report, path)
     report.until_shown(PAGES[path])
@@ -125,7 +125,7 @@ def test_the_worst_clips_can_be_listened_to(report: Page) -> None:
     assert all(0.3 < each < 10 for each in seconds)
 
 
-def test_a_page_opens_however_many_recordings_it_holds(finished: WorkingCopy, tmp_path: Path) -> None:
+def test_page_of_three_megabytes_opens(finished: WorkingCopy, tmp_path: Path) -> None:
     path = f"{RUN}/worst/demo_ru-test.html"
     page = (finished.folder / path).read_bytes()
     larger = page + b"<!--" + bytes(10) * 300_000 + b"-->"
@@ -139,7 +139,7 @@ def test_a_page_opens_however_many_recordings_it_holds(finished: WorkingCopy, tm
         assert report.errors == []
 
 
-def test_the_overview_leads_to_every_page_and_picture(report: Page) -> None:
+def test_overview_links_every_page_and_picture(report: Page) -> None:
     links = report.evaluate(
         "(() => { const box = document.createElement('div'); box.innerHTML = workflow_desc;"
         " return [...box.querySelectorAll('a')].map(link => link.href); })()"
@@ -148,23 +148,23 @@ def test_the_overview_leads_to_every_page_and_picture(report: Page) -> None:
     report.evaluate("app.setView({ navbarMode: 'menu', content: 'rulegraph' })")
     click(report, ".prose a", "model card")
     report.until_shown(PAGES[f"{RUN}/card.html"])
-    assert "The card of" in report.evaluate("document.querySelector('nav').textContent")
+    assert "The model card of" in report.evaluate("document.querySelector('nav').textContent")
 
 
-def test_the_caption_of_all_runs_leads_to_the_cards(report: Page) -> None:
+def test_caption_of_all_runs_links_the_cards(report: Page) -> None:
     report.evaluate("app.showResultInfo('results/runs.html')")
     click(report, "nav .prose a", "The card of demo_ru")
     report.until_shown(PAGES[f"{RUN}/card.html"])
 
 
-def test_nothing_is_asked_of_another_host_and_nothing_is_wrong_in_the_console(report: Page) -> None:
+def test_report_loads_nothing_remote_and_logs_no_error(report: Page) -> None:
     assert {urlparse(address).scheme for address in report.requests} <= {"file", "data", "blob"}
     assert report.errors == []
 
 
-def test_a_report_that_is_made_later_has_all_that_the_first_one_has(changed: WorkingCopy, report: Page) -> None:
+def test_later_report_equals_the_first(changed: WorkingCopy, report: Page) -> None:
     run = changed.snakemake(faulty_config(), "--report", "later.html", "--report-after-run")
-    assert "Nothing to be done" in run.output
+    assert NOTHING_TO_DO in run.output
     with opened(changed.folder / "later.html") as page:
         for part in ("Object.keys(rules)", "rulegraph_spec.data[0].values.map(node => node.rule)"):
             assert sorted(page.evaluate(part)) == sorted(report.evaluate(part))

@@ -1,4 +1,4 @@
-"""A corpus in a bucket, and all results in it: nothing but the state of the training stays on the machine."""
+"""A corpus and all results in an S3 bucket; only logs and the state of training stay on the machine."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import boto3
 import pyarrow.parquet as pq
 import pytest
 import requests
-from servers import free_ports, until
-from working_copy import PROGRAMS, Snakemake, WorkingCopy, tiny_config, working_copy
+from servers import free_ports, wait_until
+from working_copy import NOTHING_TO_DO, PROGRAMS, SnakemakeRun, WorkingCopy, tiny_config, working_copy
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ RUN = "results/runs/demo_ru"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server of this machine that speaks S3."""
+    """The address of a local server with the API of S3."""
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}"
     command = [f"{PROGRAMS}/moto_server", "--host", "127.0.0.1", "--port", str(port)]
@@ -32,13 +32,14 @@ def address() -> Iterator[str]:
             except requests.ConnectionError:
                 return False
 
-        until(answers, lambda: server.poll() is not None)
+        wait_until(answers, lambda: server.poll() is not None)
         yield address
         server.terminate()
 
 
 @pytest.fixture
 def bucket(address: str, spoken_archive: Path) -> Any:
+    """A bucket with the corpus."""
     bucket = boto3.resource(
         "s3", endpoint_url=address, aws_access_key_id="key", aws_secret_access_key="secret", region_name="us-east-1"
     ).create_bucket(Bucket="speech")
@@ -47,27 +48,25 @@ def bucket(address: str, spoken_archive: Path) -> Any:
 
 
 def config() -> dict[str, Any]:
-    made = tiny_config("s3://speech/corpora/corpus.tar.gz")
-    del made["speak"]
-    made["datasets"]["demo_ru"]["shards"] = {"train": 1, "dev": 1, "test": 1}
-    # Steps that are known only after training, and a set that one of them alone is scored on.
-    run = made["runs"]["demo_ru"]
+    """Return a configuration with the corpus in the bucket."""
+    settings = tiny_config("s3://speech/corpora/corpus.tar.gz")
+    settings["datasets"]["demo_ru"]["shards"] = {"train": 1, "dev": 1, "test": 1}
+    # Steps that are known only after training, and a set on which only one of them is scored.
+    run = settings["runs"]["demo_ru"]
     run["checkpoints"] = {"best": 1}
     run["evaluation"]["sets"] = ["demo_ru-dev", {"set": "demo_ru-test", "checkpoints": "selected"}]
-    return made
+    return settings
 
 
-def through(address: str, copy: WorkingCopy, *options: str) -> Snakemake:
-    """Run snakemake with the bucket for all that it reads and writes."""
+def run_on_bucket(address: str, copy: WorkingCopy, *options: str) -> SnakemakeRun:
+    """Run snakemake with all inputs and outputs in the bucket."""
     storage = ["--default-storage-provider", "s3", "--default-storage-prefix", "s3://speech/mine"]
     return copy.snakemake(config(), *storage, "--storage-s3-endpoint-url", address, *options, **KEYS)
 
 
-def test_a_workflow_reads_from_a_bucket_and_writes_to_it_and_leaves_nothing_else(
-    tmp_path: Path, address: str, bucket: Any
-) -> None:
+def test_bucket_has_all_results_and_the_machine_none(tmp_path: Path, address: str, bucket: Any) -> None:
     copy = working_copy(tmp_path / "copy")
-    run = through(address, copy)
+    run = run_on_bucket(address, copy)
     assert {"ingest_dataset", "shards", "finetune", "lm", "evaluate", "worst", "card"} <= run.executed
     stored = {each.key.removeprefix("mine/") for each in bucket.objects.all()}
     model = ("README.md", "model.safetensors", "lm/lexicon.txt", "manifest.json")
@@ -81,7 +80,7 @@ def test_a_workflow_reads_from_a_bucket_and_writes_to_it_and_leaves_nothing_else
     left = [path for path in (copy.folder / ".snakemake" / "storage").rglob("*") if path.is_file()]
     assert {path.suffix for path in left} <= {".log"}
 
-    # On another machine, which has only the bucket, and is to send its jobs to a cluster.
+    # Another machine with access to the bucket, which would send its jobs to a Kubernetes cluster.
     other = working_copy(tmp_path / "other")
-    again = through(address, other, "--dry-run", "--profile", "workflow/profiles/kubernetes")
-    assert "Nothing to be done" in again.output
+    again = run_on_bucket(address, other, "--dry-run", "--profile", "workflow/profiles/kubernetes")
+    assert NOTHING_TO_DO in again.output

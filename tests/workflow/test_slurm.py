@@ -1,4 +1,4 @@
-"""The demo in miniature on a Slurm of two nodes: GPUs, a time limit in mid-training, a node that is lost."""
+"""The demo in miniature on a Slurm cluster of two nodes: GPUs, a time limit during training, a lost node."""
 
 import json
 import os
@@ -15,8 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
-from servers import until
+from servers import wait_until
 from slurm_cluster import NODES, SlurmCluster, control, slurm_cluster
 from working_copy import PROGRAMS, WorkingCopy, tiny_config, working_copy
 
@@ -24,36 +23,42 @@ pytestmark = pytest.mark.slow
 
 RUN = Path("results/runs/demo_ru")
 PROFILE = "workflow/profiles/slurm"
-# What results say of how long something took.
+# Fields of results that depend on the speed of the machine.
 TIMES = {
     "wall_seconds", "forward_seconds", "decoding_seconds", "sessions", "audio_seconds_per_second", "mfu",
 }  # fmt: skip
-# Of this cluster, which has no accounting; and all usage of shared disks but that of software, so that a job starts the
-# `python` that is on PATH.
+# This cluster has no accounting. Without shared software deployment, a job runs the `python` on its PATH.
 OPTIONS = [
     "--slurm-no-account", "--slurm-status-command=squeue",
     "--shared-fs-usage", "persistence", "input-output", "sources", "source-cache", "storage-local-copies",
 ]  # fmt: skip
-# The plugin asks Slurm ever less often how jobs do; a run of short ones would be most of all a wait for that.
-_SNAKEMAKE = """
+# Snakemake in a plain Python. The plugin checks the status of jobs every 40 seconds or more, far longer than the jobs
+# of this run take. The executable is the Python on PATH, since the workflow puts its folder first on the PATH of jobs.
+_SNAKEMAKE = """\
+import shutil, sys
 from snakemake.cli import main
 from snakemake_executor_plugin_slurm import Executor
-Executor.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+Executor.next_seconds_between_status_checks = property(lambda self: 0.5, lambda self, seconds: None)
+sys.executable = shutil.which("python")
 main()
 """
 
-# Notes who calls, and with which devices. Training, like the Snakemake of its step, is a child of Slurm's own, which
-# gets Slurm's signals.
+# Records each call with its job, node and devices. Training and the Snakemake that runs it are descendants of Slurm's
+# daemon, not forks of the tests' server, so that training receives Slurm's signals.
 _PYTHON = """\
 #!/bin/sh
 echo "$2 ${{SLURM_JOB_ID-}} ${{SLURMD_NODENAME-}} $$ ${{CUDA_VISIBLE_DEVICES-}}" >> {calls}
-case "$2" in speechmill.training.finetune) exec {plain} "$@";; *) exec {warm} "$@";; esac
+case "$*" in
+"-m snakemake "*"--allowed-rules finetune "*) shift 2; exec {plain} {snakemake} "$@";;
+"-m speechmill.training.finetune "*) exec {plain} "$@";;
+*) exec {forked} "$@";;
+esac
 """
 
 
 @dataclass(frozen=True)
 class Call:
-    """A stage that a job has started."""
+    """The start of a stage in a job."""
 
     stage: str
     job: str
@@ -64,37 +69,40 @@ class Call:
 
 @dataclass(frozen=True)
 class Runs:
-    """A run on this machine, and the same on the cluster, which has met both faults."""
+    """A local run, and the same run on the cluster, in which both faults have occurred."""
 
     local: WorkingCopy
     slurm: WorkingCopy
     calls: list[Call]
     limited: str
-    """The job of the training that came to its time limit."""
+    """The job in which training reached its time limit."""
     lost: set[str]
-    """The jobs that ran on the node when it was lost."""
+    """The jobs that were running on the node when it was lost."""
 
 
 def calls(folder: Path) -> list[Call]:
+    """Return the recorded calls."""
     lines = (folder / "calls").read_text().splitlines() if (folder / "calls").is_file() else []
     rows = [line.split(" ") for line in lines if line.startswith("speechmill.")]
-    return [Call(stage.removeprefix("speechmill."), job, node, int(pid), gpu) for stage, job, node, pid, gpu in rows]
+    return [Call(stage.split(".")[-1], job, node, int(pid), gpu) for stage, job, node, pid, gpu in rows]
 
 
-def limit_in_training(folder: Path, over: Callable[[], bool]) -> str:
-    """Let the training come to its time limit, of which the profile has Slurm warn it; returns its job."""
-    until(lambda: any(len(log.read_text().splitlines()) >= 2 for log in folder.glob("work/*/*/training.jsonl")), over)
+def reach_time_limit(folder: Path, failed: Callable[[], bool]) -> str:
+    """Let training reach its time limit, before which the profile lets Slurm send a signal; return its job."""
+    wait_until(
+        lambda: any(len(log.read_text().splitlines()) >= 2 for log in folder.glob("work/*/*/training.jsonl")), failed
+    )
     (training,) = [call for call in calls(folder) if call.stage == "finetune"]
-    # It is held in mid-training, for Slurm looks at time limits twice a minute; with its signal it lets it go.
+    # Slurm checks time limits twice a minute. Training is suspended until then, and continues with Slurm's signal.
     os.kill(training.process, signal.SIGSTOP)
     end = datetime.now() + timedelta(minutes=5)
     control("scontrol", "update", f"JobId={training.job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
     return training.job
 
 
-def lose_in_evaluation(folder: Path, cluster: SlurmCluster, over: Callable[[], bool]) -> set[str]:
-    """Take a node down while checkpoints are evaluated on both; returns the jobs that ran there."""
-    until(lambda: {call.node for call in calls(folder) if call.stage == "log_probs"} == set(NODES), over)
+def lose_node(folder: Path, cluster: SlurmCluster, failed: Callable[[], bool]) -> set[str]:
+    """Take a node down while both nodes run forward passes; return the jobs that ran there."""
+    wait_until(lambda: {call.node for call in calls(folder) if call.stage == "log_probs"} == set(NODES), failed)
     lost = cluster.running("n2")
     cluster.lose("n2")
     return lost
@@ -102,40 +110,48 @@ def lose_in_evaluation(folder: Path, cluster: SlurmCluster, over: Callable[[], b
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    """A running Slurm cluster."""
     with slurm_cluster(tmp_path_factory.mktemp("cluster")) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, spoken_archive: Path, cluster: SlurmCluster) -> Runs:
+    """Both runs of one configuration."""
     config = tiny_config("corpus.tar.gz")
-    del config["speak"]
     config["datasets"]["demo_ru"]["shards"] = {"train": 1, "dev": 1, "test": 1}
     run = config["runs"]["demo_ru"]
     run["device"] = "auto"
-    # Steps enough to be stopped between, and two checkpoints of two sets: a pass for each GPU.
+    # Enough steps to stop between two of them; two checkpoints and two sets, which are a forward pass for each GPU.
     run["plan"] |= {"epochs": 4, "save_steps": 6}
     run["evaluation"] = {"sets": ["demo_ru-dev", "demo_ru-test"], "worst_clips": 0}
     local, slurm = (working_copy(tmp_path_factory.mktemp(name)) for name in ("local", "slurm"))
     for copy in (local, slurm):
         shutil.copy2(spoken_archive, copy.folder / "corpus.tar.gz")
-    # What a site's users set, for both rules that want a GPU.
+    # The site's own values, for both rules that need a GPU.
     for _ in ("finetune", "log_probs"):
         slurm.edit(f"{PROFILE}/config.yaml", "# slurm_partition: gpu", "slurm_partition: main")
         slurm.edit(f"{PROFILE}/config.yaml", "# gpu_model: a100", "gpu_model: standin")
     python = slurm.folder / "bin" / "python"
     python.parent.mkdir()
+    snakemake = python.with_name("run_snakemake.py")
+    snakemake.write_text(_SNAKEMAKE)
     python.write_text(
-        _PYTHON.format(calls=slurm.folder / "calls", plain=f"{PROGRAMS}/python", warm=shutil.which("python"))
+        _PYTHON.format(
+            calls=slurm.folder / "calls",
+            plain=f"{PROGRAMS}/python",
+            forked=shutil.which("python"),
+            snakemake=snakemake,
+        )
     )
     python.chmod(0o755)
 
-    # At the same time: while one waits until Slurm is asked again, the other runs.
+    # Concurrently, since the run on the cluster mostly waits.
     with ThreadPoolExecutor() as pool:
         ran = pool.submit(on_slurm, slurm, config, f"{python.parent}{os.pathsep}{os.environ['PATH']}")
         peer = pool.submit(local.snakemake, config)
-        limited = limit_in_training(slurm.folder, ran.done)
-        lost = lose_in_evaluation(slurm.folder, cluster, ran.done)
+        limited = reach_time_limit(slurm.folder, ran.done)
+        lost = lose_node(slurm.folder, cluster, ran.done)
         peer.result()
         ran.result()
         return Runs(local, slurm, calls(slurm.folder), limited, lost)
@@ -143,9 +159,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, spoken_archive: Path, cluster
 
 def on_slurm(copy: WorkingCopy, config: dict[str, Any], path: str) -> None:
     """Run the workflow through the cluster."""
-    (copy.folder / "test.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    file = copy.write_config(config)
     run = subprocess.run(
-        ["python", "-c", _SNAKEMAKE, "--profile", PROFILE, "--configfile", "test.yaml", "--nocolor", *OPTIONS],
+        [
+            f"{PROGRAMS}/python",
+            "bin/run_snakemake.py",
+            "--profile",
+            PROFILE,
+            "--configfile",
+            file,
+            "--nocolor",
+            *OPTIONS,
+        ],
         cwd=copy.folder,
         env=os.environ | {"PATH": path},
         stdout=subprocess.PIPE,
@@ -156,21 +181,24 @@ def on_slurm(copy: WorkingCopy, config: dict[str, Any], path: str) -> None:
 
 
 def results(copy: WorkingCopy) -> dict[str, Any]:
-    """What the files of results say, by name, without the times that they record."""
+    """Return the content of all result files by name, without recorded times."""
     files = [path for path in (copy.folder / "results").rglob("*") if path.is_file()]
     return {path.relative_to(copy.folder).as_posix(): without_times(path) for path in files}
 
 
 def without_times(path: Path) -> Any:
+    """Return the content of a file without the times that it records."""
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         return table.select([name for name in table.column_names if name not in TIMES])
     if path.suffix == ".json":
-        said = json.loads(path.read_text())
+        content = json.loads(path.read_text())
         if path.name == "manifest.json":
-            # Its digests are of files that record times.
-            return said | {"files": list(said["files"])}
-        return {name: value for name, value in said.items() if name not in TIMES} if isinstance(said, dict) else said
+            # It has digests of files that record times.
+            return content | {"files": list(content["files"])}
+        if isinstance(content, dict):
+            return {name: value for name, value in content.items() if name not in TIMES}
+        return content
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         return [{name: row[name] for name in row if name not in TIMES} for row in rows]
@@ -179,28 +207,28 @@ def without_times(path: Path) -> Any:
     return path.read_bytes()
 
 
-def test_from_ingest_to_card_all_results_are_those_of_a_local_run(runs: Runs) -> None:
+def test_all_results_equal_those_of_a_local_run(runs: Runs) -> None:
     local, slurm = results(runs.local), results(runs.slurm)
     assert RUN / "card.html" in map(Path, slurm)
     assert slurm.keys() == local.keys()
     assert [name for name in slurm if slurm[name] != local[name]] == []
 
 
-def test_jobs_see_the_devices_that_slurm_gave_them(runs: Runs) -> None:
+def test_jobs_see_the_devices_that_slurm_allocated(runs: Runs) -> None:
     gpu_stages = {"finetune", "log_probs"}
     on_slurm = [call for call in runs.calls if call.job]
     assert all(call.devices in ("0", "1") for call in on_slurm if call.stage in gpu_stages)
     assert not any(call.devices for call in on_slurm if call.stage not in gpu_stages)
-    # Two passes that were side by side on one node had a device each.
+    # Two forward passes at the same time on one node had different devices.
     kept = [call for call in on_slurm if call.stage == "log_probs" and call.job not in runs.lost]
     assert sorted((call.node, call.devices) for call in kept) == [("n1", "0"), ("n1", "1")]
 
 
-def test_training_at_its_time_limit_goes_on_in_the_next_job(runs: Runs) -> None:
+def test_training_resumes_after_its_time_limit(runs: Runs) -> None:
     first, second = [call.job for call in runs.calls if call.stage == "finetune"]
     assert (first, second != first) == (runs.limited, True)
     steps = json.loads((runs.slurm.folder / RUN / "plan.json").read_text())["total_steps"]
-    step = re.search(r"going on from step (\d+)", (runs.slurm.folder / "logs/finetune/demo_ru.log").read_text())
+    step = re.search(r"resuming from step (\d+)", (runs.slurm.folder / "logs/finetune/demo_ru.log").read_text())
     assert step is not None
     assert 2 <= int(step[1]) < steps
 

@@ -1,4 +1,4 @@
-"""The walk-through of docs/own-data.md, followed as it stands on recordings that are made here."""
+"""The walk-through of docs/own-data.md, followed block by block on synthetic recordings."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ SENTENCES = ["One, two.", "Three, four, five.", "Six, seven.", "Eight, nine, zer
 
 
 class Block(NamedTuple):
-    """A fenced block of the page, and the file that the paragraph before it names last, if it is to be written."""
+    """A fenced block of the page, and, unless it is commands, the file to write it to, which the text above names."""
 
     language: str
     file: str | None
@@ -35,23 +35,24 @@ class Block(NamedTuple):
 
 
 def blocks(page: str) -> list[Block]:
+    """Return the fenced blocks of the page."""
     found = []
     for match in re.finditer(r"^```(\w+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         paragraph = page[: match.start()].rstrip().rsplit("\n\n", 1)[-1]
         named = re.findall(r"`([\w./-]+\.\w+)`", paragraph)
         is_file = match[1] != "sh"
-        assert named or not is_file, f"no file is named before {match[2][:40]!r}"
+        assert named or not is_file, f"the paragraph before {match[2][:40]!r} names no file"
         found.append(Block(match[1], named[-1] if is_file else None, match[2]))
     return found
 
 
 def record(folder: Path, table: str) -> str:
-    """The page's table with further lines, and every recording of it, which espeak-ng speaks into `folder`."""
+    """Return the page's table with more rows, and synthesise all its recordings into `folder`."""
     rows = list(csv.DictReader(io.StringIO(table)))
-    given = {row["path"] for row in rows}
+    listed = {row["path"] for row in rows}
     for speaker, (number, sentence) in product(SPEAKERS, enumerate(SENTENCES)):
         path = f"{speaker}/{number:03d}.wav"
-        if path not in given:
+        if path not in listed:
             rows.append({"path": path, "sentence": sentence, "speaker": speaker})
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda row: _speak(folder / row["path"], row["sentence"], row["speaker"]), rows))
@@ -69,20 +70,21 @@ def _speak(file: Path, sentence: str, speaker: str) -> None:
 
 
 @dataclass
-class Followed:
-    """A working copy in which the page was followed."""
+class Walkthrough:
+    """A working copy after all steps of the page."""
 
     copy: WorkingCopy
     printed: list[tuple[str, str]]
-    """Each block of commands with what it printed, in the page's order."""
+    """Each block of commands with its output, in the order of the page."""
 
-    def of(self, words: str) -> str:
-        """What the first block of commands with `words` in it printed."""
-        return next(output for commands, output in self.printed if words in commands)
+    def output(self, text: str) -> str:
+        """Return the output of the first block of commands that contains `text`."""
+        return next(output for commands, output in self.printed if text in commands)
 
 
 @pytest.fixture(scope="module")
-def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
+def walkthrough(tmp_path_factory: pytest.TempPathFactory) -> Walkthrough:
+    """The page, followed from its first block to its last."""
     copy = working_copy(tmp_path_factory.mktemp("walkthrough"))
     printed = []
     for block in blocks(PAGE.read_text(encoding="utf-8")):
@@ -91,11 +93,11 @@ def followed(tmp_path_factory: pytest.TempPathFactory) -> Followed:
             continue
         text = record(copy.folder / "recordings", block.text) if block.file == TABLE else block.text
         (copy.folder / block.file).write_text(text, encoding="utf-8")
-    return Followed(copy, printed)
+    return Walkthrough(copy, printed)
 
 
 def run(commands: str, folder: Path) -> str:
-    # The page promises to need no internet.
+    """Run commands, without access to the internet, as the page promises, and return their output."""
     offline = {"HF_HUB_OFFLINE": "1", "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", commands],
@@ -109,36 +111,36 @@ def run(commands: str, folder: Path) -> str:
     return done.stdout
 
 
-def test_the_page_ends_in_a_model_that_plain_transformers_loads(followed: Followed) -> None:
-    model = followed.copy.folder / "results/runs/mine/model"
+def test_page_yields_a_model_for_plain_transformers(walkthrough: Walkthrough) -> None:
+    model = walkthrough.copy.folder / "results/runs/mine/model"
     AutoModelForCTC.from_pretrained(model)
     vocab = set(AutoProcessor.from_pretrained(model).tokenizer.get_vocab())
     assert {"e", "n", "o"} < vocab
     assert not vocab & set("SZ,.")
     card = (model / "README.md").read_text(encoding="utf-8")
-    config = yaml.safe_load((followed.copy.folder / "config/mine.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((walkthrough.copy.folder / "config/mine.yaml").read_text(encoding="utf-8"))
     assert f"# {config['runs']['mine']['card']['title']}\n" in card
 
 
-def test_every_recording_is_used_and_no_speaker_is_in_two_sets(followed: Followed) -> None:
+def test_every_recording_is_used_in_one_set(walkthrough: Walkthrough) -> None:
     counts = [
-        json.loads((followed.copy.folder / f"results/runs/mine/clips/{role}.json").read_text())
+        json.loads((walkthrough.copy.folder / f"results/runs/mine/clips/{role}.json").read_text())
         for role in ("train", "mine-dev", "mine-test")
     ]
-    assert sum(each["clips"] for each in counts) == len(list((followed.copy.folder / "recordings").rglob("*.wav")))
+    assert sum(each["clips"] for each in counts) == len(list((walkthrough.copy.folder / "recordings").rglob("*.wav")))
     assert sum(each["speakers"] for each in counts) == len(SPEAKERS)
 
 
-def test_the_commands_say_what_the_page_says_of_them(followed: Followed) -> None:
+def test_commands_print_what_the_page_describes(walkthrough: Walkthrough) -> None:
     for dry_run in ("config/mine.yaml\n", "config/xlsr.yaml"):
-        output = next(out for commands, out in followed.printed if "--dry-run" in commands and dry_run in commands)
+        output = next(out for commands, out in walkthrough.printed if "--dry-run" in commands and dry_run in commands)
         assert "This was a dry-run" in output
         assert "finetune" in output
-    assert "steps" in followed.of("plan.txt")
-    assert "results/runs/mine/model/README.md" in followed.of("snakemake --cores 2 --configfile")
-    assert followed.of("transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")
+    assert "steps" in walkthrough.output("plan.txt")
+    assert "results/runs/mine/model/README.md" in walkthrough.output("snakemake --cores 2 --configfile")
+    assert walkthrough.output("transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")
 
 
-def test_the_files_that_the_page_names_are_there(followed: Followed) -> None:
+def test_files_named_on_the_page_exist(walkthrough: Walkthrough) -> None:
     for named in re.findall(r"`(results/[\w./-]+)`", PAGE.read_text(encoding="utf-8")):
-        assert (followed.copy.folder / named).exists(), named
+        assert (walkthrough.copy.folder / named).exists(), named

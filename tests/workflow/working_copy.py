@@ -106,11 +106,11 @@ class WorkingCopy:
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
     def raise_version(self, stage: str) -> None:
-        """Raise the version of a stage, as of a later release."""
+        """Raise the version of a stage, since a release in the future."""
         path = self.folder / "workflow/stage_versions.yaml"
-        text, count = re.subn(rf"^{stage}: {{version: 1, since: [\d.]+", f"{stage}: {{version: 2, since: 9.9.9", path.read_text(), flags=re.M)
-        assert count == 1
-        path.write_text(text)
+        versions = yaml.safe_load(path.read_text(encoding="utf-8"))
+        versions[stage] |= {"version": versions[stage]["version"] + 1, "since": "9.9.9"}
+        path.write_text(yaml.safe_dump(versions), encoding="utf-8")
 
     def copy(self, target: Path) -> "WorkingCopy":
         """Return another working copy with the same results, Snakemake's records of them, and times of change."""
