@@ -29,9 +29,8 @@ def number_languages() -> list[str]:
 
 
 def casing_language(language: str) -> str | None:
-    """Return the language of `CasingLanguage` that a code such as `tr`, `tur` or `az-Latn` stands for, or None."""
-    primary = language.replace("_", "-").split("-")[0].lower()
-    code = _ISO_639_3.get(primary, primary)
+    """Return the language of `CasingLanguage` that a code such as `tr` or `tur` stands for, or None."""
+    code = _ISO_639_3.get(language, language)
     return code if code in get_args(CasingLanguage) else None
 
 
