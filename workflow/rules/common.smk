@@ -41,7 +41,7 @@ onsuccess:
             print(outcome(Path("results/runs", name)))
 
 
-# What a rule reads: its paths stand in the rule, and these fill in what the configuration decides.
+# What rules read: the paths stand in the rules, and these fill in what the configuration decides.
 #
 #   from_config(function)           a function of dag/, called with the configuration and the wildcards that it names
 #   each(patterns, items)           the patterns, filled in with each of the items that a function of dag/paths.py lists
