@@ -120,7 +120,11 @@ def test_single_language_needs_no_key() -> None:
 
 @pytest.mark.parametrize(
     ("target_lang", "nearest"),
-    [("tr", "the nearest of its 13 languages is tur"), ("tru", "the nearest of its 13 languages is tur"), ("zh", "cmn-script_simplified")],
+    [
+        ("tr", "the nearest of its 13 languages is tur"),
+        ("tru", "the nearest of its 13 languages is tur"),
+        ("zh", "cmn-script_simplified"),
+    ],
 )
 def test_language_that_is_missing_has_the_nearest(target_lang: str, nearest: str) -> None:
     languages = sorted([*(f"x{letter}x" for letter in "abcdefghijk"), "tur", "cmn-script_simplified"])

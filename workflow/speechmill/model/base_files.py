@@ -141,4 +141,5 @@ def choose_language(
 def _listed(nearest: list[str], languages: list[str]) -> str:
     if len(nearest) == len(languages):
         return f"it has {', '.join(nearest)}"
-    return f"the nearest of its {len(languages):,} languages {'is' if len(nearest) == 1 else 'are'} {', '.join(nearest)}"
+    verb = "is" if len(nearest) == 1 else "are"
+    return f"the nearest of its {len(languages):,} languages {verb} {', '.join(nearest)}"
