@@ -233,7 +233,7 @@ def breakdown_of(*comparisons: dict[str, Any]) -> dict[str, Any]:
     """Return a breakdown of the greedy scores of a set."""
     groups = {
         "seconds": [group("under 2", 0.1), group("2 and more", 0.3)], "rate": [group("all", 0.2)],
-        "speaker": [group(f"s{i}", i / 10) for i in (3, 1, 2)],
+        "speaker": [group(f"{SPEAKER}-{i}", i / 10) for i in (3, 1, 2)],
         "gender": [group("female", 0.15), group("male", 0.25, interval=None, why="one speaker"), group(None, 0.9)],
         "age": [group(None, 0.2)], "accent": [],
     }  # fmt: skip
