@@ -98,7 +98,10 @@ def plot_breakdown(sets: dict[str, Any], title: Title, path: Path, metric: Error
             _finish(axes, label, rate, _label(title, name))
         _plot_speakers(row[2], {decoder: found["groups"]["speaker"] for decoder, found in decoders.items()}, metric)
         _finish(
-            row[2], f"speakers, highest {metric.upper()} first; marker size: number of words", rate, _label(title, name)
+            row[2],
+            f"speakers, highest {metric.upper()} first;\nmarker size: number of words",
+            rate,
+            _label(title, name),
         )
         for axes in row:
             axes.set_ylim(bottom=0)
