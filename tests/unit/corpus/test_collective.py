@@ -2,7 +2,6 @@ import hashlib
 import json
 import logging
 import random
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from speechmill.core.files import read_json
 from speechmill.corpus.collective import Link, signed_link
 from speechmill.corpus.download import download
 from speechmill.corpus.sources.corpus import UnavailableError
+
+pytestmark = pytest.mark.usefixtures("pauses")
 
 ARCHIVE = random.Random(1).randbytes(300_000)
 SIZE = len(ARCHIVE)
@@ -82,14 +83,6 @@ def collective(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Coll
         monkeypatch.setenv("MDC_API_URL", f"{running.site.url}/api")
         monkeypatch.setenv("MDC_API_KEY", KEY)
         yield running
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that would have been waited."""
-    recorded: list[float] = []
-    monkeypatch.setattr(time, "sleep", recorded.append)
-    return recorded
 
 
 @pytest.fixture

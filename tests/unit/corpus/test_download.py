@@ -5,7 +5,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -27,6 +26,8 @@ from speechmill.corpus.download import download
 from speechmill.corpus.download_record import downloaded
 from speechmill.corpus.sources.corpus import UnavailableError
 
+pytestmark = pytest.mark.usefixtures("pauses")
+
 ARCHIVE = random.Random(1).randbytes(300_000)
 OTHER = random.Random(2).randbytes(300_000)
 SIZE = len(ARCHIVE)
@@ -40,14 +41,6 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-
-
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that would have been waited."""
-    recorded: list[float] = []
-    monkeypatch.setattr(time, "sleep", recorded.append)
-    return recorded
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.utils import disable_progress_bars
 
+from hub_client import connected
 from hub_server import Hub, Repository, served
 from material import as_json
 from speechmill.config.model import ModelConfig
@@ -33,22 +34,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         commits={OLD: FILES | {"model.safetensors": b"earlier weights"}, NEW: FILES},
         branches={"main": NEW, "v1": OLD},
     )
-    with served(Hub({"somebody/wav2vec2-tiny": repository})) as running:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+    with connected(Hub({"somebody/wav2vec2-tiny": repository}), monkeypatch, tmp_path) as running:
         disable_progress_bars()
-        huggingface_hub.close_session()
         yield running
-        huggingface_hub.close_session()
 
 
 def ingest(tmp_path: Path, base: str, revision: str) -> None:

@@ -38,7 +38,6 @@ from speechmill.model.models import (
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
-INITS = ARCHITECTURES
 TEXTS = ["abc de", "a", "ed"]
 VOCAB = vocabulary(TEXTS)
 
@@ -47,7 +46,7 @@ ModelAndProcessor = tuple[PreTrainedModel, Processor]
 
 
 def build_model(name: str) -> ModelAndProcessor:
-    init = INITS[name]
+    init = ARCHITECTURES[name]
     torch.manual_seed(1)
     model = new_model(model_config(init, None, {}, len(VOCAB)), None, VOCAB)
     # With the initial weights, the logits of all clips are nearly the same.
@@ -55,7 +54,7 @@ def build_model(name: str) -> ModelAndProcessor:
     return model.eval(), processor(VOCAB, VocabSettings(init=init), base=None)
 
 
-@pytest.fixture(scope="module", params=INITS)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -163,10 +162,10 @@ def test_mask_without_padding_is_left_out(built: ModelAndProcessor) -> None:
 
 
 def test_blank_is_0_and_layerdrop_is_opt_in(name: str) -> None:
-    config = model_config(INITS[name], None, {}, 8)
+    config = model_config(ARCHITECTURES[name], None, {}, 8)
     assert (config.vocab_size, config.pad_token_id, config.bos_token_id, config.eos_token_id) == (8, 0, None, None)
     assert encoder_config(config).layerdrop == 0.0
-    dropped = model_config(nested(INITS[name], layerdrop=0.25), None, {}, 8)
+    dropped = model_config(nested(ARCHITECTURES[name], layerdrop=0.25), None, {}, 8)
     assert encoder_config(dropped).layerdrop == 0.25
 
 
@@ -177,7 +176,7 @@ def nested(init: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 def test_unknown_setting_is_named(name: str) -> None:
     with pytest.raises(SpeechmillError, match=r"has no setting (encoder_config\.)?layer_drop$"):
-        model_config(nested(INITS[name], layer_drop=0.1), None, {}, 8)
+        model_config(nested(ARCHITECTURES[name], layer_drop=0.1), None, {}, 8)
 
 
 def test_setting_of_the_wrong_type_is_named() -> None:

@@ -19,6 +19,7 @@ from hf_xet import XetAuthenticationError
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from huggingface_hub.utils import disable_progress_bars
 
+from hub_client import connected
 from hub_server import GITATTRIBUTES, SIGNATURE, Hub, Repository, served
 from material import as_json, audio_file, noise
 from speechmill.config.publish import PublishConfig
@@ -110,25 +111,12 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """An empty local Hub, which the client uses in place of the real one; TOKEN is the token of the user."""
-    with served(Hub({}, writers={TOKEN: {"somebody"}, ANOTHER: set()})) as running:
-        constants = huggingface_hub.constants
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", str(tmp_path / "stored_tokens"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with connected(Hub({}, writers={TOKEN: {"somebody"}, ANOTHER: set()}), monkeypatch, tmp_path) as running:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         # The client retries at once instead of waiting for minutes.
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         disable_progress_bars()
-        huggingface_hub.close_session()
         yield running
-        huggingface_hub.close_session()
 
 
 def head(hub: Hub, branch: str = "main") -> dict[str, bytes]:

@@ -83,8 +83,7 @@ class BeamSearch:
                 " run `make setup` with Python 3.11 or 3.12, otherwise delete that folder and run snakemake again"
             ) from error
         self._tokens, self._open = tokens, weights.vocabulary == "open"
-        special = {tokens.blank, tokens.separator, *tokens.special}
-        self._letters = {i for i, token in enumerate(tokens.by_id) if token not in special}
+        self._letters = {i for i, token in enumerate(tokens.by_id) if token in tokens.letters}
         self._blank, self._separator = (tokens.by_id.index(token) for token in (tokens.blank, tokens.separator))
         self._trie = flashlight.Trie(len(tokens.by_id), self._separator)
         ids = {token: i for i, token in enumerate(tokens.by_id)}

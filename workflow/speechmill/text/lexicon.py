@@ -35,12 +35,13 @@ class Tokens:
     special: frozenset[str] = frozenset()
 
     @cached_property
-    def _letters(self) -> frozenset[str]:
+    def letters(self) -> frozenset[str]:
+        """The tokens that words consist of."""
         return frozenset(self.by_id) - {self.blank, self.separator} - self.special
 
     @cached_property
     def _units(self) -> re.Pattern[str]:
-        return unit_pattern(self._letters)
+        return unit_pattern(self.letters)
 
     def entry(self, word: str) -> str | None:
         """Return the line of `lexicon.txt` for a word, or None if the model lacks one of its characters.
@@ -58,7 +59,7 @@ class Tokens:
         """
         for units in ("characters", "jamo"):
             spelled = self._units.findall(to_units(word, units))
-            if self._letters.issuperset(spelled):
+            if self.letters.issuperset(spelled):
                 return spelled
         return None
 

@@ -15,6 +15,7 @@ from datasets import Audio, ClassLabel, Features, Value
 from huggingface_hub import HfFileSystem
 from pydantic import TypeAdapter
 
+from hub_client import connected
 from hub_server import Hub as Server
 from hub_server import Repository, served
 from material import ROOT, audio_file, noise
@@ -121,24 +122,13 @@ REPOSITORIES = {
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     """A local Hub that both libraries use instead of the real one, without a login."""
-    with served(Server(REPOSITORIES)) as running:
-        constants, settings = huggingface_hub.constants, datasets.config
-        monkeypatch.setattr(constants, "ENDPOINT", running.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", running.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    with connected(Server(REPOSITORIES), monkeypatch, tmp_path) as running:
+        settings = datasets.config
         monkeypatch.setattr(settings, "HF_ENDPOINT", running.url)
         monkeypatch.setattr(settings, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(settings, "HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("HF_TOKEN", raising=False)
-        huggingface_hub.close_session()
         HfFileSystem.clear_instance_cache()
         yield running
-        huggingface_hub.close_session()
 
 
 @pytest.fixture
