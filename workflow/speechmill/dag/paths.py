@@ -43,11 +43,6 @@ def trains(run: Run) -> bool:
     return run.trains
 
 
-def only_scores(run: Run) -> bool:
-    """Return whether the run only scores a model that exists already."""
-    return not run.trains
-
-
 def uses_lm(run: Run) -> bool:
     """Return whether a decoder of the run uses a language model."""
     return run.evaluation.language_model is not None
