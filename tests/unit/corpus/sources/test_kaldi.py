@@ -10,9 +10,9 @@ import soundfile as sf
 from material import audio_file, noise
 from speechmill.config.datasets import Folder
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.pieces import Piece, cut
 from speechmill.corpus.sources.corpus import SourceClip
 from speechmill.corpus.sources.folder import open_folder
-from speechmill.corpus.sources.kaldi import Segment, cut
 
 # The layout of https://kaldi-asr.org/doc/data_prep.html: a folder per split, paths relative to the recipe.
 SCP = "call-1 wav/call-1.wav\ncall-2 wav/call-2.wav\n"
@@ -41,7 +41,7 @@ def sound(seconds: float, rate: int = 16_000, channels: int = 1, **kind: str) ->
 
 def segment(path: Path, start: float, end: float | None) -> bytes | None:
     with path.open("rb") as file:
-        return cut(file, Segment(start, end))
+        return cut(file, Piece(start, end))
 
 
 def test_folders_with_one_file_per_utterance_are_read(tmp_path: Path) -> None:

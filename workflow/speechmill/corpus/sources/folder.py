@@ -11,8 +11,9 @@ from pathlib import Path
 
 from speechmill.config.datasets import Folder, ValueMap
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.pieces import Piece, cut
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
-from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, Segment, cut, read_kaldi, read_lines
+from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, read_kaldi, read_lines
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
     listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
-    segments: dict[str, tuple[str, Segment]] = {}
+    pieces: dict[str, tuple[str, Piece]] = {}
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
     for entry in _from_manifests(path, settings, splits) if settings.manifest else _from_names(path, settings):
@@ -44,8 +45,8 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
                 f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
                 " `columns.id` to a column that distinguishes the clips"
             )
-        if entry.segment is not None:
-            segments[clip.id] = file, entry.segment
+        if entry.piece is not None:
+            pieces[clip.id] = file, entry.piece
         listed[split].append(clip)
     for name in {"sentence": "sentence"} | settings.columns:
         if known and _field(settings, name) not in known:
@@ -60,14 +61,14 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         )
 
     def read(clip: SourceClip) -> bytes | None:
-        name, segment = segments.get(clip.id, (clip.file, None))
+        name, piece = pieces.get(clip.id, (clip.file, None))
         file = path / name
         # Path.is_file() would raise for a name that is too long for the file system.
         if not os.path.isfile(file):  # noqa: PTH113
             return None
         try:
             with file.open("rb") as recording:
-                return recording.read() if segment is None else cut(recording, segment)
+                return recording.read() if piece is None else cut(recording, piece)
         except OSError as error:
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
@@ -185,7 +186,7 @@ def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[Sourc
     id_, name, sentence, *speaker = (_value(entry, column, settings) for column in _COLUMNS)
     file = _inside(path, name or "", entry.location)
     clip = SourceClip(
-        id_ or file, (split,), file if entry.segment is None else f"{file} {entry.segment}", sentence or "", *speaker
+        id_ or file, (split,), file if entry.piece is None else f"{file} {entry.piece}", sentence or "", *speaker
     )
     try:
         "".join(entry.fields.values()).encode()

@@ -3,51 +3,24 @@
 The layout is that of https://kaldi-asr.org/doc/data_prep.html.
 """
 
-import io
 import re
-import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import numpy as np
-import soundfile as sf
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.pieces import Piece
 
 KALDI_FILES = ("wav.scp", "text", "utt2spk", "spk2gender", "segments")
 """The files of a Kaldi folder that are read; only the first two are required."""
 
-_TOLERANCE = 0.05
-"""Seconds that a segment may end after its recording, because written times are rounded."""
-
-_LEAD = 1.0
-"""Seconds after which a decoder that starts in the middle of a stream (Vorbis, MP3) returns the right samples.
-
-This holds only for a newly opened file and a single read, because soundfile seeks after each.
-"""
-
-# The lossless dtype of each subtype; others are read as float32.
-_DTYPES = {"PCM_16": "int16", "PCM_24": "int32", "PCM_32": "int32"}
-
-
-class Segment(NamedTuple):
-    """A part of a recording, from `start` to `end` in seconds; an `end` of None is the end of the recording."""
-
-    start: float
-    end: float | None
-
-    def __str__(self) -> str:
-        return f"[{self.start} s – {'end' if self.end is None else f'{self.end} s'}]"
-
 
 class Entry(NamedTuple):
-    """A clip in a manifest: the `location` of its line, its fields, and its segment if it is part of a recording."""
+    """A clip in a manifest: the `location` of its line, its fields, and its piece if it is part of a recording."""
 
     location: str
     fields: dict[str, str]
-    segment: Segment | None = None
+    piece: Piece | None = None
 
 
 def read_lines(file: Path) -> Iterator[tuple[str, str]]:
@@ -93,10 +66,10 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
     complete = {utterance: (location, utterance) for utterance, (location, _) in recordings.items()}
     audio = segments if has_segments else complete
     for utterance in [*audio, *(utterance for utterance in texts if utterance not in audio)]:
-        segment = None
+        piece = None
         if utterance in audio:
             location, rest = audio[utterance]
-            recording, segment = _segment(location, rest) if has_segments else (rest, None)
+            recording, piece = _piece(location, rest) if has_segments else (rest, None)
             location, path = recordings.get(recording, (location, f"{recording} (not in wav.scp)"))
         else:
             location, recording = texts[utterance][0], ""
@@ -110,32 +83,7 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
             "speaker_id": speaker.strip(),
             "gender": _value(genders, speaker.strip()).strip(),
         }
-        yield Entry(location, fields, segment)
-
-
-def cut(recording: BinaryIO, segment: Segment) -> bytes | None:
-    """Return a segment of a newly opened file as a WAV file of the same rate and channels, without loss.
-
-    Only the segment is read, whatever the length of the recording. The samples are those of the decoded recording (for
-    MP3, up to the rounding of float32).
-
-    Returns:
-        The WAV file; None if the recording has no such segment, and empty bytes if it cannot be decoded.
-    """
-    try:
-        with sf.SoundFile(recording.fileno(), closefd=False) as file:
-            rate, frames = file.samplerate, file.frames
-            end = frames / rate if segment.end is None else segment.end
-            if not 0 <= segment.start < end <= frames / rate + _TOLERANCE:
-                return None
-            first, last = round(segment.start * rate), min(round(end * rate), frames)
-            lead = min(first, round(_LEAD * rate))
-            file.seek(first - lead)
-            dtype = _DTYPES.get(file.subtype, "float32")
-            samples = file.read(lead + last - first, dtype=dtype, always_2d=True)[lead:]
-            return _wav(samples, rate, file.subtype) if 0 < last - first == len(samples) else None
-    except sf.LibsndfileError:
-        return b""
+        yield Entry(location, fields, piece)
 
 
 def _table(file: Path) -> dict[str, tuple[str, str]]:
@@ -157,25 +105,12 @@ def _value(table: dict[str, tuple[str, str]], key: str) -> str:
     return table[key][1] if key in table else ""
 
 
-def _segment(location: str, rest: str) -> tuple[str, Segment]:
+def _piece(location: str, rest: str) -> tuple[str, Piece]:
     try:
         recording, start, end = rest.split()
         # Kaldi writes -1 for the end of the recording.
-        return recording, Segment(float(start), None if float(end) == -1 else float(end))
+        return recording, Piece(float(start), None if float(end) == -1 else float(end))
     except ValueError as error:
         raise SpeechmillError(
             f"{location} is not `<utterance> <recording> <start> <end>` with times in seconds; correct it"
         ) from error
-
-
-def _wav(samples: NDArray[np.generic], rate: int, subtype: str) -> bytes:
-    if subtype in _DTYPES:
-        buffer = io.BytesIO()
-        sf.write(buffer, samples, rate, format="WAV", subtype=subtype)
-        return buffer.getvalue()
-    # libsndfile writes the current time into a WAV file of floats, but the same input must give the same bytes.
-    data = samples.astype("<f4").tobytes()
-    channels = samples.shape[1]
-    form = struct.pack("<IHHIIHH", 16, 3, channels, rate, 4 * channels * rate, 4 * channels, 32)
-    chunks = b"WAVEfmt " + form + struct.pack("<4sI", b"data", len(data)) + data
-    return struct.pack("<4sI", b"RIFF", len(chunks)) + chunks
