@@ -18,7 +18,7 @@ from transformers import Wav2Vec2Processor
 from material import ROOT, as_json
 from speechmill.config.datasets import Dataset
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import corrupt_file_error
+from speechmill.core.files import corrupt_file_error, write_json
 from speechmill.core.schemas import CLIPS, ROWS
 from speechmill.core.tables import ctc_outputs_metadata, read_table, write_table
 from speechmill.corpus import index
@@ -39,12 +39,39 @@ ROW = {"id": "a", "splits": ["train"], "num_samples": 16000, "sentence": "да",
         ("results/raw/corpus/train/shard-00000.parquet", "results/raw/corpus"),
         ("results/raw/corpus/source.json", "results/raw/corpus"),
         ("results/models/facebook--xls-r@1/model.safetensors", "results/models/facebook--xls-r@1"),
-        ("results/runs/mine/checkpoints/checkpoint-3/model.safetensors", "results/runs/mine/checkpoints"),
     ],
 )
 def test_corrupt_file_error_names_what_to_delete(file: str, deleted: str) -> None:
     message = str(corrupt_file_error(Path(file), "is truncated"))
     assert message == f"{file} is truncated; delete {deleted} and run snakemake again"
+
+
+@pytest.mark.parametrize(
+    ("file", "copy", "selected"),
+    [
+        ("training.json", "model/evidence/training.json", 4),
+        ("training.jsonl", "model/evidence/training.jsonl", 4),
+        ("checkpoints/checkpoint-4/config.json", "model/config.json", 4),
+        # The model has the files of another step, or there is no card yet.
+        ("checkpoints/checkpoint-4/config.json", "model/config.json", 2),
+        ("training.json", None, 4),
+    ],
+)
+def test_corrupt_output_of_training_is_never_to_be_deleted(
+    tmp_path: Path, file: str, copy: str | None, selected: int
+) -> None:
+    run = tmp_path / "results" / "runs" / "mine"
+    (run / "model" / "evidence").mkdir(parents=True)
+    write_json({"step": selected}, run / "selection.json")
+    if copy:
+        (run / copy).write_text("{}")
+    message = str(corrupt_file_error(run / file, "is truncated"))
+    assert message.startswith(f"{run / file} is truncated; do not delete it, or snakemake trains again; ")
+    if copy and selected == 4:
+        assert f"`cp -p {run / copy} {run / file}`" in message
+    else:
+        assert "cp -p" not in message
+        assert f"`rm -r {run}/checkpoints` trains again" in message
 
 
 def test_corrupt_cache_entry_is_named(tmp_path: Path) -> None:
@@ -70,7 +97,7 @@ def test_truncated_checkpoint_is_named(tmp_path: Path, checkpoints: Path) -> Non
     model, _ = load_checkpoint(checkpoints / "checkpoint-0")
     model.save_pretrained(folder)
     truncate(folder / "model.safetensors")
-    with pytest.raises(SpeechmillError, match=r"checkpoint-0/model.safetensors cannot be read .*/checkpoints and run"):
+    with pytest.raises(SpeechmillError, match=r"checkpoint-0/model.safetensors cannot be read .*; do not delete it"):
         load_checkpoint(folder)
 
 

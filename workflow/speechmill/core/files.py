@@ -1,12 +1,12 @@
-"""Files that are written atomically, JSON, and digests."""
+"""Files that are written atomically, JSON, and digests that tell a file that has changed since it was written."""
 
 import glob
 import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,53 @@ from speechmill.core.command import SpeechmillError
 TEMPLATES = Path(__file__).parents[2] / "templates"
 """The folder of the Jinja templates."""
 
+DIGESTS = "sha256.json"
+"""The file in a folder with the sha256 of each of its other files, written by `write_digests`."""
+
+# The last key of a JSON file, and how its value begins, so that damage to either of them does not hide the other.
+_DIGEST = "digest"
+_SHA256 = "sha256:"
+
 # Outputs of rules that are directories: snakemake does not notice when a file inside one is missing.
-_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/checkpoints)(?=/)")
+_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+)(?=/)")
+
+# Outputs of the rule that trains: without one of them, snakemake deletes the others and trains again.
+_TRAINING_OUTPUTS = re.compile(r"((?:.*/)?results/runs/[^/]+)/(?:checkpoints/checkpoint-(\d+)/.+|training\.jsonl?)")
 
 
 def corrupt_file_error(path: Path, problem: str) -> SpeechmillError:
     """Return the error for a result that cannot be used any more; `problem` completes the sentence "the file ...".
 
     The message names what to delete so that the next run rebuilds it: the directory where a rule creates an entire
-    directory, and the target of a link into snakemake's cache, which would otherwise be linked again.
+    directory, and the target of a link into snakemake's cache, which would otherwise be linked again. Where deleting
+    would train again, it names the copy that restores the file, and what it costs to go on without one.
     """
+    if found := _TRAINING_OUTPUTS.fullmatch(path.as_posix()):
+        return SpeechmillError(f"{path} {problem}; {_how_to_restore(path, Path(found[1]), found[2])}")
     directory = _DIRECTORY_OUTPUTS.match(path.as_posix())
     output = Path(directory[0]) if directory else path
     target = output.resolve() if output.is_symlink() else output
     return SpeechmillError(f"{path} {problem}; delete {'it' if target == path else target} and run snakemake again")
+
+
+def _how_to_restore(path: Path, run: Path, step: str | None) -> str:
+    """Return how an output of training can be restored, given its run's folder, and its step if it is a checkpoint's."""
+    if path.name == DIGESTS:
+        return "delete it and run snakemake again: the files beside it are then used without a comparison"
+    copy = run / "model" / "evidence" / path.name if step is None else run / "model" / path.name
+    restored = f"copy it from where it is intact: `cp -p {copy} {path}`"
+    if not copy.is_file() or (step is not None and step != _selected_step(run)):
+        restored = (
+            f"restore it from a backup. Without one, `rm -r {run}/checkpoints` trains again: from the newest resume"
+            f" state in work/{run.name}, or from the beginning if there is none. Then"
+        )
+    return f"do not delete it, or snakemake trains again; {restored} and run snakemake again"
+
+
+def _selected_step(run: Path) -> str | None:
+    with suppress(OSError, ValueError):
+        return str(json.loads((run / "selection.json").read_text(encoding="utf-8")).get("step"))
+    return None
 
 
 @contextmanager
@@ -56,23 +89,82 @@ def write_text(text: str, path: Path) -> None:
 
 
 def write_json(value: Any, path: Path) -> None:
-    """Write `value` to `path` as indented JSON, atomically."""
+    """Write `value` to `path` as indented JSON, atomically.
+
+    A dictionary gets a last key `digest`, the sha256 of all else, which `read_json` compares and removes.
+    """
+    write_plain_json(_with_digest(value) if isinstance(value, dict) else value, path)
+
+
+def write_plain_json(value: Any, path: Path) -> None:
+    """Write `value` to `path` as indented JSON without a digest, for a file whose format is not ours, atomically."""
     write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", path)
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file.
+    """Return the value of a JSON file, without its digest. One of release 0.1.0, or of another program, has none.
 
     Raises:
-        SpeechmillError: The file is not JSON.
+        SpeechmillError: The file is not JSON, or has changed since it was written.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise corrupt_file_error(path, f"is not JSON ({error})") from error
+    if not isinstance(value, dict):
+        return value
+    content = {key: each for key, each in value.items() if key != _DIGEST and not _is_digest(each)}
+    if value not in (content, _with_digest(content)):
+        raise corrupt_file_error(path, "has changed since it was written: its content and its digest differ")
+    return content
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith(_SHA256)
+
+
+def _with_digest(content: dict[str, Any]) -> dict[str, Any]:
+    return content | {_DIGEST: _SHA256 + hashlib.sha256(json.dumps(content).encode()).hexdigest()}
 
 
 def file_digest(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_digests(folder: Path) -> None:
+    """Write the sha256 of each file in `folder` to the file `sha256.json` there."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
+    write_json({name: file_digest(folder / name) for name in names}, folder / DIGESTS)
+
+
+def read_digests(folder: Path) -> dict[str, str]:
+    """Return what `write_digests` wrote; nothing for a folder of release 0.1.0.
+
+    Raises:
+        SpeechmillError: The file has changed since it was written.
+    """
+    return dict(read_json(folder / DIGESTS)) if (folder / DIGESTS).is_file() else {}
+
+
+def check_digests(folder: Path, expected: Mapping[str, str]) -> None:
+    """Compare files in `folder` with their `expected` sha256.
+
+    Raises:
+        SpeechmillError: A file is missing, or has changed since it was written.
+    """
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            raise corrupt_file_error(folder / name, "is missing")
+        check_digest(folder / name, digest)
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Compare a file with its `expected` sha256.
+
+    Raises:
+        SpeechmillError: The file has changed since it was written.
+    """
+    if file_digest(path) != expected:
+        raise corrupt_file_error(path, f"has changed since it was written: its sha256 is not {expected}")

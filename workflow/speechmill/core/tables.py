@@ -1,9 +1,16 @@
-"""Reading and writing Parquet tables with a bounded amount of memory."""
+"""Reading and writing Parquet tables with a bounded amount of memory, and with digests.
+
+Parquet's own checksums, CRC-32, cover the data of every page; a header of a page that has changed does not fit the data.
+The footer, with the schema and the place of every page, has no checksum: its sha256 is a value of its own metadata.
+"""
 
 import hashlib
 import itertools
 import json
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +25,94 @@ _REPETITIVE_TYPES = (pa.string(), pa.int32())
 _MAX_GROUP_BYTES = 1 << 26
 
 
+_FOOTER_DIGEST = b"footer_sha256"
+# In the footer, two bytes between a key and its value say that the value is a string of 64 bytes.
+_FOOTER_DIGEST_VALUE = re.compile(_FOOTER_DIGEST + rb"..(.{64})", re.DOTALL)
+_NO_DIGEST = b"0" * 64
+
+_MAGIC = b"PAR1"
+
+
+@contextmanager
+def open_table(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
+    """Yield an open Parquet file whose footer is unchanged, and whose checksums are compared when it is read.
+
+    Files of release 0.1.0 have neither. `options` are those of `pyarrow.parquet.ParquetFile`.
+
+    Raises:
+        SpeechmillError: The table cannot be read, or has changed since it was written.
+    """
+    try:
+        if _footer_has_changed(path):
+            raise corrupt_file_error(path, "has changed since it was written: its footer and its digest differ")
+        with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise corrupt_file_error(path, f"cannot be read ({error})") from error
+
+
+def _footer_has_changed(path: Path) -> bool:
+    footer = _footer(path)
+    value = _FOOTER_DIGEST_VALUE.search(footer)
+    # What has other last letters is no Parquet file, as a truncated one; the error of pyarrow says so.
+    return footer.endswith(_MAGIC) and value is not None and value[1] != _digest_of_footer(footer, value)
+
+
+def _footer(path: Path) -> bytes:
+    """Return the end of a Parquet file: metadata, its length in four bytes, and four letters."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size - 8 - length))
+        return file.read()
+
+
+def _digest_of_footer(footer: bytes, value: re.Match[bytes]) -> bytes:
+    """Return the sha256 of a footer with zeros in place of the digest in it."""
+    zeros = footer[: value.start(1)] + _NO_DIGEST + footer[value.end(1) :]
+    return hashlib.sha256(zeros).hexdigest().encode()
+
+
+@contextmanager
+def _table_writer(path: Path, schema: pa.Schema, **options: Any) -> Iterator[pq.ParquetWriter]:
+    """Yield a writer of the table `path`, which is complete, with all checksums, when the block succeeds."""
+    with atomic_write(path) as temporary:
+        with pq.ParquetWriter(temporary, schema, write_page_checksum=True, **options) as writer:
+            yield writer
+            writer.add_key_value_metadata({_FOOTER_DIGEST: _NO_DIGEST})
+        footer = _footer(temporary)
+        value = _FOOTER_DIGEST_VALUE.search(footer)
+        assert value is not None
+        with temporary.open("r+b") as file:
+            file.seek(value.start(1) - len(footer), os.SEEK_END)
+            file.write(_digest_of_footer(footer, value))
+
+
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Return the table in `path`, or only its `columns`.
 
     Raises:
-        SpeechmillError: The table cannot be read.
+        SpeechmillError: The table cannot be read, or has changed since it was written.
     """
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt_file_error(path, f"cannot be read ({error})") from error
+    with open_table(path) as file:
+        table = file.read(columns)
+    return table.replace_schema_metadata(_without_digest(table.schema))
+
+
+def _without_digest(schema: pa.Schema) -> dict[bytes, bytes]:
+    return {key: value for key, value in (schema.metadata or {}).items() if key != _FOOTER_DIGEST}
 
 
 def write_table(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path) -> None:
     """Write `rows` as the table `path`, atomically."""
-    with atomic_write(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), temporary)
+    write_arrow_table(pa.Table.from_pylist(list(rows), schema=schema), path)
+
+
+def write_arrow_table(table: pa.Table, path: Path) -> None:
+    """Write `table` to `path`, atomically."""
+    with _table_writer(path, table.schema) as writer:
+        writer.write_table(table)
 
 
 def write_in_row_groups(rows: Iterable[dict[str, Any]], schema: pa.Schema, path: Path, group_size: int) -> list[int]:
@@ -72,7 +151,7 @@ def write_row_groups(groups: Iterable[list[dict[str, Any]]], schema: pa.Schema, 
     # Dictionaries and statistics of a column of audio would take long to compute and are of no use.
     repetitive = [field.name for field in schema if field.type in _REPETITIVE_TYPES]
     options = {"compression": "none", "use_dictionary": repetitive, "write_statistics": repetitive}
-    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
+    with _table_writer(path, schema, **options) as writer:
 
         def write(group: list[dict[str, Any]]) -> int:
             writer.write_table(pa.Table.from_pylist(group, schema=schema))
@@ -97,13 +176,10 @@ def read_row_groups(path: Path, groups: Iterable[int] | None = None) -> Iterator
     Raises:
         SpeechmillError: The table cannot be read.
     """
-    try:
-        # With `pre_buffer` the file would keep a copy of the last row group.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            for group in range(file.num_row_groups) if groups is None else groups:
-                yield _rows(file, group)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt_file_error(path, f"cannot be read ({error})") from error
+    # With `pre_buffer` the file would keep a copy of the last row group.
+    with open_table(path, pre_buffer=False) as file:
+        for group in range(file.num_row_groups) if groups is None else groups:
+            yield _rows(file, group)
 
 
 def _rows(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
@@ -123,11 +199,8 @@ def ctc_outputs_metadata(path: Path) -> dict[str, Any]:
     Raises:
         SpeechmillError: The table cannot be read.
     """
-    try:
-        with pq.ParquetFile(path) as file:
-            metadata = file.schema_arrow.metadata
-    except (pa.ArrowInvalid, OSError) as error:
-        raise corrupt_file_error(path, f"cannot be read ({error})") from error
+    with open_table(path) as file:
+        metadata = _without_digest(file.schema_arrow)
     return {key.decode(): json.loads(value) for key, value in metadata.items()}
 
 
