@@ -37,10 +37,8 @@ rule lm:
     input:
         text=ancient("results/runs/{run}/lm/text.txt"),
         tokenizer=from_config(paths.tokenizer_files),
-        rerun_on=all_of(
-            "results/runs/{run}/lm/text.sha256",
-            each("results/models/{model}.json", paths.scored_base),
-        ),
+        text_digest="results/runs/{run}/lm/text.sha256",
+        rerun_on=each("results/models/{model}.json", paths.scored_base),
         # Where a new set to be scored removes no sentence from the text, the language model stays.
         after=ancient(if_run(paths.trains, "results/runs/{run}/plan.json")),
     output:
@@ -58,6 +56,7 @@ rule lm:
         version=stage_version("lm"),
     shell:
         "python -m speechmill.lm.lm --settings {params.settings:q} --text {input.text}"
+        " --text-digest {input.text_digest}"
         " --vocab {params.tokenizer}/vocab.json --tokenizer {params.tokenizer}/tokenizer_config.json"
         " --memory-mb $(({resources.mem_mb} / 2)) --folder $(dirname {output.files[0]}) 2>&1 | tee {log}"
 

@@ -64,6 +64,7 @@ rule vocab:
         tokenizer="results/runs/{run}/vocab/tokenizer_config.json",
         processor="results/runs/{run}/vocab/processor_config.json",
         characters="results/runs/{run}/vocab/characters.json",
+        digests="results/runs/{run}/vocab/sha256.json",
     log:
         "logs/vocab/{run}.log",
     conda:

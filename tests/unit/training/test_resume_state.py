@@ -1,6 +1,8 @@
 import errno
+import hashlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,13 +73,22 @@ def other_start(path: Path) -> None:
     path.write_bytes(b"?" + path.read_bytes()[1:])
 
 
+def flipped_bit(path: Path) -> None:
+    # In a large file, more than a megabyte from both ends.
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
 def zero_end(path: Path) -> None:
     # A file system may leave this if the end of a file had not reached the disk.
     content = path.read_bytes()
     path.write_bytes(content[:-4096] + bytes(min(4096, len(content))))
 
 
-@pytest.mark.parametrize("corrupt", [shorter, other_start, zero_end, Path.unlink], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "corrupt", [shorter, other_start, flipped_bit, zero_end, Path.unlink], ids=lambda each: each.__name__
+)
 @pytest.mark.parametrize("name", [*FILES, "complete"])
 def test_corrupt_state_is_moved_with_a_message(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, corrupt: Callable[[Path], None]
@@ -162,6 +173,26 @@ def test_incomplete_last_log_line_is_dropped(tmp_path: Path) -> None:
     (tmp_path / "training.jsonl").write_text(json.dumps({"step": 1}) + '\n{"step": 2, "lo')
     cut_log(tmp_path, 9)
     assert read_log(tmp_path) == [{"step": 1}]
+
+
+@pytest.mark.parametrize("read", [read_log, partial(cut_log, step=2)])
+def test_corrupt_log_line_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    (tmp_path / "training.jsonl").write_bytes(b'{"step": 1}\n{"step"\xba 2}\n{"step": 3}\n')
+    with pytest.raises(SpeechmillError, match=rf"line 2 of {tmp_path}/training.jsonl is corrupt .*delete that line"):
+        read(tmp_path)
+
+
+def test_state_of_release_0_1_0_is_read(tmp_path: Path) -> None:
+    saved(tmp_path, 2)
+    stamps = {}
+    for name, content in FILES.items():
+        # Of both ends of a file, a megabyte each.
+        ends = content if len(content) < 1 << 20 else content[: 1 << 20] + content[-(1 << 20) :]
+        stamps[name] = {"bytes": len(content), "sha256": hashlib.sha256(ends).hexdigest()}
+    (tmp_path / "checkpoint-2" / "complete").write_text(json.dumps(stamps))
+    assert newest_resume_state(tmp_path) == tmp_path / "checkpoint-2"
+    other_start(tmp_path / "checkpoint-2" / "optimizer.pt")
+    assert newest_resume_state(tmp_path) is None
 
 
 def test_missing_log_is_empty(tmp_path: Path) -> None:

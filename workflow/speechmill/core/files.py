@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ DIGESTS = "sha256.json"
 
 # The last key of a JSON file, and how its value begins, so that damage to either of them does not hide the other.
 _DIGEST = "digest"
+_CONTENT = "content"
 _SHA256 = "sha256:"
 
 # Outputs of rules that are directories: snakemake does not notice when a file inside one is missing.
@@ -45,15 +47,15 @@ def corrupt_file_error(path: Path, problem: str) -> SpeechmillError:
 
 
 def _how_to_restore(path: Path, run: Path, step: str | None) -> str:
-    """Return how an output of training can be restored, given its run's folder, and its step if it is a checkpoint's."""
+    """Return how an output of training can be restored, given the folder of its run, and the step of a checkpoint."""
     if path.name == DIGESTS:
         return "delete it and run snakemake again: the files beside it are then used without a comparison"
     copy = run / "model" / "evidence" / path.name if step is None else run / "model" / path.name
     restored = f"copy it from where it is intact: `cp -p {copy} {path}`"
     if not copy.is_file() or (step is not None and step != _selected_step(run)):
         restored = (
-            f"restore it from a backup. Without one, `rm -r {run}/checkpoints` trains again: from the newest resume"
-            f" state in work/{run.name}, or from the beginning if there is none. Then"
+            f"restore it from a backup. Without one, `rm -r {run}/checkpoints` trains again, from what is left in"
+            f" work/{run.name} or from the beginning. Then"
         )
     return f"do not delete it, or snakemake trains again; {restored} and run snakemake again"
 
@@ -91,9 +93,10 @@ def write_text(text: str, path: Path) -> None:
 def write_json(value: Any, path: Path) -> None:
     """Write `value` to `path` as indented JSON, atomically.
 
-    A dictionary gets a last key `digest`, the sha256 of all else, which `read_json` compares and removes.
+    A dictionary gets a last key `digest`, the sha256 of all else, which `read_json` compares and removes. Any other
+    value becomes a dictionary first, as its only key `content`.
     """
-    write_plain_json(_with_digest(value) if isinstance(value, dict) else value, path)
+    write_plain_json(_with_digest(value if isinstance(value, dict) else {_CONTENT: value}), path)
 
 
 def write_plain_json(value: Any, path: Path) -> None:
@@ -116,7 +119,7 @@ def read_json(path: Path) -> Any:
     content = {key: each for key, each in value.items() if key != _DIGEST and not _is_digest(each)}
     if value not in (content, _with_digest(content)):
         raise corrupt_file_error(path, "has changed since it was written: its content and its digest differ")
-    return content
+    return content[_CONTENT] if content.keys() == {_CONTENT} else content
 
 
 def _is_digest(value: Any) -> bool:
@@ -134,37 +137,42 @@ def file_digest(path: Path) -> str:
 
 
 def write_digests(folder: Path) -> None:
-    """Write the sha256 of each file in `folder` to the file `sha256.json` there."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
-    write_json({name: file_digest(folder / name) for name in names}, folder / DIGESTS)
+    """Record the sha256 of each file in `folder` in the file `sha256.json` there."""
+    write_json(_digests(folder, "*"), folder / DIGESTS)
 
 
-def read_digests(folder: Path) -> dict[str, str]:
-    """Return what `write_digests` wrote; nothing for a folder of release 0.1.0.
+def check_folder(folder: Path, pattern: str = "*") -> dict[str, str]:
+    """Return the sha256 of each file in `folder` whose name matches, compared with what `write_digests` recorded.
 
-    Raises:
-        SpeechmillError: The file has changed since it was written.
-    """
-    return dict(read_json(folder / DIGESTS)) if (folder / DIGESTS).is_file() else {}
-
-
-def check_digests(folder: Path, expected: Mapping[str, str]) -> None:
-    """Compare files in `folder` with their `expected` sha256.
+    Folders of release 0.1.0 have no record, and nothing is compared.
 
     Raises:
         SpeechmillError: A file is missing, or has changed since it was written.
     """
-    for name, digest in expected.items():
-        if not (folder / name).is_file():
-            raise corrupt_file_error(folder / name, "is missing")
-        check_digest(folder / name, digest)
+    digests = _digests(folder, pattern)
+    recorded = read_json(folder / DIGESTS) if (folder / DIGESTS).is_file() else {}
+    _compare(folder, digests, {name: each for name, each in recorded.items() if fnmatch(name, pattern)})
+    return digests
 
 
-def check_digest(path: Path, expected: str) -> None:
-    """Compare a file with its `expected` sha256.
+def _digests(folder: Path, pattern: str) -> dict[str, str]:
+    files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.name != DIGESTS)
+    return {path.name: file_digest(path) for path in files}
+
+
+def check_files(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Compare files in `folder` with their `recorded` sha256.
 
     Raises:
-        SpeechmillError: The file has changed since it was written.
+        SpeechmillError: A file is missing, or has changed since it was written.
     """
-    if file_digest(path) != expected:
-        raise corrupt_file_error(path, f"has changed since it was written: its sha256 is not {expected}")
+    found = {name: file_digest(folder / name) for name in recorded if (folder / name).is_file()}
+    _compare(folder, found, recorded)
+
+
+def _compare(folder: Path, found: Mapping[str, str], recorded: Mapping[str, str]) -> None:
+    for name, digest in recorded.items():
+        if name not in found:
+            raise corrupt_file_error(folder / name, "is missing")
+        if found[name] != digest:
+            raise corrupt_file_error(folder / name, f"has changed since it was written: its sha256 is not {digest}")

@@ -1,7 +1,7 @@
 """Reading and writing Parquet tables with a bounded amount of memory, and with digests.
 
-Parquet's own checksums, CRC-32, cover the data of every page; a header of a page that has changed does not fit the data.
-The footer, with the schema and the place of every page, has no checksum: its sha256 is a value of its own metadata.
+Parquet's own checksums, CRC-32, cover the data of every page; with a changed header, a page does not fit its checksum.
+The footer, with the schema and the place of every page, has none: its sha256 is a value of its own metadata.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ _REPETITIVE_TYPES = (pa.string(), pa.int32())
 _MAX_GROUP_BYTES = 1 << 26
 
 
+_DIGESTED = ["dataset", "id", "text", "audio_sha256"]
+
+# Rows that are held as Python objects.
+_DIGEST_ROWS = 8192
+
 _FOOTER_DIGEST = b"footer_sha256"
 # In the footer, two bytes between a key and its value say that the value is a string of 64 bytes.
 _FOOTER_DIGEST_VALUE = re.compile(_FOOTER_DIGEST + rb"..(.{64})", re.DOTALL)
@@ -33,20 +38,26 @@ _NO_DIGEST = b"0" * 64
 _MAGIC = b"PAR1"
 
 
-@contextmanager
-def open_table(path: Path, **options: Any) -> Iterator[pq.ParquetFile]:
-    """Yield an open Parquet file whose footer is unchanged, and whose checksums are compared when it is read.
+def open_table(path: Path, **options: Any) -> pq.ParquetFile:
+    """Open a Parquet file whose footer is unchanged, so that checksums are compared when it is read.
 
-    Files of release 0.1.0 have neither. `options` are those of `pyarrow.parquet.ParquetFile`.
+    Files of release 0.1.0 have neither. `options` are those of `pyarrow.parquet.ParquetFile`. Read it within
+    `table_errors`.
 
     Raises:
         SpeechmillError: The table cannot be read, or has changed since it was written.
     """
-    try:
+    with table_errors(path):
         if _footer_has_changed(path):
             raise corrupt_file_error(path, "has changed since it was written: its footer and its digest differ")
-        with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
-            yield file
+        return pq.ParquetFile(path, page_checksum_verification=True, **options)
+
+
+@contextmanager
+def table_errors(path: Path) -> Iterator[None]:
+    """Convert the errors of reading a Parquet file, such as a wrong checksum, to a SpeechmillError."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise corrupt_file_error(path, f"cannot be read ({error})") from error
 
@@ -95,7 +106,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     Raises:
         SpeechmillError: The table cannot be read, or has changed since it was written.
     """
-    with open_table(path) as file:
+    with table_errors(path), open_table(path) as file:
         table = file.read(columns)
     return table.replace_schema_metadata(_without_digest(table.schema))
 
@@ -177,7 +188,7 @@ def read_row_groups(path: Path, groups: Iterable[int] | None = None) -> Iterator
         SpeechmillError: The table cannot be read.
     """
     # With `pre_buffer` the file would keep a copy of the last row group.
-    with open_table(path, pre_buffer=False) as file:
+    with table_errors(path), open_table(path, pre_buffer=False) as file:
         for group in range(file.num_row_groups) if groups is None else groups:
             yield _rows(file, group)
 
@@ -199,14 +210,26 @@ def ctc_outputs_metadata(path: Path) -> dict[str, Any]:
     Raises:
         SpeechmillError: The table cannot be read.
     """
-    with open_table(path) as file:
+    with table_errors(path), open_table(path) as file:
         metadata = _without_digest(file.schema_arrow)
     return {key.decode(): json.loads(value) for key, value in metadata.items()}
 
 
-def clips_digest(rows: Sequence[dict[str, Any]]) -> str:
+def check_clips_digest(clips: Path, digest: Path) -> None:
+    """Compare a table of clips with the file beside it that holds its `clips_digest`.
+
+    Raises:
+        SpeechmillError: They do not belong together.
+    """
+    batches = read_table(clips, _DIGESTED).to_batches(_DIGEST_ROWS)
+    found = clips_digest(row for batch in batches for row in batch.to_pylist())
+    if digest.read_bytes().strip() != found.encode():
+        raise corrupt_file_error(digest, f"is not the digest of the clips in {clips}")
+
+
+def clips_digest(rows: Iterable[dict[str, Any]]) -> str:
     """Return the sha256 of the contents of a table of clips: audio, text and order, but not where clips are stored."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(json.dumps([row["dataset"], row["id"], row["text"], row["audio_sha256"]]).encode())
+        digest.update(json.dumps([row[key] for key in _DIGESTED]).encode())
     return digest.hexdigest()

@@ -155,13 +155,15 @@ def main() -> None:
             " check the splits, and the run's `clips`, `text` and `leakage`"
         )
     write_table(used, CLIPS, args.clips)
-    write_text(clips_digest(used) + "\n", args.digest)
+    digest = clips_digest(used)
+    write_text(digest + "\n", args.digest)
     write_json(
         {
             "sets": settings.sets,
             "listed": count_listed(settings.sets, statuses),
             "unavailable": "; ".join(status["why"] for status in statuses if status["why"]) or None,
             "clips": len(used),
+            "sha256": digest,
             "seconds": sum(row["num_samples"] for row in used) / SAMPLE_RATE,
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),
             "excluded": reasons,

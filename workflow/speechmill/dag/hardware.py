@@ -1,11 +1,11 @@
 """What the jobs of a run request of the hardware: GPUs, and megabytes of the host's memory."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from speechmill.config.root import Config, Run
+from speechmill.core.files import read_json
 
 # One process without any model: Python, torch, and what the driver of a GPU maps.
 _PROCESS_MB = 4000
@@ -54,7 +54,7 @@ def finetune_gpus(config: Config, run: str) -> int:
 def log_probs_gpus(config: Config, run: str, input: Any) -> int:
     """Return the GPUs of a forward pass over a set: none where it is unavailable."""
     # Counts that an older version wrote, and that will be written again, may lack the key.
-    unavailable = json.loads(Path(input.counts).read_text()).get("unavailable")
+    unavailable = read_json(Path(input.counts)).get("unavailable")
     return 0 if config.runs[run].device == "cpu" or unavailable else 1
 
 
@@ -66,7 +66,7 @@ def verify_gpus(config: Config) -> int:
 def finetune_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of a training, of all its processes, from the plan."""
     section = config.runs[run]
-    plan = json.loads(Path(input.plan).read_text())
+    plan = read_json(Path(input.plan))
     activations = plan["memory_bytes"] / 1e6 if section.device == "cpu" else 0
     workers = section.finetune.workers if section.finetune else 0
     process = _PROCESS_MB + _COPIES * _weights_mb(input.plan) + activations + _WORKER_MB * workers
@@ -104,7 +104,7 @@ def _gpus(run: Run) -> int:
 
 
 def _weights_mb(plan: str) -> float:
-    return 4 * int(json.loads(Path(plan).read_text())["parameters"]) / 1e6
+    return 4 * int(read_json(Path(plan))["parameters"]) / 1e6
 
 
 def _megabytes(files: Iterable[str | Path]) -> float:

@@ -1,17 +1,17 @@
 """The results of a run, in a few lines for the terminal."""
 
 import argparse
-import json
 from pathlib import Path
 
 from speechmill.core.command import run_command
+from speechmill.core.files import read_json
 
 
 def outcome(run: Path) -> str:
     """Return where the card and the pages of a run are, and the scores of its selected checkpoint in one line."""
-    selection = json.loads((run / "selection.json").read_text())
+    selection = read_json(run / "selection.json")
     scores = [
-        json.loads(path.read_text())
+        read_json(path)
         for step in (str(selection["step"]), "selected")
         for path in sorted((run / "evaluation" / step).glob("*/*/metrics.json"))
         # Without perturbed copies of sets, of which there may be many.
@@ -19,7 +19,7 @@ def outcome(run: Path) -> str:
     ]
     results = []
     # The error rate that the run is judged by stands first.
-    metric = json.loads((run / "evaluation" / "breakdown.json").read_text())["metric"]
+    metric = read_json(run / "evaluation" / "breakdown.json")["metric"]
     for score in scores:
         if score.get("unavailable"):
             results.append(f"{score['set']} not scored: unavailable")

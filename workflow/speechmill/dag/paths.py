@@ -4,7 +4,6 @@ Paths stand in the rules. A function here lists values for their wildcards, such
 of a set, or, where a rule needs files of several kinds, the paths themselves.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from speechmill.config.datasets import Dataset
 from speechmill.config.model import ModelConfig
 from speechmill.config.root import Config, Run
 from speechmill.config.sets import stored_splits
+from speechmill.core.files import read_json
 
 Items = list[dict[str, str]]
 """Values for the wildcards of a path, one dictionary a file."""
@@ -253,7 +253,7 @@ def steps(plan: str, record: str | None = None) -> list[int]:
         record: The file `training.json`, which lists those that were kept, where not all are.
     """
     file, key = (plan, "checkpoints") if record is None else (record, "kept")
-    return [int(step) for step in json.loads(Path(file).read_text())[key]]
+    return [int(step) for step in read_json(Path(file))[key]]
 
 
 def step_scores(config: Config, run: str, steps: Iterable[int]) -> list[str]:

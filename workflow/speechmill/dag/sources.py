@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import Dataset, Download
 from speechmill.config.root import Config
+from speechmill.core.files import read_json
 from speechmill.corpus.download_record import downloaded
 from speechmill.dag.paths import base_config, spoken_archive
 
@@ -38,7 +39,7 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
         return _download_fingerprint(download)
     if path.exists():
         return _path_fingerprint(path)
-    known = str(json.loads(recorded.read_text())["fingerprint"]) if recorded.is_file() else ""
+    known = str(read_json(recorded)["fingerprint"]) if recorded.is_file() else ""
     if download is not None and (known in ("", "absent") or known.startswith(_FETCHED)):
         return _download_fingerprint(download)
     return known or "absent"

@@ -14,13 +14,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from speechmill.config.lm import BeamConfig, Vocabulary
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
+from speechmill.core.tables import open_table, table_errors
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, folder_tokens
 from speechmill.text.normaliser import compose
 
@@ -211,7 +211,7 @@ def decode_all(ctc_outputs: Path, lm_folder: Path, weights: Weights, processes: 
         SpeechmillError: A clip has no log-probabilities, or a process was killed.
     """
     search = BeamSearch(lm_folder, weights)
-    with pq.ParquetFile(ctc_outputs) as file:
+    with open_table(ctc_outputs) as file:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
     decode, first_rows = partial(_decode_group, ctc_outputs, every), itertools.accumulate(sizes, initial=0)
     with ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _set_search, (search,)) as pool:
@@ -231,7 +231,7 @@ def _set_search(search: BeamSearch) -> None:
 
 def _decode_group(ctc_outputs: Path, every: int, group: int, first_row: int) -> list[str]:
     # The thread pool of Arrow does not exist in a fork.
-    with pq.ParquetFile(ctc_outputs, pre_buffer=False) as file:
+    with table_errors(ctc_outputs), open_table(ctc_outputs, pre_buffer=False) as file:
         rows = file.read_row_group(group, ["id", "frames", "log_probs"], use_threads=False)
     texts = []
     for row in rows.to_pylist()[-first_row % every :: every]:

@@ -19,6 +19,7 @@ from speechmill.core.tables import clips_digest, ctc_outputs_metadata, read_tabl
 from speechmill.scoring.error_rates import Counts, count, rate
 from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.protocols import apply_protocol
+from speechmill.text.lexicon import check_lm
 from speechmill.text.normaliser import compose
 from speechmill.text.tokens import unit_pattern
 
@@ -142,6 +143,7 @@ def main() -> None:
 
         started = time.monotonic()
         folder = args.lm[0].parent
+        check_lm(folder)
         weights = Weights.model_validate(read_json(folder / "weights.json"))
         hypotheses = decode_all(args.ctc_outputs, folder, weights, args.threads)
         decoding_seconds = time.monotonic() - started

@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from transformers import PreTrainedModel
 
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import file_digest, read_json
+from speechmill.core.files import check_folder, read_json
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
 from speechmill.core.tables import read_table, write_in_row_groups
@@ -353,6 +353,9 @@ def weights_digest(folder: Path) -> str:
     """Return the sha256 of the weights of a model; of the concatenated digests if there are several files.
 
     The file with the adapters of a language belongs to the weights.
+
+    Raises:
+        SpeechmillError: There are no weights, or a file in the folder has changed since it was written.
     """
     files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
@@ -360,7 +363,8 @@ def weights_digest(folder: Path) -> str:
             f"{folder} contains no weights, neither *.safetensors nor pytorch_model*.bin; if files were deleted from"
             " it, delete it and run snakemake again, otherwise choose a model with such weights"
         )
-    digests = [file_digest(file) for file in [*files, *folder.glob("adapter.*")]]
+    found = check_folder(folder)
+    digests = [found[file.name] for file in [*files, *folder.glob("adapter.*")]]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from speechmill.config.lm import LmUnit
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import atomic_write, file_digest, write_json, write_text
+from speechmill.core.files import atomic_write, check_folder, corrupt_file_error, file_digest, write_json, write_text
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, tokenizer_tokens
 
 _FALLBACK = re.compile(r"Substituting fallback discounts for order (\d+)")
@@ -119,6 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=LmSettings.model_validate_json, required=True)
     parser.add_argument("--text", type=Path, required=True, help="the training text, one sentence per line")
+    parser.add_argument("--text-digest", type=Path, required=True, help="the sha256 of the training text")
     parser.add_argument("--vocab", type=Path, required=True, help="the tokenizer's vocab.json")
     parser.add_argument("--tokenizer", type=Path, required=True, help="the tokenizer's tokenizer_config.json")
     parser.add_argument("--memory-mb", type=int, required=True, help="the memory that KenLM may use for sorting")
@@ -127,6 +128,11 @@ def main() -> None:
     settings: LmSettings = args.settings
     folder: Path = args.folder
     folder.mkdir(parents=True, exist_ok=True)
+    text_digest = file_digest(args.text)
+    if args.text_digest.read_bytes().strip() != text_digest.encode():
+        raise corrupt_file_error(args.text, f"has changed since it was written: {args.text_digest} has another sha256")
+    for file in (args.vocab, args.tokenizer):
+        check_folder(file.parent, file.name)
     tokens = tokenizer_tokens(args.vocab, args.tokenizer)
     words = write_lexicon(args.text, folder / LEXICON, tokens, settings)
     write_text("".join(f"{token}\n" for token in tokens.by_id), folder / TOKENS)
@@ -145,7 +151,8 @@ def main() -> None:
         | statistics
         | words
         | {"blank": tokens.blank, "separator": tokens.separator, "special": sorted(tokens.special)}
-        | {"text_sha256": file_digest(args.text)},
+        | {"text_sha256": text_digest}
+        | {"sha256": {name: file_digest(folder / name) for name in (MODEL, LEXICON, TOKENS)}},
         folder / ABOUT,
     )
 

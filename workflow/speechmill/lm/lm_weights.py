@@ -21,6 +21,7 @@ from speechmill.core.tables import ctc_outputs_metadata, read_table
 from speechmill.inference.decoders import Weights, decode_all
 from speechmill.scoring.error_rates import both_rates, count, rate
 from speechmill.scoring.protocols import apply_protocol
+from speechmill.text.lexicon import check_lm
 
 Point = tuple[float, float]
 """A pair of lm_weight and word_score."""
@@ -151,6 +152,7 @@ def main() -> None:
             f" {args.settings.dev}; delete it and run snakemake again"
         )
     clips = read_table(args.clips, ["id", "text", "sentence"]).to_pylist()
+    check_lm(args.lm)
     tuned = tune(args.ctc_outputs, clips, args.lm, args.settings, args.threads)
     metric = tuned["metric"]
     print(

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import soundfile as sf
 import torch
 from torch.utils.data import Dataset
@@ -18,6 +17,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.flac import Int16Samples, decode_flac, decode_spans
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.core.tables import open_table, table_errors
 from speechmill.model.batching import SampledClip, clips_from_table
 from speechmill.model.ctc import IGNORED_LABEL
 from speechmill.model.labels import LabelEncoder
@@ -66,7 +66,7 @@ class ClipReader(Dataset[dict[str, Any]]):
 
     def _clear_cache(self) -> None:
         # With `pre_buffer`, each open shard would keep a copy of its last row group.
-        self._open = lru_cache(maxsize=_MAX_OPEN_SHARDS)(partial(pq.ParquetFile, pre_buffer=False))
+        self._open = lru_cache(maxsize=_MAX_OPEN_SHARDS)(partial(open_table, pre_buffer=False))
         # The least recently used row group comes first.
         self._groups: dict[tuple[Path, int], _RowGroup] = {}
         self._bytes = 0
@@ -133,11 +133,9 @@ class ClipReader(Dataset[dict[str, Any]]):
 
     def _read_row_group(self, path: Path, number: int) -> _RowGroup:
         columns = ["id", "audio_sha256", "audio.bytes"]
-        try:
+        with table_errors(path):
             # A thread pool does not survive the fork that creates a worker.
             table = self._open(path).read_row_group(number, columns=columns, use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise corrupt_file_error(path, f"cannot be read ({error})") from error
         table = table.combine_chunks()
         return _RowGroup(table["id"].chunk(0), table["audio_sha256"].chunk(0), table["audio"].chunk(0).field("bytes"))
 

@@ -25,7 +25,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # re-expo
 
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import file_digest, read_json, write_json
+from speechmill.core.files import check_files, file_digest, read_json, write_digests, write_plain_json
 from speechmill.model.base_files import (
     CONFIG,
     TOKENIZER_CONFIG,
@@ -99,8 +99,9 @@ def fetch_model(
     for name, path in fetched.items():
         shutil.copyfile(path, folder / name)
     if language is not None and is_nested(vocab):
-        write_json(vocab[language], folder / VOCAB)
-        write_json({key: value for key, value in tokenizer.items() if key != "target_lang"}, folder / TOKENIZER_CONFIG)
+        write_plain_json(vocab[language], folder / VOCAB)
+        tokenizer = {key: value for key, value in tokenizer.items() if key != "target_lang"}
+        write_plain_json(tokenizer, folder / TOKENIZER_CONFIG)
     _report(title, base.sizes, names, expected_bytes)
     return {
         "base": title,
@@ -188,9 +189,10 @@ def _report(title: str, sizes: Mapping[str, int], used: list[str], expected_byte
 def copy_run_model(run: str, files: list[Path], selection: Path, folder: Path) -> dict[str, Any]:
     """Copy the model of another run, its `files`, to `folder`, and return the run, the step and the files' digests."""
     folder.mkdir(parents=True, exist_ok=True)
+    selected = read_json(selection)
+    check_files(files[0].parent, selected["sha256"])
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    selected = read_json(selection)
     return {"run": run, "step": selected["step"], "sha256": selected["sha256"]}
 
 
@@ -209,7 +211,9 @@ def main() -> None:
         source = copy_run_model(args.settings.run, args.model, args.selection[0], args.folder)
     else:
         source = fetch_model(args.settings, args.folder, args.runs, args.expected_bytes)
-    write_json(source, args.source)
+    write_digests(args.folder)
+    # Without a digest: training runs again where this file is not the same as before, byte for byte.
+    write_plain_json(source, args.source)
 
 
 if __name__ == "__main__":

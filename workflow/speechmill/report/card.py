@@ -13,8 +13,9 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
-from speechmill.core.files import read_json, write_text
+from speechmill.core.files import check_files, corrupt_file_error, read_json, write_text
 from speechmill.core.page import STYLE, data_url
+from speechmill.core.tables import read_table
 from speechmill.report import evidence, manifest
 from speechmill.report.card_context import card_context, hub_result_files, render, unperturbed_scores
 from speechmill.report.card_settings import CardSettings
@@ -23,6 +24,7 @@ from speechmill.report.evidence import Evidence
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.systems import systems
+from speechmill.text.lexicon import check_lm
 
 CARD = "README.md"
 """The name of the card in the model folder."""
@@ -72,6 +74,24 @@ def page(card: str, folder: Path) -> str:
     return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
 
 
+def check_inputs(args: argparse.Namespace) -> None:
+    """Compare the inputs that have no digest of their own with what other stages recorded.
+
+    Raises:
+        SpeechmillError: A file has changed since it was written.
+    """
+    check_files(args.training_log.parent, read_json(args.training).get("sha256", {}))
+    check_files(args.model, read_json(args.selection)["sha256"])
+    if args.lm:
+        check_lm(args.model / "lm")
+    (counts,) = (read_json(path) for path in args.counts if path.stem == "train")
+    digest = counts.get("sha256")
+    if digest is not None and args.train_digest.read_bytes().strip() != digest.encode():
+        raise corrupt_file_error(args.train_digest, "has changed since it was written: the counts have another digest")
+    # Its copy among the evidence would be named otherwise.
+    read_table(args.summary)
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,6 +110,7 @@ def main() -> None:
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
     args = parser.parse_args()
+    check_inputs(args)
     files: dict[str, Path] = {path.name: path for path in (getattr(args, name) for name in inputs)}
     files |= {"training.jsonl": args.training_log, "train.sha256": args.train_digest}
     files |= {f"counts/{path.name}": path for path in args.counts} | {f"lm/{path.name}": path for path in args.lm}

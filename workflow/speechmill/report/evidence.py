@@ -11,13 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from pydantic import ValidationError
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
-from speechmill.core.tables import read_table
+from speechmill.core.tables import read_table, write_arrow_table
 from speechmill.report.card_settings import CardSettings
 from speechmill.scoring.systems import System
 
@@ -111,8 +110,9 @@ def write(model: Path, settings: CardSettings, configuration: dict[str, Any], fi
     write_json(settings.model_dump(mode="json"), folder / "settings.json")
     write_text(yaml.safe_dump(configuration, allow_unicode=True, sort_keys=False, width=100), folder / "config.yaml")
     for name, source in files.items():
-        if name in _ANONYMISERS:
-            write_json(_ANONYMISERS[name](read_json(source)), folder / name)
+        if name.endswith(".json"):
+            content = read_json(source)
+            write_json(_ANONYMISERS[name](content) if name in _ANONYMISERS else content, folder / name)
         else:
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(source.read_bytes())
@@ -127,8 +127,8 @@ def write_scored(model: Path, hypotheses: dict[System, Path], clips: Iterable[Pa
         # Both tables are in the order of the set; for a set that is not available both are empty.
         digests = dict(zip(scored["id"].to_pylist(), scored["audio_sha256"].to_pylist(), strict=True))
         column = pa.array([digests[name] for name in rows["id"].to_pylist()], pa.string())
-        with atomic_write(scored_file(model, system.set, system.decoder)) as temporary:
-            pq.write_table(rows.append_column("audio_sha256", column).select(_SCORED_COLUMNS), temporary)
+        scored = rows.append_column("audio_sha256", column).select(_SCORED_COLUMNS)
+        write_arrow_table(scored, scored_file(model, system.set, system.decoder))
 
 
 def scored_file(model: Path, set_name: str, decoder: str) -> Path:

@@ -3,12 +3,12 @@
 import argparse
 from pathlib import Path
 
-import pandas as pd
 from pydantic import BaseModel
 
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
+from speechmill.core.tables import read_table
 from speechmill.report.plots import plot_robustness
 
 
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True, help="selection.json, with the selected step")
     parser.add_argument("--plot", type=Path, required=True)
     args = parser.parse_args()
-    scores = pd.read_parquet(args.summary)
+    scores = read_table(args.summary).to_pandas()
     selected = scores[scores["step"] == read_json(args.selection)["step"]]
     plot_robustness(selected, args.settings.titles.__getitem__, args.plot, args.settings.metric)
 

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 from speechmill.config.evaluation import Decoder, ErrorRate, Protocol
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.core.command import run_command
-from speechmill.core.files import TEMPLATES, read_json, write_text
+from speechmill.core.files import TEMPLATES, check_folder, read_json, write_text
 from speechmill.core.page import STYLE, page_environment
+from speechmill.core.tables import read_table
 from speechmill.report.reference_comparison import comparison_table
 
 _TEMPLATE = TEMPLATES / "runs.html.j2"
@@ -268,9 +269,11 @@ def main() -> None:
         if run.trained_on:
             run_facts = _training_facts(*map(read_json, next(trained)))
         else:
-            run_facts = {"parameters": count_parameters(next(models))}
+            model = next(models)
+            check_folder(model)
+            run_facts = {"parameters": count_parameters(model)}
         facts[run.name] = run_facts | {"step": step}
-        all_steps = pd.read_parquet(summary)
+        all_steps = read_table(summary).to_pandas()
         selected = all_steps[all_steps["step"] == step]
         scores[run.name] = selected_scores(selected)
         if run.reference_card is not None:

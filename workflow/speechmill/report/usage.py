@@ -21,6 +21,7 @@ from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.model.clip_reader import ClipReader
+from speechmill.text.lexicon import check_lm
 
 _TEMPLATES = {
     ("greedy", "words"): "usage_greedy.py.j2",
@@ -90,6 +91,8 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards with the clips")
     parser.add_argument("--usage", type=Path, required=True, help="the output")
     args = parser.parse_args()
+    if "lm" in args.decoders:
+        check_lm(args.model / "lm")
     clips = read_table(args.clips)
     clip, samples = clips["id"][0].as_py(), ClipReader(clips, args.shards).samples(0)
     write_json(usage_examples(args.model, args.decoders, args.settings, args.set, clip, samples), args.usage)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
-from speechmill.core.files import TEMPLATES, read_json, write_text
+from speechmill.core.files import TEMPLATES, check_files, check_folder, read_json, write_text
 from speechmill.core.flac import encode_flac
 from speechmill.core.page import STYLE, page_environment
 from speechmill.core.tables import read_table
@@ -220,7 +220,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    system = System(args.set, read_json(args.selection)["step"], args.decoder)
+    selection = read_json(args.selection)
+    check_files(args.model, selection["sha256"])
+    # The record of a base; the folder of a selected checkpoint has none.
+    check_folder(args.model)
+    system = System(args.set, selection["step"], args.decoder)
     rows = read_table(systems(args.hypotheses, system.step)[system]).to_pylist()
     selected = select_worst(rows, args.settings.worst_clips, args.settings.metric)
     clips = prepare_clips(selected, read_table(args.clips), args.shards, args.model, args.settings)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from speechmill.config.evaluation import SelectConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import atomic_write, file_digest, write_json
+from speechmill.core.files import atomic_write, check_folder, write_json
 from speechmill.core.tables import read_table
 
 
@@ -54,10 +54,14 @@ def main() -> None:
     if args.summary:
         summary = read_table(args.summary).to_pandas()
         step = best_step(summary, str(select.set), select.decoder, str(select.metric))
-    for file in args.model:
-        with atomic_write(file) as temporary:
-            shutil.copyfile(args.checkpoints / f"checkpoint-{step}" / file.name, temporary)
-    digests = {file.name: file_digest(file) for file in args.model}
+    digests: dict[str, str] = {}
+    if args.model:
+        checkpoint = args.checkpoints / f"checkpoint-{step}"
+        found = check_folder(checkpoint)
+        for file in args.model:
+            with atomic_write(file) as temporary:
+                shutil.copyfile(checkpoint / file.name, temporary)
+            digests[file.name] = found[file.name]
     write_json({"step": step, **select.model_dump(), "sha256": digests}, args.selection)
 
 

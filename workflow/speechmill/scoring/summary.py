@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import get_args
 
 import pandas as pd
+import pyarrow as pa
 
 from speechmill.config.evaluation import Protocol
 from speechmill.core.command import run_command
-from speechmill.core.files import atomic_write, read_json
+from speechmill.core.files import read_json
+from speechmill.core.tables import write_arrow_table
 
 _BY_PROTOCOL = {f"{rate}_{protocol}": (rate, protocol) for protocol in get_args(Protocol) for rate in ("wer", "cer")}
 _RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
@@ -44,8 +46,7 @@ def main() -> None:
     parser.add_argument("--metrics", type=Path, nargs="+", required=True)
     parser.add_argument("--summary", type=Path, required=True)
     args = parser.parse_args()
-    with atomic_write(args.summary) as temporary:
-        summarise(args.metrics).to_parquet(temporary)
+    write_arrow_table(pa.Table.from_pandas(summarise(args.metrics)), args.summary)
 
 
 if __name__ == "__main__":

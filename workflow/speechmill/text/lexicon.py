@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import read_json
+from speechmill.core.files import check_files, read_json
 from speechmill.text.normaliser import compose, to_units
 from speechmill.text.tokens import unit_pattern
 
@@ -96,6 +96,15 @@ def tokenizer_tokens(vocab: Path, tokenizer: Path) -> Tokens:
             " evaluation.decoders"
         )
     return Tokens(by_id, blank, separator, frozenset(special).intersection(by_id))
+
+
+def check_lm(folder: Path) -> None:
+    """Compare the files of the language model in `folder` with the digests in its `arpa.json`.
+
+    Raises:
+        SpeechmillError: A file has changed since it was written.
+    """
+    check_files(folder, read_json(folder / ABOUT).get("sha256", {}))
 
 
 def folder_tokens(folder: Path) -> Tokens:

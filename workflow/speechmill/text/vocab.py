@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from speechmill.core.command import run_command
-from speechmill.core.files import write_json
+from speechmill.core.files import check_folder, write_digests, write_plain_json
 from speechmill.core.tables import read_table
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN, unit_pattern
 
@@ -109,8 +109,11 @@ def main() -> None:
             # 15 times as fast as `update(text)`.
             characters.update({character: text.count(character) for character in sorted(set(text))})
     base = args.base[0] if args.base else None
+    if base is not None:
+        check_folder(base, "*.json")
     processor(vocabulary(list(characters), args.settings.clusters), args.settings, base).save_pretrained(args.folder)
-    write_json(dict(characters.most_common()), args.characters)
+    write_plain_json(dict(characters.most_common()), args.characters)
+    write_digests(args.folder)
 
 
 if __name__ == "__main__":

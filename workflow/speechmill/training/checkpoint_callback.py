@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from speechmill.core.files import write_digests
 from speechmill.core.progress import progress
 from speechmill.model.models import Processor
 from speechmill.scoring.select import deciding_metrics
@@ -125,6 +126,7 @@ class CheckpointCallback(TrainerCallback):
         link(str(saved / WEIGHTS), str(kept / WEIGHTS))
         shutil.copy(saved / "config.json", kept)
         self._processor.save_pretrained(kept)
+        write_digests(kept)
         sync_files(kept)
 
     def _delete_worse(self) -> None:

@@ -25,10 +25,10 @@ from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import file_digest, read_json, write_json
+from speechmill.core.files import check_folder, file_digest, read_json, write_json
 from speechmill.core.progress import ignore_broken_pipes
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.core.tables import clips_digest, read_table
+from speechmill.core.tables import check_clips_digest, clips_digest, read_table
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.devices import acquire_devices, device_name
@@ -277,8 +277,12 @@ def record(
     kept: list[int],
     device: torch.device,
     time: TrainingTime,
+    log: Path,
 ) -> dict[str, Any]:
-    """Return the content of `training.json`: hyper-parameters, versions, hardware, settings, kept steps, time."""
+    """Return the content of `training.json`.
+
+    It has hyper-parameters, versions, hardware, settings, the steps that are kept, the time, and the digest of the log.
+    """
     finetune, batch = settings.finetune, settings.plan.batch
     size: float | int = batch.clips or round(plan["clips_per_batch"], 1)
     hyper_parameters = {
@@ -319,6 +323,7 @@ def record(
         "parameters": plan["parameters"],
         "kept": kept,
         **asdict(time),
+        "sha256": {LOG: file_digest(log)},
     }
 
 
@@ -383,6 +388,10 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     args = parser.parse_args()
     settings = with_runtime_settings(args.settings, args.runtime_settings)
+    if not launched():
+        check_clips_digest(args.clips, args.digest)
+        for folder in (args.vocab, *(args.base or [])):
+            check_folder(folder)
     plan, dev = read_json(args.plan), read_table(args.dev_clips).to_pylist()
     best = settings.checkpoints.best
     work = args.work / fingerprint(
@@ -421,7 +430,7 @@ def main() -> None:
         export_checkpoints(work, kept, args.checkpoints, args.log)
         # A state is saved at the last step, which is always a planned checkpoint.
         time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
-        write_json(record(args.run, settings, plan, kept, devices[0], time), args.record)
+        write_json(record(args.run, settings, plan, kept, devices[0], time, work / LOG), args.record)
         # Renamed first, since a partly deleted work folder must not look like a run that can resume.
         work.rename(work.with_name(f"done-{work.name}"))
         for done in args.work.glob("done-*"):

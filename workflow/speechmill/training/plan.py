@@ -18,7 +18,7 @@ from speechmill.config.finetune import MemoryConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import read_json, write_json, write_text
+from speechmill.core.files import check_folder, read_json, write_json, write_text
 from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabytes
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
@@ -348,6 +348,9 @@ def main() -> None:
     args = parser.parse_args()
     model = args.settings.model
     base = args.base[0] if args.base else None
+    check_folder(args.vocab.parent, args.vocab.name)
+    if base is not None:
+        check_folder(base, "*.json")
     config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
     statuses = [read_json(path) for path in args.status]
     plan = make_plan(args.run, args.clips, read_json(args.counts), statuses, config, args.settings)

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import read_json, write_json, write_text
+from speechmill.core.files import file_digest, read_json, write_json, write_text
 
 WEIGHTS = "model.safetensors"
 
@@ -29,7 +29,8 @@ _TIME = "training_time.json"
 _MANIFEST = "complete"
 # The newest state, and one to fall back on if the newest is corrupt.
 _KEPT_STATES = 2
-# Only both ends of a large file are hashed: a truncated file, or one whose tail never reached the disk, differs there.
+# What release 0.1.0 recorded of a file.
+_ENDS_DIGEST = "sha256"
 _END_BYTES = 1 << 20
 
 
@@ -146,10 +147,9 @@ def cut_log(work: Path, step: int) -> None:
     log = work / LOG
     if log.is_file():
         # An incomplete last line, left by a kill, is dropped.
-        lines = log.read_text(encoding="utf-8").rpartition("\n")[0].splitlines()
-        logged = [(line, json.loads(line)) for line in lines]
+        logged = _rows(log, log.read_bytes().rpartition(b"\n")[0])
         kept = [line for line, values in logged if values["step"] <= step and "train_loss" not in values]
-        write_text("".join(f"{line}\n" for line in kept), log)
+        write_text("".join(f"{line.decode()}\n" for line in kept), log)
 
 
 def append_log(work: Path, row: dict[str, Any]) -> None:
@@ -161,7 +161,25 @@ def append_log(work: Path, row: dict[str, Any]) -> None:
 def read_log(work: Path) -> list[dict[str, Any]]:
     """Return the rows of the log in `work`."""
     log = work / LOG
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.is_file() else []
+    return [values for _, values in _rows(log, log.read_bytes())] if log.is_file() else []
+
+
+def _rows(log: Path, content: bytes) -> list[tuple[bytes, dict[str, Any]]]:
+    """Return each line of a log with its values.
+
+    Raises:
+        SpeechmillError: A line is not JSON.
+    """
+    rows = []
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            rows.append((line, json.loads(line)))
+        except ValueError as error:
+            raise SpeechmillError(
+                f"line {number} of {log} is corrupt ({error}); delete that line and run the same command again: no"
+                " weights depend on it"
+            ) from error
+    return rows
 
 
 def link(source: str, target: str) -> None:
@@ -181,17 +199,23 @@ def _defect(state: Path) -> str | None:
     try:
         manifest = json.loads((state / _MANIFEST).read_text(encoding="utf-8"))
         for name, saved in manifest.items():
-            found = _stamp(state / name)
-            if found["bytes"] != saved["bytes"]:
-                return f"{name} has {found['bytes']} bytes instead of {saved['bytes']}"
-            if found != saved:
+            size = (state / name).stat().st_size
+            if size != saved["bytes"]:
+                return f"{name} has {size} bytes instead of {saved['bytes']}"
+            # Release 0.1.0 recorded another digest, of the ends of the file.
+            if saved != (_ends_stamp(state / name) if _ENDS_DIGEST in saved else _stamp(state / name)):
                 return f"{name} has changed since it was saved"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return str(error)
     return None
 
 
 def _stamp(path: Path) -> dict[str, int | str]:
+    """Return the size of a file and its sha256."""
+    return {"bytes": path.stat().st_size, "digest": file_digest(path)}
+
+
+def _ends_stamp(path: Path) -> dict[str, int | str]:
     """Return the size of a file and the sha256 of both of its ends, which cover a small file completely."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
@@ -199,7 +223,7 @@ def _stamp(path: Path) -> dict[str, int | str]:
         for start in sorted({0, max(0, size - _END_BYTES)}):
             file.seek(start)
             digest.update(file.read(_END_BYTES))
-    return {"bytes": size, "sha256": digest.hexdigest()}
+    return {"bytes": size, _ENDS_DIGEST: digest.hexdigest()}
 
 
 def _sync(path: Path) -> None:
