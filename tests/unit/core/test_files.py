@@ -1,9 +1,20 @@
+import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import atomic_write, file_digest, read_json, write_json, write_text
+from speechmill.core.files import (
+    atomic_write,
+    check_folder,
+    file_digest,
+    read_json,
+    write_digests,
+    write_json,
+    write_plain_json,
+    write_text,
+)
 
 
 def test_file_is_renamed_once_complete(tmp_path: Path) -> None:
@@ -58,6 +69,53 @@ def test_invalid_json_is_named(tmp_path: Path) -> None:
     path.write_text('{"half": ')
     with pytest.raises(SpeechmillError, match=rf"{path} is not JSON"):
         read_json(path)
+
+
+@pytest.mark.parametrize("value", [{"steps": [3, 6], "name": "ё", "loss": math.inf}, ["a", "b"]], ids=type)
+def test_flipped_bit_of_json_is_named(tmp_path: Path, value: object) -> None:
+    path = tmp_path / "value.json"
+    write_json(value, path)
+    assert read_json(path) == value
+    intact = path.read_bytes()
+    for bit in range(0, 8 * len(intact), 5):
+        path.write_bytes(intact[: bit // 8] + bytes([intact[bit // 8] ^ 1 << bit % 8]) + intact[bit // 8 + 1 :])
+        with suppress(SpeechmillError):
+            # Only white space may be other white space.
+            assert read_json(path) == value
+            assert intact[bit // 8] in b" \n"
+
+
+def test_changed_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json({"step": 3}, path)
+    path.write_text(path.read_text().replace("3", "7", 1))
+    with pytest.raises(SpeechmillError, match=rf"{path} has changed since it was written: its content and its digest"):
+        read_json(path)
+
+
+def test_json_without_a_digest_is_read(tmp_path: Path) -> None:
+    # As release 0.1.0 and other programs write it.
+    (tmp_path / "value.json").write_text('{"a": 1, "text_sha256": "5"}')
+    assert read_json(tmp_path / "value.json") == {"a": 1, "text_sha256": "5"}
+    write_plain_json({"a": 1}, tmp_path / "plain.json")
+    assert (tmp_path / "plain.json").read_text() == '{\n  "a": 1\n}\n'
+
+
+def test_folder_is_compared_with_its_record(tmp_path: Path) -> None:
+    # FIPS 180-2, appendix B.1: the message "abc".
+    (tmp_path / "config.json").write_bytes(b"abc")
+    (tmp_path / "weights").write_bytes(b"w")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert check_folder(tmp_path)["config.json"] == digest
+    write_digests(tmp_path)
+    assert check_folder(tmp_path, "*.json") == {"config.json": digest}
+    (tmp_path / "weights").write_bytes(b"v")
+    assert check_folder(tmp_path, "*.json") == {"config.json": digest}
+    with pytest.raises(SpeechmillError, match=rf"{tmp_path}/weights has changed since it was written"):
+        check_folder(tmp_path)
+    (tmp_path / "weights").unlink()
+    with pytest.raises(SpeechmillError, match=rf"{tmp_path}/weights is missing"):
+        check_folder(tmp_path)
 
 
 def test_value_without_a_json_form_is_not_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from speechmill.core import tables
 from speechmill.core.command import SpeechmillError
 from speechmill.core.schemas import CLIPS, RAW, REJECTED, clip_schema
 from speechmill.core.tables import (
+    check_clips_digest,
     clips_digest,
     read_row_groups,
     read_rows,
@@ -25,6 +26,59 @@ def test_table_round_trip(tmp_path: Path) -> None:
     write_table(ROWS, REJECTED, tmp_path / "table.parquet")
     assert read_table(tmp_path / "table.parquet").to_pylist() == ROWS
     assert read_table(tmp_path / "table.parquet", ["id"]).column_names == ["id"]
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    """Return `content` with one other bit."""
+    return content[: bit // 8] + bytes([content[bit // 8] ^ 1 << bit % 8]) + content[bit // 8 + 1 :]
+
+
+def test_flipped_bit_is_named_or_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    write_in_row_groups(ROWS, REJECTED.with_metadata({"name": "Corpus"}), path, 6)
+    intact, named = path.read_bytes(), 0
+    bits = range(0, 8 * len(intact), 41)
+    for bit in bits:
+        path.write_bytes(flipped(intact, bit))
+        try:
+            assert list(read_rows(path)) == ROWS, bit
+        except SpeechmillError as error:
+            assert str(error).startswith(f"{path} ")
+            named += 1
+    # Nothing else depends on the first letters of the file, nor on the limits of values in the header of a page.
+    assert named > 0.8 * len(bits)
+
+
+def test_flipped_bit_in_the_footer_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    write_table(ROWS, REJECTED.with_metadata({"name": "Corpus"}), path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"Corpus", b"Corpur"))
+    with pytest.raises(SpeechmillError, match=rf"{path} has changed since it was written: its footer"):
+        read_table(path)
+
+
+def test_table_without_checksums_is_read(tmp_path: Path) -> None:
+    # As release 0.1.0 wrote it.
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.Table.from_pylist(ROWS, schema=REJECTED), path)
+    assert read_table(path).to_pylist() == list(read_rows(path)) == ROWS
+
+
+def test_metadata_of_a_table_has_no_digest(tmp_path: Path) -> None:
+    write_table(ROWS, REJECTED.with_metadata({"name": "Corpus"}), tmp_path / "table.parquet")
+    assert read_table(tmp_path / "table.parquet").schema.metadata == {b"name": b"Corpus"}
+
+
+def test_digest_of_other_clips_is_named(tmp_path: Path) -> None:
+    clip = {"dataset": "cv", "split": "train", "id": "a", "text": "да", "audio_sha256": "5"}
+    write_table([clip], CLIPS, tmp_path / "train.parquet")
+    digest = tmp_path / "train.sha256"
+    digest.write_text(clips_digest([clip]) + "\n")
+    check_clips_digest(tmp_path / "train.parquet", digest)
+    digest.write_text(clips_digest([clip | {"text": "нет"}]) + "\n")
+    with pytest.raises(SpeechmillError, match=rf"{digest} is not the digest of the clips in {tmp_path}/train.parquet"):
+        check_clips_digest(tmp_path / "train.parquet", digest)
 
 
 def test_row_groups_have_the_requested_size(tmp_path: Path) -> None:
