@@ -24,7 +24,15 @@ COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {
 
 def status(dataset: str = "corpus", **listed: int) -> dict[str, Any]:
     """Return the status of a dataset whose splits list these numbers of clips."""
-    return {"dataset": dataset, "available": True, "why": None, "differences": [], "listed": listed, "sets": listed}
+    return {
+        "dataset": dataset,
+        "available": True,
+        "why": None,
+        "differences": [],
+        "listed": listed,
+        "sets": listed,
+        "rejections": {},
+    }
 
 
 def plan(
@@ -296,13 +304,22 @@ def test_plan_text_has_the_main_figures(tmp_path: Path) -> None:
 def test_plan_text_lists_leakage_and_missing_datasets(tmp_path: Path) -> None:
     kinds = {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio"))}
     statuses = [
-        {"dataset": "robust", "available": False, "why": "access denied", "differences": []},
-        {"dataset": "cv", "available": True, "why": None, "differences": ["train has 6 clips, but 7 were expected"]},
+        status("robust") | {"available": False, "why": "access denied"},
+        status("cv") | {"differences": ["train has 6 clips, but 7 were expected"]},
     ]
     text = format_plan(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses, 10**15)
     assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio; 2 are removed from training" in text
     assert "robust: access denied" in text
     assert "cv: train has 6 clips, but 7 were expected" in text
+
+
+def test_plan_text_lists_rejected_clips(tmp_path: Path) -> None:
+    lost = {"train": {"missing": {"clips": 8, "example": "b: no file"}}}
+    text = format_plan(plan(tmp_path, [5]), {}, [status(train=16) | {"rejections": lost}, status("cv")], 10**15)
+    assert [line for line in text.splitlines() if "rejected" in line] == [
+        "  rejected     WARNING: corpus-train: 8 of 16 clips (50.00%) are rejected as missing, such as b: no file",
+        "  rejected     see results/data/corpus/rejected.parquet",
+    ]
 
 
 def test_digest_changes_only_with_the_steps(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabyte
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.corpus.leakage import format_leakage
+from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
 from speechmill.model.models import model_config
 from speechmill.training.cost import Cost, training_cost
@@ -245,6 +246,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
+            *_format_rejections(statuses),
             *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
             f"  batches      {plan['clips_per_batch']:.1f} clips, {plan['seconds_per_batch']:.1f} s, on average; with"
             f" padding, which is {plan['padding_share']:.1%}, at most {plan['largest_batch_seconds']:.1f} s",
@@ -260,6 +262,18 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             "",
         ]
     )
+
+
+def _format_rejections(statuses: list[dict[str, Any]]) -> list[str]:
+    return [
+        line
+        for status in statuses
+        if status["rejections"]
+        for line in (
+            *(f"  rejected     {sentence}" for sentence in format_rejections(status)),
+            f"  rejected     see results/data/{status['dataset']}/rejected.parquet",
+        )
+    ]
 
 
 def _format_dropped_marks(marks: dict[str, dict[str, Any]]) -> list[str]:
