@@ -429,6 +429,19 @@ def test_more_splits_and_genders_than_colours(tmp_path: Path) -> None:
     assert text.count("other values: 0.00 hours") == 9
 
 
+def test_page_shows_a_split_named_all_beside_the_total(tmp_path: Path) -> None:
+    splits = ["all", "test"]
+    write_table([], REJECTED, tmp_path / "rejected.parquet")
+    found = audit_dataset(
+        loaded(tmp_path, [clip("a", "all"), clip("b", "test")], splits),
+        read_table(tmp_path / "rejected.parquet"),
+        status_of([]) | {kind: dict.fromkeys(splits, 0) for kind in ("listed", "rejected")},
+        AuditSettings(dataset="corpus", title="A corpus", splits=splits),
+    )
+    text = render_page(found, PNG)
+    assert all(f"<th>{name}</th>" in text for name in ("all", "test", "all splits"))
+
+
 def arguments(folder: Path, clips: Sequence[dict[str, Any]], status: dict[str, Any]) -> list[str]:
     """Write the inputs of the program to `folder` and return its arguments."""
     for split in SPLITS:

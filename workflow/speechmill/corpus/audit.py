@@ -475,7 +475,8 @@ def render_page(audit: dict[str, Any], plots: bytes) -> str:
     environment.filters.update(number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point)
     return environment.from_string((TEMPLATES / "audit.html.j2").read_text(encoding="utf-8")).render(
         audit=audit,
-        columns=audit["splits"] | {"all": audit["all"]},
+        # With a space, which no name of a split has.
+        columns=audit["splits"] | {"all splits": audit["all"]},
         genders=_genders(audit),
         plots=data_url(plots),
         style=STYLE,
