@@ -50,7 +50,8 @@ class ClipReader(Dataset[dict[str, Any]]):
 
     Args:
         clips: The table of clips.
-        shards: The shards that contain them, or perturbed copies of these, `…/{dataset}/{split}/shard-{number}.parquet`.
+        shards: The shards that contain them, `…/{dataset}/{split}/shard-{number}.parquet`, or perturbed copies of
+            these.
         pool_clips: The number of clips of a pool.
     """
 
