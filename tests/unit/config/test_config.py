@@ -153,6 +153,18 @@ def test_key_renamed_in_another_section_is_just_unknown() -> None:
     assert "runs.demo.clips.seconds: unknown key `seconds`; did you mean" in error("runs.demo.clips.seconds", 1)
 
 
+@pytest.mark.parametrize("through_a_run", [False, True])
+def test_random_weights_are_checked_with_the_configuration(through_a_run: bool) -> None:
+    raw = copy.deepcopy(RAW)
+    raw["runs"]["demo"]["model"] = {"init": {"model_type": "parakeet_ctc"}}
+    if through_a_run:
+        raw["runs"]["next"] = raw["runs"]["demo"] | {"model": {"run": "demo"}}
+    name = "next" if through_a_run else "demo"
+    raw["runs"][name] = raw["runs"][name] | {"augment": {"speed": [0.9]}}
+    with pytest.raises(SpeechmillError, match=rf"runs\.{name}\.augment: the input of parakeet_ctc is mel spectra"):
+        load(raw)
+
+
 @pytest.mark.parametrize("section", ["runs", "datasets", "speak", "datasets.cv.drawn"])
 def test_long_names_are_refused(section: str) -> None:
     named = {"runs": RAW["runs"]["demo"], "datasets": RAW["datasets"]["cv"], "datasets.cv.drawn": {"of": "train"}}

@@ -52,7 +52,7 @@ def plan(
         "gpus": 1,
         "gpu_memory_gib": 78,
         "best": None,
-        "stretch": 1,
+        "augment": {},
     } | (run or {})
     clips = folder / "train.parquet"
     location = {"dataset": "corpus", "split": "train", "shard": 0}
@@ -131,6 +131,11 @@ def test_hours_padding_and_largest_batch(tmp_path: Path) -> None:
     assert (planned["clips"], planned["clips_per_batch"], planned["longest_seconds"]) == (5, 2.5, 5)
 
 
+def test_setting_that_does_not_fit_the_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.finetune\.train_only_adapters: the model has no adapters"):
+        plan(tmp_path, [5], {"memory": {"train_only_adapters": True}})
+
+
 def test_parameters_match_the_model(tmp_path: Path) -> None:
     model = AutoModelForCTC.from_config(model_config(LAYER_NORM, None, {}, 7))
     assert plan(tmp_path, [1.0])["parameters"] == sum(p.numel() for p in model.parameters())
@@ -156,7 +161,7 @@ def test_disk_holds_one_more_checkpoint_than_kept(tmp_path: Path, best: int | No
 
 
 def test_memory_is_sum_of_parts_and_grows_with_stretch(tmp_path: Path) -> None:
-    planned, slowed = (plan(tmp_path, [2.0] * 20, {"stretch": stretch}) for stretch in (1, 1.25))
+    planned, slowed = (plan(tmp_path, [2.0] * 20, {"augment": {"speed": [speed]}}) for speed in (1, 0.8))
     assert planned["memory_bytes"] == sum(planned["memory_parts"].values())
     assert slowed["memory_parts"]["activations"] == pytest.approx(
         1.25 * planned["memory_parts"]["activations"], rel=1e-3

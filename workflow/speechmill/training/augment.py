@@ -147,18 +147,9 @@ class Augmenter:
 
 
 class DeviceFeatures:
-    """Features of samples that are already on a device, equal within 1e-6 to those of a feature extractor.
+    """Features of samples that are already on a device, equal within 1e-6 to those of a feature extractor."""
 
-    Raises:
-        SpeechmillError: The extractor computes mel spectra, which it does on the CPU.
-    """
-
-    def __init__(self, extractor: object) -> None:
-        if not isinstance(extractor, Wav2Vec2FeatureExtractor):
-            raise SpeechmillError(
-                "runs.*.augment: the input of this model is mel spectra, and only samples can be augmented; remove the"
-                " section and use SpecAugment instead: `mask_time_prob` and related keys in the model's configuration"
-            )
+    def __init__(self, extractor: Wav2Vec2FeatureExtractor) -> None:
         self._normalises, self._returns_mask = extractor.do_normalize, extractor.return_attention_mask
 
     def __call__(self, samples: Tensor, num_samples: Tensor) -> dict[str, Tensor]:

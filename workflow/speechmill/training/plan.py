@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 from transformers import PreTrainedConfig
 
+from speechmill.config.architectures import architecture_errors
+from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
@@ -43,8 +45,7 @@ class PlanSettings(BaseModel):
     gpu_memory_gib: float
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
-    stretch: float
-    """The factor by which augmentation can lengthen a clip, at most."""
+    augment: AugmentConfig
 
 
 def make_plan(
@@ -66,9 +67,11 @@ def make_plan(
         settings: The settings of the stage.
 
     Raises:
-        SpeechmillError: A clip is longer than a batch.
+        SpeechmillError: A setting does not fit the architecture of the model, or a clip is longer than a batch.
     """
-    plan = settings.plan
+    for error in architecture_errors(config.to_dict(), settings.memory, settings.augment):
+        raise SpeechmillError(f"runs.{run}.{error}")
+    plan, stretch = settings.plan, settings.augment.longest_factor
     table = clips_from_table(read_table(clips, ["dataset", "split", "shard", "row_group", "num_samples"]))
     samples, longest = int(table.lengths.sum()), int(table.lengths.max()) / SAMPLE_RATE
     if plan.batch.seconds is not None and longest > plan.batch.seconds:
@@ -86,15 +89,15 @@ def make_plan(
         has_base=settings.model.has_base,
         processes=settings.gpus,
         mean_seconds=samples / len(table.lengths) / SAMPLE_RATE,
-        longest_seconds=longest * settings.stretch,
+        longest_seconds=longest * stretch,
     )
     largest = stats.largest / SAMPLE_RATE
-    checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * settings.stretch)
+    checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * stretch)
     memory = {
         "weights": cost.weights,
         "gradients": cost.gradients,
         "optimizer": cost.optimizer,
-        "activations": int(cost.activations[checkpointing] * settings.stretch * largest),
+        "activations": int(cost.activations[checkpointing] * stretch * largest),
         "other": cost.other,
     }
     return {
@@ -137,7 +140,7 @@ def make_plan(
         "gradient_checkpointing": checkpointing,
         "gradient_checkpointing_reason": reason,
         "fits_seconds": {
-            key: cost.fitting_seconds(settings.gpu_memory_gib * 2**30, kind) / settings.stretch
+            key: cost.fitting_seconds(settings.gpu_memory_gib * 2**30, kind) / stretch
             for key, kind in (("without_checkpointing", False), ("with_checkpointing", True))
         },
         "device": settings.device,
