@@ -15,12 +15,10 @@ from torchaudio.functional import add_noise, fftconvolve
 from torchaudio.transforms import Resample
 from transformers import Wav2Vec2FeatureExtractor
 
-from speechmill.config.augment import AugmentConfig, Noise, Room
+from speechmill.config.augment import AUDIO_SUFFIXES, AugmentConfig, Noise, Room
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
-
-_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
 
 # Makes these random numbers independent of the order of the clips, which is drawn from the same seed.
 _STREAM = 0xA06
@@ -32,7 +30,7 @@ def audio_files(folder: Path) -> list[Path]:
     Raises:
         SpeechmillError: There are no audio files, or one cannot be opened; checked before training starts.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise SpeechmillError(f"{folder} contains no audio files; correct `folder` in runs.*.augment")
     for path in files:
