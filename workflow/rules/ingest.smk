@@ -50,13 +50,16 @@ rule ingest_model:
         source="results/models/{model}.json",
     log:
         "logs/ingest_model/{model}.log",
+    # What does not fit the model should be known before the corpora are converted.
+    priority: 20
     conda:
         "../../envs/train.yaml"
     resources:
         mem_mb=1000,
         runtime=120,
-        # A resource, not a parameter: it is only compared.
+        # Resources, not parameters: these are only compared.
         expected_bytes=from_config(stage_settings.ingest_model_runtime),
+        trainings=from_config(stage_settings.ingest_model_trainings),
     params:
         settings=from_config(stage_settings.ingest_model),
         runs=from_config(stage_settings.ingest_model_runs),
@@ -64,5 +67,5 @@ rule ingest_model:
         version=stage_version("ingest_model"),
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q}"
-        " --runs {params.runs:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
+        " --runs {params.runs:q} --trainings {resources.trainings:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
         " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

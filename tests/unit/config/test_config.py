@@ -1,4 +1,5 @@
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,44 @@ def test_renamed_key_is_reported_with_its_new_name(old: str, new: str) -> None:
 
 def test_key_renamed_in_another_section_is_just_unknown() -> None:
     assert "runs.demo.clips.seconds: unknown key `seconds`; did you mean" in error("runs.demo.clips.seconds", 1)
+
+
+@pytest.mark.parametrize("through_a_run", [False, True])
+def test_random_weights_are_checked_with_the_configuration(through_a_run: bool) -> None:
+    raw = copy.deepcopy(RAW)
+    raw["runs"]["demo"]["model"] = {"init": {"model_type": "parakeet_ctc"}}
+    if through_a_run:
+        raw["runs"]["next"] = raw["runs"]["demo"] | {"model": {"run": "demo"}}
+    name = "next" if through_a_run else "demo"
+    raw["runs"][name] = raw["runs"][name] | {"augment": {"speed": [0.9]}}
+    with pytest.raises(SpeechmillError, match=rf"runs\.{name}\.augment: the input of parakeet_ctc is mel spectra"):
+        load(raw)
+
+
+@pytest.mark.parametrize("section", ["runs", "datasets", "speak", "datasets.cv.drawn"])
+def test_long_names_are_refused(section: str) -> None:
+    named = {"runs": RAW["runs"]["demo"], "datasets": RAW["datasets"]["cv"], "datasets.cv.drawn": {"of": "train"}}
+    message = error(f"{section}.{'a' * 51}", named.get(section, {}))
+    assert f"{section}.{'a' * 51}.[key]: String should have at most 50 characters" in message
+
+
+@pytest.mark.parametrize("split", ["cv-" + "a" * 51, "a" * 51 + "-dev"])
+def test_a_set_with_a_long_name_does_not_exist(split: str) -> None:
+    assert "no dataset has the set" in error("runs.demo.evaluation.sets", ["cv-dev", split])
+
+
+def test_paths_with_the_longest_names_fit_into_a_file_system() -> None:
+    longest = dict.fromkeys(("run", "dataset", "split", "effect", "corpus"), "n" * 50)
+    longest |= {"set_name": "-".join(["n" * 50] * 3), "role": "-".join(["n" * 50] * 2), "step": "9" * 10}
+    longest |= {"decoder": "greedy", "number": "00000", "file": "tokenizer_config.json"}
+    longest["model"] = longest["name"] = ModelConfig(run="n" * 50).base_name
+    rules = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    patterns = re.findall(r'"((?:results|logs|work)/[^"]+)"', rules.replace("{{", "{").replace("}}", "}"))
+    assert len(patterns) > 100
+    for pattern in patterns:
+        for part in pattern.format_map(longest).split("/"):
+            # While a file is written, the id of a process is part of its name.
+            assert len(f".{part}.{2**22}.part") <= 255
 
 
 def test_digits_can_be_spelled_in_the_languages_of_num2words() -> None:

@@ -74,7 +74,9 @@ def ids(examples: Sequence[dict[str, Any]]) -> list[str]:
 def status_of(clips: Sequence[dict[str, Any]], rejected: Sequence[dict[str, str]] = ()) -> dict[str, Any]:
     lost = {split: sum(row["split"] == split for row in rejected) for split in SPLITS}
     listed = {split: lost[split] + sum(split in c["splits"] for c in clips) for split in SPLITS}
-    return {"dataset": "corpus", "available": True, "why": None, "listed": listed, "rejected": lost}
+    reasons = {split: {"missing": {"clips": n, "example": "b: no file"}} for split, n in lost.items() if n}
+    counts = {"listed": listed, "rejected": lost, "sets": listed, "rejections": reasons}
+    return {"dataset": "corpus", "available": True, "why": None, **counts}
 
 
 def audit_of(
@@ -335,6 +337,8 @@ def test_summary_lists_possible_problems(tmp_path: Path) -> None:
     assert sentences == [
         "14 clips, 0.01 hours, 11 speakers, 3 splits.",
         "1 of 15 listed clips could not be read.",
+        "WARNING: corpus-test: 1 of 6 clips (16.67%) are rejected as missing, such as b: no file.",
+        "All are listed in results/data/corpus/rejected.parquet.",
         "Clips that both train and other list: 1.",
         "Overlap of test (5 clips) with other: 1 by sentence, 1 by speaker, 2 by audio.",
         "No overlap by speaker, sentence or audio: train and test.",
@@ -414,7 +418,8 @@ def test_more_splits_and_genders_than_colours(tmp_path: Path) -> None:
     found = audit_dataset(
         loaded(tmp_path, clips, splits),
         read_table(tmp_path / "rejected.parquet"),
-        {"available": True, "why": None} | {kind: dict.fromkeys(splits, 1) for kind in ("listed", "rejected")},
+        {"available": True, "why": None, "rejections": {}}
+        | {kind: dict.fromkeys(splits, 1) for kind in ("listed", "rejected")},
         AuditSettings(dataset="corpus", title="A corpus", splits=splits),
     )
     plot_distributions(found, tmp_path / "audit.png")
@@ -422,6 +427,19 @@ def test_more_splits_and_genders_than_colours(tmp_path: Path) -> None:
     assert "other values" in text
     assert all(f"<th>{split}</th>" in text for split in splits)
     assert text.count("other values: 0.00 hours") == 9
+
+
+def test_page_shows_a_split_named_all_beside_the_total(tmp_path: Path) -> None:
+    splits = ["all", "test"]
+    write_table([], REJECTED, tmp_path / "rejected.parquet")
+    found = audit_dataset(
+        loaded(tmp_path, [clip("a", "all"), clip("b", "test")], splits),
+        read_table(tmp_path / "rejected.parquet"),
+        status_of([]) | {kind: dict.fromkeys(splits, 0) for kind in ("listed", "rejected")},
+        AuditSettings(dataset="corpus", title="A corpus", splits=splits),
+    )
+    text = render_page(found, PNG)
+    assert all(f"<th>{name}</th>" in text for name in ("all", "test", "all splits"))
 
 
 def arguments(folder: Path, clips: Sequence[dict[str, Any]], status: dict[str, Any]) -> list[str]:

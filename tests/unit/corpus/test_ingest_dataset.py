@@ -88,6 +88,35 @@ def test_a_listed_clip_without_a_file_is_kept(tmp_path: Path, archive: Path) -> 
     assert len(rows) == 7
 
 
+@pytest.mark.parametrize("source", ["common_voice", "folder", "kaldi", "zeroth"])
+def test_a_file_similar_to_a_missing_one_is_recorded(tmp_path: Path, source: str) -> None:
+    corpus: dict[str, dict[str, bytes]] = {
+        "common_voice": {"ru/train.tsv": tsv([row(1) | {"path": "01.MP3"}]), "ru/clips/01.mp3": b"clip"},
+        "folder": {"train.csv": b"path,sentence\na\\01.wav,one\n", "a/01.wav": b"clip"},
+        "kaldi": {"wav.scp": b"r A/01.wav\n", "text": b"u one\n", "segments": b"u r 0 1\n", "a/01.wav": b"clip"},
+        "zeroth": {"train_data_01/003/106/106_003.trans.txt": b"1_A one\n", "train_data_01/003/106/1_a.flac": b"clip"},
+    }[source]
+    for name, content in corpus.items():
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_bytes(content)
+    about: dict[str, Any] = {"source": source, "path": "", "language": "ru"}
+    if source == "folder":
+        about |= {"manifest": "{split}.csv"}
+    if source == "kaldi":
+        about |= {"source": "folder", "manifest": ".", "split": {"field": "id", "values": {}, "default": "train"}}
+    asked = IngestSettings.model_validate({"source": about, "splits": ["train"], "shards": {"train": 1}})
+    ingest(SourceLocation(path=tmp_path / "corpus"), asked, "unchanged", tmp_path / "raw")
+    assert (
+        read_json(tmp_path / "raw" / "source.json")["near_misses"]
+        == {
+            "common_voice": {"01.MP3": "clips/01.mp3, which differs in case"},
+            "folder": {"a\\01.wav": "a/01.wav, which differs in backslashes"},
+            "kaldi": {"u": "a/01.wav, which differs in case"},
+            "zeroth": {"1_A": "train_data_01/003/106/1_a.flac, which differs in case"},
+        }[source]
+    )
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
@@ -106,6 +135,7 @@ def test_the_source_is_recorded(tmp_path: Path, archive: Path) -> None:
         "available": True,
         "why": None,
         "published": {"train": 7},
+        "near_misses": {},
         "about": {"bytes": archive.stat().st_size, "sha256": file_digest(archive)},
     }
 

@@ -12,7 +12,7 @@ from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import ROWS
 from speechmill.core.tables import read_table, write_table
 from speechmill.corpus import status
-from speechmill.corpus.status import StatusSettings, count_clips, format_differences
+from speechmill.corpus.status import StatusSettings, count_clips, format_differences, format_rejections
 
 
 def row(name: str, *splits: str, reason: str | None = None) -> dict[str, Any]:
@@ -70,6 +70,13 @@ def test_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
         "kept": {"train": 1, "dev": 2, "validated": 4},
         "rejected": {"train": 2, "dev": 0, "validated": 2},
         "reasons": {"missing": 1, "unreadable": 2},
+        "rejections": {
+            "train": {
+                "missing": {"clips": 1, "example": "b is missing"},
+                "unreadable": {"clips": 1, "example": "c is unreadable"},
+            },
+            "validated": {"unreadable": {"clips": 2, "example": "c is unreadable"}},
+        },
         "sets": {"train": 3, "dev": 2, "validated": 6},
         "memberships": [
             {"splits": ["dev", "validated"], "kept": 2},
@@ -98,6 +105,57 @@ def test_rejected_clips_are_listed_once(tmp_path: Path) -> None:
         {"id": "c", "split": "train", "reason": "unreadable", "detail": "c is unreadable"},
         {"id": "g", "split": "validated", "reason": "unreadable", "detail": "g is unreadable"},
     ]
+
+
+def test_file_similar_to_a_missing_one_is_the_example(tmp_path: Path) -> None:
+    rows = [row("a", "train"), row("b", "train", reason="missing"), row("c", "train", reason="missing")]
+    misses = source({"train": 3}, near_misses={"c": "C, which differs in case"})
+    rejected, counts = count_clips(settings("train"), misses, tables(tmp_path, {"train": [rows]}))
+    assert [each["detail"] for each in rejected] == [
+        "b is missing",
+        "c is missing; it contains C, which differs in case",
+    ]
+    assert counts["rejections"] == {
+        "train": {"missing": {"clips": 2, "example": "c is missing; it contains C, which differs in case"}}
+    }
+
+
+def test_rejections_are_counted_by_set(tmp_path: Path) -> None:
+    rows = [row(f"{i}", "train", reason=None if i % 3 else "missing") for i in range(60)]
+    drawn = {"dev": {"of": "train", "share": 0.5}}
+    _, counts = count_clips(settings("train", drawn=drawn), source({"train": 60}), tables(tmp_path, {"train": [rows]}))
+    lost = {name: reasons["missing"]["clips"] for name, reasons in counts["rejections"].items()}
+    assert set(lost) == {"train", "dev"}
+    assert sum(lost.values()) == 20
+
+
+def test_large_share_of_rejected_clips_is_a_warning() -> None:
+    status = {
+        "dataset": "corpus",
+        "sets": {"train": 1000, "dev": 16},
+        "rejections": {
+            "train": {"missing": {"clips": 10, "example": "b is missing"}},
+            "dev": {"truncated": {"clips": 8, "example": "c\x1b[2J\N{RIGHT-TO-LEFT OVERRIDE} is truncated"}},
+        },
+    }
+    assert format_rejections(status) == [
+        "corpus-train: 10 of 1,000 clips (1.00%) are rejected as missing, such as b is missing",
+        "WARNING: corpus-dev: 8 of 16 clips (50.00%) are rejected as truncated, such as"
+        r" c\x1b[2J\u202e is truncated",
+    ]
+
+
+@pytest.mark.parametrize("kept", [[], [row("c", "test")]])
+def test_set_of_which_all_clips_are_rejected_is_an_error(tmp_path: Path, kept: list[dict[str, Any]]) -> None:
+    rows = [row("a", "train", "dev", reason="missing"), row("b", "train", reason="unreadable"), *kept]
+    listed = source({"train": 2, "dev": 1, "test": len(kept)}, near_misses={"a": "A, which differs in case"})
+    with pytest.raises(SpeechmillError) as error:
+        count_clips(settings("train", "dev", "test"), listed, tables(tmp_path, {"train": [rows]}))
+    assert str(error.value).startswith(
+        "no clip is left in corpus-dev, corpus-train: 1 of 2 clips (50.00%) are rejected as missing, such as a is"
+        " missing; it contains A, which differs in case; 1 of 2 clips (50.00%) are rejected as unreadable, such as b is"
+        " unreadable. Correct the corpus"
+    )
 
 
 def test_split_without_clips_counts_none(tmp_path: Path) -> None:
@@ -172,7 +230,9 @@ def test_unavailable_dataset_has_no_differences(tmp_path: Path) -> None:
     assert (counts["available"], counts["why"], counts["differences"]) == (False, "the Hub says no", [])
 
 
-def test_program_writes_rejected_clips_and_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_writes_and_prints_rejected_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     paths = [path for _, path in tables(tmp_path / "corpus")]
     write_json(SOURCE, tmp_path / "raw" / "source.json")
     arguments = [
@@ -183,3 +243,9 @@ def test_program_writes_rejected_clips_and_status(tmp_path: Path, monkeypatch: p
     status.main()
     assert read_table(tmp_path / "rejected.parquet")["id"].to_pylist() == ["b", "c", "g"]
     assert read_json(tmp_path / "status.json")["listed"]["validated"] == 6
+    assert capsys.readouterr().out.splitlines() == [
+        "WARNING: corpus-train: 1 of 3 clips (33.33%) are rejected as missing, such as b is missing",
+        "WARNING: corpus-train: 1 of 3 clips (33.33%) are rejected as unreadable, such as c is unreadable",
+        "WARNING: corpus-validated: 2 of 6 clips (33.33%) are rejected as unreadable, such as c is unreadable",
+        f"all 3 rejected clips are listed in {tmp_path}/rejected.parquet",
+    ]

@@ -3,13 +3,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import TypeAdapter
 
+from material import ROOT
 from speechmill.config.datasets import Dataset
+from speechmill.config.root import load
 from speechmill.core.files import write_json
 from speechmill.corpus.download_record import sidecar
-from speechmill.dag.sources import source_fingerprint
+from speechmill.dag.sources import missing_sources, source_fingerprint
 
+DEMO = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
 SHA256 = "5" * 64
 
 
@@ -82,3 +86,18 @@ def test_own_archive_takes_precedence_over_download() -> None:
     prepared(own)
     Path("corpus.tar.gz").unlink()
     assert fingerprint(download=DOWNLOAD) == own
+
+
+@pytest.mark.parametrize("kind", ["noise", "room"])
+def test_folder_without_recordings_is_named_until_the_run_is_trained(kind: str) -> None:
+    settings = {"noise": {"probability": 1, "snr_db": [0, 5]}, "room": {"probability": 1}}[kind]
+    augment = {"augment": {kind: settings | {"folder": "sounds"}}}
+    config = load(DEMO | {"runs": {"demo_ru": DEMO["runs"]["demo_ru"] | augment}})
+    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config)[0]
+    Path("sounds/deep").mkdir(parents=True)
+    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config)[0]
+    Path("sounds/deep/a.WAV").touch()
+    assert missing_sources(config) == []
+    Path("sounds/deep/a.WAV").unlink()
+    write_json({}, Path("results/runs/demo_ru/training.json"))
+    assert missing_sources(config) == []

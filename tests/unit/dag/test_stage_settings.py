@@ -31,7 +31,7 @@ def changed(**sections: Any) -> dict[str, str]:
     [
         ({"finetune": {"learning_rate": 0.5}}, {"finetune"}),
         ({"finetune": {"threads": 7}}, {"finetune"}),
-        ({"augment": {"noise": {"probability": 0.5, "snr_db": [0, 5]}}}, {"finetune"}),
+        ({"augment": {"noise": {"probability": 0.5, "snr_db": [0, 5]}}}, {"plan", "finetune"}),
         ({"augment": {"speed": [0.9, 1.0]}}, {"plan", "finetune"}),
         ({"finetune": {"precision": "bf16"}}, {"plan", "finetune"}),
         ({"finetune": {"gradient_checkpointing": True}}, {"plan", "finetune_runtime"}),
@@ -243,6 +243,19 @@ def test_folder_of_a_base_reveals_only_its_name(base: str) -> None:
     assert not any("anna" in text for text in made)
     assert json.loads(made[0])["base"] == "base"
     assert load(json.loads(made[2])).runs["demo_ru"].model.base == "./base"
+
+
+def test_base_has_to_fit_all_runs_that_are_trained_from_it() -> None:
+    raw = with_model(HUB_BASE)
+    raw["runs"]["tuned"]["augment"] = {"speed": [0.9]}
+    config = load(raw)
+    trainings = json.loads(stage_settings.ingest_model_trainings(config, config.runs["demo_ru"].model.base_name))
+    assert {name: each["augment"]["speed"] for name, each in trainings.items()} == {
+        "demo_ru": [],
+        "tuned": [0.9],
+        "again": [],
+    }
+    assert stage_settings.ingest_model_trainings(config, "run-tuned") == "{}"
 
 
 def test_language_decides_only_what_is_stored_of_a_base() -> None:

@@ -243,7 +243,7 @@ def test_default_stride_is_a_sixth_of_chunk(tmp_path: Path, checkpoints: Path) -
 def test_shards_are_read_from_given_paths(tmp_path: Path, checkpoints: Path) -> None:
     expected, _ = transcribed(tmp_path, checkpoints, 10)
     clips, shards = store(tmp_path, RECORDINGS[::-1], TEXTS)
-    folder = tmp_path / "corpus" / "train" / "perturbed" / "backwards"
+    folder = tmp_path / "perturbed" / "backwards" / "corpus" / "train"
     folder.mkdir(parents=True)
     moved = [shard.rename(folder / shard.name) for shard in shards]
     hypotheses, _ = transcribe(*load_checkpoint(checkpoints / "checkpoint-0"), clips, moved, 10, CPU)

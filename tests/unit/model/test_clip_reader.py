@@ -57,6 +57,14 @@ def wav2vec2_processor(tokenizer: Wav2Vec2CTCTokenizer) -> Wav2Vec2Processor:
     return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
+def test_a_dataset_may_have_the_name_of_a_folder(tmp_path: Path) -> None:
+    rows, shards = store(tmp_path, RECORDINGS[:2], TEXTS[:2])
+    (tmp_path / "corpus").rename(tmp_path / "perturbed")
+    clips = pa.Table.from_pylist([row | {"dataset": "perturbed"} for row in rows])
+    reader = ClipReader(clips, [tmp_path / "perturbed" / "train" / shard.name for shard in shards])
+    assert np.array_equal(reader.samples(1), RECORDINGS[1])
+
+
 def to_float(samples: Int16Samples) -> np.ndarray[Any, np.dtype[np.float32]]:
     return samples.astype(np.float32) / np.float32(32768)
 

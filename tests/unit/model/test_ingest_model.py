@@ -12,7 +12,7 @@ from material import as_json
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import DIGESTS, read_json
-from speechmill.model.ingest_model import copy_run_model, fetch_model, main
+from speechmill.model.ingest_model import Training, copy_run_model, fetch_model, main
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
 FILES = {
@@ -45,6 +45,16 @@ def ingest(tmp_path: Path, base: str, revision: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["ingest_model", *arguments, "--source", str(tmp_path / "model.json")])
         run_command(main)
+
+
+def test_setting_that_does_not_fit_the_base_is_refused_before_the_weights(tmp_path: Path, hub: Hub) -> None:
+    training = {"config": {}, "finetune": {"learning_rate": 1e-4}, "augment": {"speed": [0.9]}}
+    repository = hub.repositories["somebody/wav2vec2-tiny"]
+    repository.commits[NEW] = FILES | {"config.json": b'{"model_type": "wav2vec2-bert"}'}
+    settings = ModelConfig(base="somebody/wav2vec2-tiny", revision="main")
+    with pytest.raises(SpeechmillError, match=r"runs\.mine\.augment: the input of wav2vec2-bert is mel spectra"):
+        fetch_model(settings, tmp_path / "model", {}, {"mine": Training.model_validate(training)})
+    assert not (tmp_path / "model").exists()
 
 
 def error_message(capsys: pytest.CaptureFixture[str], tmp_path: Path, base: str, revision: str) -> str:

@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCTC,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
 )
 from transformers.models.wav2vec2 import modeling_wav2vec2
@@ -299,11 +298,6 @@ def test_normalised_clips_have_zero_mean_unit_variance() -> None:
         assert float(clip[:n].mean()) == pytest.approx(0, abs=1e-4)
         assert float(clip[:n].var(correction=0)) == pytest.approx(1, abs=1e-3)
         assert not clip[n:].any()
-
-
-def test_models_of_mel_spectra_are_rejected() -> None:
-    with pytest.raises(SpeechmillError, match="mel spectra"):
-        DeviceFeatures(SeamlessM4TFeatureExtractor())
 
 
 SPANS = st.tuples(

@@ -6,9 +6,10 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCTC, PreTrainedConfig
 
 from material import LAYER_NORM
+from speechmill.config.architectures import ARCHITECTURES
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.model.models import ARCHITECTURES, model_config
+from speechmill.model.models import model_config
 from speechmill.training.cost import Cost, training_cost
 
 # Source: the configurations of facebook/wav2vec2-xls-r-1b and facebook/wav2vec2-xls-r-300m.

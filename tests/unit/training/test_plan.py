@@ -24,7 +24,15 @@ COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {
 
 def status(dataset: str = "corpus", **listed: int) -> dict[str, Any]:
     """Return the status of a dataset whose splits list these numbers of clips."""
-    return {"dataset": dataset, "available": True, "why": None, "differences": [], "listed": listed, "sets": listed}
+    return {
+        "dataset": dataset,
+        "available": True,
+        "why": None,
+        "differences": [],
+        "listed": listed,
+        "sets": listed,
+        "rejections": {},
+    }
 
 
 def plan(
@@ -44,7 +52,7 @@ def plan(
         "gpus": 1,
         "gpu_memory_gib": 78,
         "best": None,
-        "stretch": 1,
+        "augment": {},
     } | (run or {})
     clips = folder / "train.parquet"
     location = {"dataset": "corpus", "split": "train", "shard": 0}
@@ -123,6 +131,11 @@ def test_hours_padding_and_largest_batch(tmp_path: Path) -> None:
     assert (planned["clips"], planned["clips_per_batch"], planned["longest_seconds"]) == (5, 2.5, 5)
 
 
+def test_setting_that_does_not_fit_the_architecture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.finetune\.train_only_adapters: the model has no adapters"):
+        plan(tmp_path, [5], {"memory": {"train_only_adapters": True}})
+
+
 def test_parameters_match_the_model(tmp_path: Path) -> None:
     model = AutoModelForCTC.from_config(model_config(LAYER_NORM, None, {}, 7))
     assert plan(tmp_path, [1.0])["parameters"] == sum(p.numel() for p in model.parameters())
@@ -148,7 +161,7 @@ def test_disk_holds_one_more_checkpoint_than_kept(tmp_path: Path, best: int | No
 
 
 def test_memory_is_sum_of_parts_and_grows_with_stretch(tmp_path: Path) -> None:
-    planned, slowed = (plan(tmp_path, [2.0] * 20, {"stretch": stretch}) for stretch in (1, 1.25))
+    planned, slowed = (plan(tmp_path, [2.0] * 20, {"augment": {"speed": [speed]}}) for speed in (1, 0.8))
     assert planned["memory_bytes"] == sum(planned["memory_parts"].values())
     assert slowed["memory_parts"]["activations"] == pytest.approx(
         1.25 * planned["memory_parts"]["activations"], rel=1e-3
@@ -296,13 +309,22 @@ def test_plan_text_has_the_main_figures(tmp_path: Path) -> None:
 def test_plan_text_lists_leakage_and_missing_datasets(tmp_path: Path) -> None:
     kinds = {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio"))}
     statuses = [
-        {"dataset": "robust", "available": False, "why": "access denied", "differences": []},
-        {"dataset": "cv", "available": True, "why": None, "differences": ["train has 6 clips, but 7 were expected"]},
+        status("robust") | {"available": False, "why": "access denied"},
+        status("cv") | {"differences": ["train has 6 clips, but 7 were expected"]},
     ]
     text = format_plan(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses, 10**15)
     assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio; 2 are removed from training" in text
     assert "robust: access denied" in text
     assert "cv: train has 6 clips, but 7 were expected" in text
+
+
+def test_plan_text_lists_rejected_clips(tmp_path: Path) -> None:
+    lost = {"train": {"missing": {"clips": 8, "example": "b: no file"}}}
+    text = format_plan(plan(tmp_path, [5]), {}, [status(train=16) | {"rejections": lost}, status("cv")], 10**15)
+    assert [line for line in text.splitlines() if "rejected" in line] == [
+        "  rejected     WARNING: corpus-train: 8 of 16 clips (50.00%) are rejected as missing, such as b: no file",
+        "  rejected     see results/data/corpus/rejected.parquet",
+    ]
 
 
 def test_digest_changes_only_with_the_steps(tmp_path: Path) -> None:

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from speechmill.config.base import Section
 
+AUDIO_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
+"""The endings of the names of noise and room recordings, in lower case."""
+
 
 class Noise(Section):
     """Noise that is added to a share of the clips."""
@@ -64,6 +67,11 @@ class AugmentConfig(Section):
             if abs(100 * factor - round(100 * factor)) > 1e-6:
                 raise ValueError(f"`speed` contains {factor}; use at most two decimals")
         return self
+
+    @property
+    def folders(self) -> list[str]:
+        """The folders of recordings that augmentation uses: of noise, then of rooms."""
+        return [each.folder for each in (self.noise, self.room) if each is not None and each.folder is not None]
 
     @property
     def is_on(self) -> bool:

@@ -4,8 +4,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-"""A name that is safe in paths and on either side of the hyphen of `{dataset}-{split}`."""
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=50)]
+"""A name that is safe in paths and on either side of the hyphen of `{dataset}-{split}`.
+
+The longest name of a file has those of a run, a dataset, a split and an effect, and may have 255 bytes.
+"""
 
 EvalSet = Annotated[str, Field(pattern=r"^[a-z0-9_]+-[a-z0-9_]+$")]
 """The name of an evaluation set, `{dataset}-{split}`."""

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardConfig
@@ -253,6 +254,22 @@ class Config(Section):
                 chain.append(base)
                 run = self.runs[base]
         return self
+
+    @model_validator(mode="after")
+    def _architectures_fit(self) -> "Config":
+        for name, run in self.runs.items():
+            init = self.start(name).init
+            if init is not None and run.finetune is not None:
+                for error in architecture_errors(init | run.model.config, run.finetune, run.augment):
+                    raise ValueError(f"runs.{name}.{error}")
+        return self
+
+    def start(self, run: str) -> ModelConfig:
+        """Return the section with the base or the random weights that a run starts from, perhaps through other runs."""
+        model = self.runs[run].model
+        while model.run is not None:
+            model = self.runs[model.run].model
+        return model
 
 
 def load(raw: Mapping[str, Any]) -> Config:

@@ -6,6 +6,7 @@ A kept clip counts in every split that lists it, and once in the entire dataset.
     splits.{split}, all              the statistics below, of a split and of the entire dataset
     overlaps                         what each pair of splits has in common: see `compare_splits`
     rejected.{reason}                clips; examples of {id, split, detail}; split is the one that would store the clip
+    rejections                       a sentence for each split and reason; its splits include the drawn ones
 
 The statistics:
 
@@ -59,6 +60,7 @@ from speechmill.core.page import COLOURS, STYLE, data_url, page_environment, sav
 from speechmill.core.schemas import INDEX, SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.corpus.splits import sentence_key
+from speechmill.corpus.status import format_rejections
 from speechmill.text.normaliser import ctc_frames, model_frames
 
 _FRAME_SECONDS = 0.02
@@ -377,6 +379,7 @@ def audit_dataset(
         "all": counts | compute_statistics(clips.frame),
         "overlaps": [compare_splits(clips, *pair) for pair in itertools.combinations(settings.splits, 2)],
         "rejected": {reason: {"clips": len(rows), "examples": rows[:_EXAMPLES]} for reason, rows in reasons.items()},
+        "rejections": format_rejections(status),
     }
 
 
@@ -390,6 +393,8 @@ def format_summary(audit: dict[str, Any]) -> list[str]:
     ]
     if total["rejected"]:
         sentences.append(f"{total['rejected']:,} of {_count_noun(total['listed'], 'listed clip')} could not be read.")
+        sentences += [f"{sentence}." for sentence in audit["rejections"]]
+        sentences.append(f"All are listed in results/data/{audit['dataset']}/rejected.parquet.")
     disjoint = []
     for pair in audit["overlaps"]:
         overlap = _format_overlap(pair)
@@ -470,7 +475,8 @@ def render_page(audit: dict[str, Any], plots: bytes) -> str:
     environment.filters.update(number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point)
     return environment.from_string((TEMPLATES / "audit.html.j2").read_text(encoding="utf-8")).render(
         audit=audit,
-        columns=audit["splits"] | {"all": audit["all"]},
+        # With a space, which no name of a split has.
+        columns=audit["splits"] | {"all splits": audit["all"]},
         genders=_genders(audit),
         plots=data_url(plots),
         style=STYLE,

@@ -56,15 +56,15 @@ def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, na
         with _open_corpus(location, settings, folder) as corpus:
             listed = {split: sum(split in clip.splits for clip in corpus.clips) for split in settings.splits}
             about = corpus.about
-            _write_shards(corpus, settings, folder)
+            similar = corpus.near_misses(_write_shards(corpus, settings, folder))
     except UnavailableError as error:
         if not settings.optional:
             raise
         available, why = False, f"{error}; once it is available, delete results/raw/{name} and run snakemake again"
-        listed, about = dict.fromkeys(settings.splits, 0), {}
+        listed, about, similar = dict.fromkeys(settings.splits, 0), {}, {}
         _write_shards(Corpus([], lambda clip: None), settings, folder)
         print(f"continuing without an optional dataset: {why}")
-    return {"available": available, "why": why, "published": listed, "about": about}
+    return {"available": available, "why": why, "published": listed, "near_misses": similar, "about": about}
 
 
 def _open_corpus(location: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
@@ -95,7 +95,9 @@ def _require(path: Path | None) -> Path:
     return path
 
 
-def _write_shards(corpus: Corpus, settings: IngestSettings, folder: Path) -> None:
+def _write_shards(corpus: Corpus, settings: IngestSettings, folder: Path) -> list[SourceClip]:
+    """Write the raw shards, and return the clips whose files are missing."""
+    missing: list[SourceClip] = []
     by_split: dict[str, list[SourceClip]] = {split: [] for split in settings.splits}
     for clip in corpus.clips:
         by_split[clip.splits[0]].append(clip)
@@ -103,16 +105,23 @@ def _write_shards(corpus: Corpus, settings: IngestSettings, folder: Path) -> Non
         count = settings.shards[split]
         for number in range(count):
             shard = folder / split / f"shard-{number:05d}.parquet"
-            write_in_row_groups(_rows(corpus, clips[number::count]), RAW, shard, _ROW_GROUP)
+            write_in_row_groups(_rows(corpus, clips[number::count], missing), RAW, shard, _ROW_GROUP)
+    return missing
 
 
-def _rows(corpus: Corpus, clips: list[SourceClip]) -> Iterator[dict[str, Any]]:
+def _rows(corpus: Corpus, clips: list[SourceClip], missing: list[SourceClip]) -> Iterator[dict[str, Any]]:
+    def read(clip: SourceClip) -> bytes | None:
+        encoded = corpus.read(clip)
+        if encoded is None:
+            missing.append(clip)
+        return encoded
+
     for clip in clips:
         yield {
             "id": clip.id,
             "splits": list(clip.splits),
             "file": clip.file,
-            "encoded": corpus.read(clip),
+            "encoded": read(clip),
             "sentence": clip.sentence,
             "speaker_id": clip.speaker_id,
             "gender": clip.gender,

@@ -2,7 +2,7 @@
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from speechmill.corpus.splits import splits_of
 
 # Relative. Hours are published as rounded numbers, and the bytes of a split are mostly estimated from the archive's.
 _TOLERANCES = {"clips": 0.0, "hours": 0.05, "bytes": 0.25}
+
+# A larger share of rejected clips is a warning.
+_MAX_REJECTED_SHARE = 0.01
+
+_MAX_EXAMPLE_LENGTH = 300
 
 
 class StatusSettings(BaseModel):
@@ -35,7 +40,8 @@ def count_clips(
 
     `listed`, `kept` and `rejected` count the clips of each split of the corpus; a clip that several splits list counts
     in each. `sets` counts the listed clips of each split that a run can name; drawn clips count only in the drawn
-    split. `memberships` counts the kept clips by all the splits that they belong to.
+    split. `rejections` has the number and an example of the rejected ones among them by reason. `memberships` counts
+    the kept clips by all the splits that they belong to.
 
     Args:
         settings: The stage settings.
@@ -43,8 +49,8 @@ def count_clips(
         tables: The split and the path of the rows of each shard.
 
     Raises:
-        SpeechmillError: Two clips have the same id, listed clips are missing from the tables, or a drawn split of an
-            available dataset is empty.
+        SpeechmillError: Two clips have the same id, listed clips are missing from the tables, a drawn split of an
+            available dataset is empty, or all clips of a split are rejected.
     """
     counts = {kind: Counter[str]() for kind in ("listed", "kept", "rejected")}
     samples: Counter[str] = Counter()
@@ -52,6 +58,9 @@ def count_clips(
     sets: Counter[str] = Counter()
     memberships: Counter[tuple[str, ...]] = Counter()
     rejected: list[dict[str, str]] = []
+    rejected_by_set: dict[str, dict[str, list[dict[str, str]]]] = {}
+    # Raw shards of version 0.1.0 have none.
+    near_misses = source.get("near_misses", {})
     seen: set[str] = set()
     columns = ["id", "splits", "speaker_id", "sentence", "num_samples", "encoded_bytes", "reason", "detail"]
     for stored_split, path in tables:
@@ -67,9 +76,12 @@ def count_clips(
             if row["reason"] is None:
                 memberships[splits] += 1
             else:
-                rejected.append(
-                    {"id": row["id"], "split": stored_split, "reason": row["reason"], "detail": row["detail"]}
-                )
+                detail = row["detail"]
+                if row["id"] in near_misses:
+                    detail += f"; it contains {near_misses[row['id']]}"
+                rejected.append({"id": row["id"], "split": stored_split, "reason": row["reason"], "detail": detail})
+                for name in splits:
+                    rejected_by_set.setdefault(name, {}).setdefault(row["reason"], []).append(rejected[-1])
             for split in row["splits"]:
                 counts["listed"][split] += 1
                 counts["kept" if row["reason"] is None else "rejected"][split] += 1
@@ -96,18 +108,77 @@ def count_clips(
             f"datasets.{settings.dataset}.drawn.{empty[0]} draws no clips; raise its `share`, or change the `seed` of"
             f" all splits drawn from {settings.drawn[empty[0]].of}"
         )
+    rejections = {
+        name: {reason: _summarise(rows, near_misses) for reason, rows in sorted(reasons.items())}
+        for name, reasons in sorted(rejected_by_set.items())
+    }
+    kept_sets = {name for splits in memberships for name in splits}
+    lost = [name for name in rejections if name not in kept_sets]
+    if lost:
+        # A clip may be in several of them.
+        clips = {row["id"]: row for name in lost for rows in rejected_by_set[name].values() for row in rows}
+        raise _no_clip_error(settings.dataset, lost, list(clips.values()), near_misses)
     return rejected, {
         "dataset": settings.dataset,
         "available": source["available"],
         "why": source["why"],
         **{kind: {split: counter[split] for split in settings.splits} for kind, counter in counts.items()},
         "reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
+        "rejections": rejections,
         "sets": {name: sets[name] for name in [*settings.splits, *settings.drawn]},
         "memberships": [{"splits": list(splits), "kept": kept} for splits, kept in sorted(memberships.items())],
         "found": found,
         "differences": format_differences(settings.expected, found) if source["available"] else [],
         "about": source["about"],
     }
+
+
+def _summarise(rows: list[dict[str, str]], near_misses: Mapping[str, str]) -> dict[str, Any]:
+    """Return the number of rejected clips and the detail of one, if possible one whose file has a similar name."""
+    example = next((row for row in rows if row["id"] in near_misses), rows[0])
+    return {"clips": len(rows), "example": example["detail"]}
+
+
+def _no_clip_error(
+    dataset: str, sets: list[str], rejected: list[dict[str, str]], near_misses: Mapping[str, str]
+) -> SpeechmillError:
+    """Return the error for sets of which all clips are rejected."""
+    by_reason: dict[str, list[dict[str, str]]] = {}
+    for row in rejected:
+        by_reason.setdefault(row["reason"], []).append(row)
+    reasons = "; ".join(
+        _format_rejection(reason, _summarise(rows, near_misses), len(rejected)) for reason, rows in by_reason.items()
+    )
+    return SpeechmillError(
+        f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. Correct the corpus or its"
+        f" tables and run snakemake again, or remove the split from datasets.{dataset}; the column `detail` of"
+        f" results/data/{dataset}/*/rows-*.parquet has the reason for each clip"
+    )
+
+
+def format_rejections(status: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each set and reason for which clips of a dataset were rejected, with an example."""
+    sentences = []
+    for name, reasons in status["rejections"].items():
+        listed = status["sets"][name]
+        for reason, rejected in reasons.items():
+            warning = "WARNING: " if rejected["clips"] > _MAX_REJECTED_SHARE * listed else ""
+            sentences.append(f"{warning}{status['dataset']}-{name}: {_format_rejection(reason, rejected, listed)}")
+    return sentences
+
+
+def _format_rejection(reason: str, rejected: Mapping[str, Any], listed: int) -> str:
+    clips = rejected["clips"]
+    return (
+        f"{clips:,} of {listed:,} clips ({clips / listed:.2%}) are rejected as {reason}, such as"
+        f" {_printable(rejected['example'])}"
+    )
+
+
+def _printable(text: str) -> str:
+    """Return text of a corpus for a terminal: characters that control it, or that cannot be seen, as escapes."""
+    shown = text if len(text) <= _MAX_EXAMPLE_LENGTH else f"{text[:_MAX_EXAMPLE_LENGTH]}…"
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)
 
 
 def format_differences(expected: dict[str, Expected], found: dict[str, dict[str, Any]]) -> list[str]:
@@ -137,6 +208,10 @@ def main() -> None:
     write_json(status, args.status)
     for sentence in [*([status["why"]] if status["why"] else []), *status["differences"]]:
         print(f"{args.settings.dataset}: {sentence}")
+    for sentence in format_rejections(status):
+        print(sentence)
+    if rejected:
+        print(f"all {len(rejected):,} rejected clips are listed in {args.rejected}")
 
 
 if __name__ == "__main__":

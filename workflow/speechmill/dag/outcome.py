@@ -9,19 +9,23 @@ from speechmill.core.files import read_json
 
 def outcome(run: Path) -> str:
     """Return where the card and the pages of a run are, and the scores of its selected checkpoint in one line."""
+    # Imported here, because it would slow down the planning of every job.
+    from speechmill.core.tables import read_table
+
     selection = read_json(run / "selection.json")
+    # Of the sets in the configuration; the folder of scores may have those of earlier ones.
+    columns = ["set", "step", "decoder", "wer", "cer", "clips_scored", "clips_expected", "unavailable"]
     scores = [
-        read_json(path)
-        for step in (str(selection["step"]), "selected")
-        for path in sorted((run / "evaluation" / step).glob("*/*/metrics.json"))
+        row
+        for row in read_table(run / "evaluation" / "summary.parquet", columns).to_pylist()
         # Without perturbed copies of sets, of which there may be many.
-        if path.parts[-3].count("-") == 1
+        if row["step"] == selection["step"] and row["set"].count("-") == 1
     ]
     results = []
     # The error rate that the run is judged by stands first.
     metric = read_json(run / "evaluation" / "breakdown.json")["metric"]
     for score in scores:
-        if score.get("unavailable"):
+        if score["unavailable"]:
             results.append(f"{score['set']} not scored: unavailable")
             continue
         # Null where the references are empty.

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from speechmill.config.augment import AUDIO_SUFFIXES
 from speechmill.config.datasets import Dataset, Download
 from speechmill.config.root import Config
 from speechmill.core.files import read_json
@@ -60,8 +61,18 @@ def uncached(config: Config) -> list[str]:
 
 
 def missing_sources(config: Config) -> list[str]:
-    """Return an error message for each required dataset that is neither prepared nor at its `path`."""
-    return [
+    """Return an error message for each required dataset that is neither prepared nor at its `path`.
+
+    And one for each folder of noise or rooms without recordings, for a run that is not trained yet.
+    """
+    folders = [
+        f"runs.{name}.augment: {folder} contains no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}); correct `folder`"
+        for name, run in config.runs.items()
+        if not Path(f"results/runs/{name}/training.json").is_file()
+        for folder in run.augment.folders
+        if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in Path(folder).rglob("*"))
+    ]
+    return folders + [
         f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or set its location"
         f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
         for name, dataset in config.datasets.items()

@@ -65,6 +65,20 @@ def ingest_model_runs(config: Config, model: str) -> str:
     )
 
 
+def ingest_model_trainings(config: Config, model: str) -> str:
+    """Return what has to fit the architecture of a base model: parts of each run that is trained from it.
+
+    These include runs that start from the model of another run.
+    """
+    return _json(
+        {
+            name: {"config": run.model.config, **run.model_dump(include={"finetune", "augment"})}
+            for name, run in config.runs.items()
+            if run.trains and (start := config.start(name)).base is not None and start.base_name == model
+        }
+    )
+
+
 def ingest_model_runtime(config: Config, model: str) -> int:
     """Return the size that the configuration expects of a base model, or 0; it is only compared to the real one."""
     return base_config(config, model).expected_bytes or 0
@@ -134,7 +148,7 @@ def plan(config: Config, run: str) -> str:
             "gpus": section.gpus,
             "gpu_memory_gib": section.gpu_memory_gib,
             "best": section.checkpoints.best,
-            "stretch": section.augment.longest_factor,
+            **section.model_dump(include={"augment"}),
         }
     )
 
@@ -361,9 +375,7 @@ def _start(section: Run) -> str:
 
 def _hub_base(config: Config, run: str) -> str | None:
     """Return the Hub id of the model that a run starts from, perhaps through other runs; None if it is not there."""
-    model = config.runs[run].model
-    while model.run is not None:
-        model = config.runs[model.run].model
+    model = config.start(run)
     return None if model.base_is_folder else model.base
 
 

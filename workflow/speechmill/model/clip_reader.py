@@ -51,7 +51,7 @@ class ClipReader(Dataset[dict[str, Any]]):
     Args:
         clips: The table of clips.
         shards: The shards that contain them, `…/{dataset}/{split}/shard-{number}.parquet`, or perturbed copies of
-            these, `…/{dataset}/{split}/perturbed/{effect}/shard-{number}.parquet`.
+            these.
         pool_clips: The number of clips of a pool.
     """
 
@@ -150,8 +150,7 @@ class ClipReader(Dataset[dict[str, Any]]):
 
 def _shard_key(path: Path) -> tuple[str, str, int]:
     """Return the dataset, the split and the number of a shard, given its path."""
-    folder = path.parents[2] if path.parts[-3] == "perturbed" else path.parent
-    return folder.parent.name, folder.name, int(path.stem.removeprefix("shard-"))
+    return path.parts[-3], path.parts[-2], int(path.stem.removeprefix("shard-"))
 
 
 def _damaged_audio_error(path: Path, name: str, error: Exception) -> SpeechmillError:

@@ -22,7 +22,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # re-exported at run time
+from pydantic import BaseModel, TypeAdapter
 
+from speechmill.config.architectures import architecture_errors
+from speechmill.config.augment import AugmentConfig
+from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_files, file_digest, read_json, write_digests, write_plain_json
@@ -42,7 +46,19 @@ from speechmill.model.base_files import (
 _LISTED = 5
 # The share by which the size of a base may differ from `expected_bytes`.
 _TOLERANCE = 0.05
+
 _UNREACHABLE = (HfHubHTTPError, OSError, httpx.HTTPError)
+
+
+class Training(BaseModel):
+    """What a run asks of its base model: settings of the model's configuration, and sections of the run."""
+
+    config: dict[str, Any]
+    finetune: FinetuneConfig
+    augment: AugmentConfig
+
+
+_TRAININGS = TypeAdapter(dict[str, Training])
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,7 @@ def fetch_model(
     settings: ModelConfig,
     folder: Path,
     runs: Mapping[str, Mapping[str, Any]] | None = None,
+    trainings: Mapping[str, Training] | None = None,
     expected_bytes: int = 0,
 ) -> dict[str, Any]:
     """Store the base model in `folder`, and return its source, commit, and the digest of each file.
@@ -76,15 +93,20 @@ def fetch_model(
         settings: The base model.
         folder: The folder to store it in.
         runs: For each run that starts from it, its `language`, and whether it `trains`.
+        trainings: For each run that is trained from it, perhaps through other runs, what has to fit its architecture.
         expected_bytes: The size that the configuration expects, or 0.
 
     Raises:
         SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, there
-            are no weights, or the language is missing or has to be chosen.
+            are no weights, the language is missing or has to be chosen, or a setting of a run does not fit the
+            architecture.
     """
     title = str(settings.base_title)
     base = _in_folder(Path(str(settings.base)).expanduser()) if settings.base_is_folder else _on_hub(settings)
     config, vocab, tokenizer = (base.read_json(name) for name in (CONFIG, VOCAB, TOKENIZER_CONFIG))
+    for name, training in (trainings or {}).items():
+        for error in architecture_errors(config | training.config, training.finetune, training.augment):
+            raise SpeechmillError(f"runs.{name}.{error}")
     languages = base_languages(base.sizes, config, tokenizer, vocab)
     language = choose_language(title, languages, settings.target_lang, runs or {})
     names = [
@@ -204,13 +226,14 @@ def main() -> None:
     parser.add_argument("--source", type=Path, required=True, help="the JSON to write: the origin of the model")
     parser.add_argument("--model", type=Path, nargs="*", help="the files of another run's model")
     parser.add_argument("--runs", type=json.loads, help="JSON: the language of each run, and whether it trains")
+    parser.add_argument("--trainings", type=_TRAININGS.validate_json, help="JSON: what the trained runs ask of it")
     parser.add_argument("--expected-bytes", type=int, default=0, help="the size that is expected, or 0")
     parser.add_argument("--selection", type=Path, nargs="*", help="the selection record of that run")
     args = parser.parse_args()
     if args.settings.run is not None:
         source = copy_run_model(args.settings.run, args.model, args.selection[0], args.folder)
     else:
-        source = fetch_model(args.settings, args.folder, args.runs, args.expected_bytes)
+        source = fetch_model(args.settings, args.folder, args.runs, args.trainings, args.expected_bytes)
     write_digests(args.folder)
     # Without a digest: training runs again where this file is not the same as before, byte for byte.
     write_plain_json(source, args.source)

@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from speechmill.config.architectures import ARCHITECTURES
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.flac import FloatSamples
@@ -45,9 +46,6 @@ transformers_logging.disable_progress_bar()
 
 Processor = Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor
 """A tokenizer of characters and the feature extractor of an architecture."""
-
-ARCHITECTURES = ("wav2vec2", "hubert", "wavlm", "wav2vec2-bert", "parakeet_ctc")
-"""The `model_type` of each architecture that can be trained."""
 
 # The keys of a batch that are inputs of a model; the others are for the loss.
 _INPUT_KEYS = ("input_values", "input_features", "attention_mask")

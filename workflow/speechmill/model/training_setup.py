@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from speechmill.config.architectures import architecture_errors
+from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.models import adapters, head_name
@@ -26,28 +28,18 @@ def freeze_parameters(model: PreTrainedModel, settings: MemoryConfig, has_base: 
     Raises:
         SpeechmillError: The model lacks the convolutions or adapters that the settings refer to.
     """
-    has_convolutions = hasattr(model, "freeze_feature_encoder")
+    for error in architecture_errors(model.config.to_dict(), settings, AugmentConfig()):
+        raise SpeechmillError(error)
     freeze_convolutions = settings.freeze_feature_encoder
-    if freeze_convolutions and not has_convolutions:
-        raise SpeechmillError(
-            f"finetune.freeze_feature_encoder: {model.config.model_type} has no convolutions over samples; remove the"
-            " key"
-        )
-    if has_convolutions and (
+    if hasattr(model, "freeze_feature_encoder") and (
         settings.train_only_adapters or freeze_convolutions or (freeze_convolutions is None and has_base)
     ):
         # `requires_grad_(False)` alone would not do: in training, the convolutions request the gradient of the samples,
         # and with it a backward pass through all of them.
         model.freeze_feature_encoder()  # type: ignore[operator]
     if settings.train_only_adapters:
-        adapter_modules = adapters(model)
-        if not adapter_modules:
-            raise SpeechmillError(
-                "finetune.train_only_adapters: the model has no adapters; set model.config.adapter_attn_dim, which is"
-                " 16 in MMS, or remove the key"
-            )
         model.requires_grad_(False)
-        for module in (*adapter_modules, getattr(model, head_name(model))):
+        for module in (*adapters(model), getattr(model, head_name(model))):
             module.requires_grad_(True)
 
 

@@ -15,12 +15,10 @@ from torchaudio.functional import add_noise, fftconvolve
 from torchaudio.transforms import Resample
 from transformers import Wav2Vec2FeatureExtractor
 
-from speechmill.config.augment import AugmentConfig, Noise, Room
+from speechmill.config.augment import AUDIO_SUFFIXES, AugmentConfig, Noise, Room
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
-
-_SUFFIXES = {".flac", ".mp3", ".ogg", ".opus", ".wav"}
 
 # Makes these random numbers independent of the order of the clips, which is drawn from the same seed.
 _STREAM = 0xA06
@@ -32,7 +30,7 @@ def audio_files(folder: Path) -> list[Path]:
     Raises:
         SpeechmillError: There are no audio files, or one cannot be opened; checked before training starts.
     """
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
         raise SpeechmillError(f"{folder} contains no audio files; correct `folder` in runs.*.augment")
     for path in files:
@@ -147,18 +145,9 @@ class Augmenter:
 
 
 class DeviceFeatures:
-    """Features of samples that are already on a device, equal within 1e-6 to those of a feature extractor.
+    """Features of samples that are already on a device, equal within 1e-6 to those of a feature extractor."""
 
-    Raises:
-        SpeechmillError: The extractor computes mel spectra, which it does on the CPU.
-    """
-
-    def __init__(self, extractor: object) -> None:
-        if not isinstance(extractor, Wav2Vec2FeatureExtractor):
-            raise SpeechmillError(
-                "runs.*.augment: the input of this model is mel spectra, and only samples can be augmented; remove the"
-                " section and use SpecAugment instead: `mask_time_prob` and related keys in the model's configuration"
-            )
+    def __init__(self, extractor: Wav2Vec2FeatureExtractor) -> None:
         self._normalises, self._returns_mask = extractor.do_normalize, extractor.return_attention_mask
 
     def __call__(self, samples: Tensor, num_samples: Tensor) -> dict[str, Tensor]:

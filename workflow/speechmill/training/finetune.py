@@ -342,8 +342,8 @@ def fingerprint(*parts: str) -> str:
 
 def augmentation_files(augment: AugmentConfig) -> str:
     """Return the noise and room files that augmentation uses, with their sizes, as JSON."""
-    folders = [each.folder for each in (augment.noise, augment.room) if each is not None and each.folder is not None]
-    return json.dumps([[path.as_posix(), path.stat().st_size] for each in folders for path in audio_files(Path(each))])
+    files = [path for folder in augment.folders for path in audio_files(Path(folder))]
+    return json.dumps([[path.as_posix(), path.stat().st_size] for path in files])
 
 
 def export_checkpoints(work: Path, steps: list[int], checkpoints: Path, log: Path) -> None:

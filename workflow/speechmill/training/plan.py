@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 from transformers import PreTrainedConfig
 
+from speechmill.config.architectures import architecture_errors
+from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
@@ -23,6 +25,7 @@ from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabyte
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.corpus.leakage import format_leakage
+from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
 from speechmill.model.models import model_config
 from speechmill.training.cost import Cost, training_cost
@@ -42,8 +45,7 @@ class PlanSettings(BaseModel):
     gpu_memory_gib: float
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
-    stretch: float
-    """The factor by which augmentation can lengthen a clip, at most."""
+    augment: AugmentConfig
 
 
 def make_plan(
@@ -65,9 +67,11 @@ def make_plan(
         settings: The settings of the stage.
 
     Raises:
-        SpeechmillError: A clip is longer than a batch.
+        SpeechmillError: A setting does not fit the architecture of the model, or a clip is longer than a batch.
     """
-    plan = settings.plan
+    for error in architecture_errors(config.to_dict(), settings.memory, settings.augment):
+        raise SpeechmillError(f"runs.{run}.{error}")
+    plan, stretch = settings.plan, settings.augment.longest_factor
     table = clips_from_table(read_table(clips, ["dataset", "split", "shard", "row_group", "num_samples"]))
     samples, longest = int(table.lengths.sum()), int(table.lengths.max()) / SAMPLE_RATE
     if plan.batch.seconds is not None and longest > plan.batch.seconds:
@@ -85,15 +89,15 @@ def make_plan(
         has_base=settings.model.has_base,
         processes=settings.gpus,
         mean_seconds=samples / len(table.lengths) / SAMPLE_RATE,
-        longest_seconds=longest * settings.stretch,
+        longest_seconds=longest * stretch,
     )
     largest = stats.largest / SAMPLE_RATE
-    checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * settings.stretch)
+    checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * stretch)
     memory = {
         "weights": cost.weights,
         "gradients": cost.gradients,
         "optimizer": cost.optimizer,
-        "activations": int(cost.activations[checkpointing] * settings.stretch * largest),
+        "activations": int(cost.activations[checkpointing] * stretch * largest),
         "other": cost.other,
     }
     return {
@@ -136,7 +140,7 @@ def make_plan(
         "gradient_checkpointing": checkpointing,
         "gradient_checkpointing_reason": reason,
         "fits_seconds": {
-            key: cost.fitting_seconds(settings.gpu_memory_gib * 2**30, kind) / settings.stretch
+            key: cost.fitting_seconds(settings.gpu_memory_gib * 2**30, kind) / stretch
             for key, kind in (("without_checkpointing", False), ("with_checkpointing", True))
         },
         "device": settings.device,
@@ -245,6 +249,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
+            *_format_rejections(statuses),
             *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
             f"  batches      {plan['clips_per_batch']:.1f} clips, {plan['seconds_per_batch']:.1f} s, on average; with"
             f" padding, which is {plan['padding_share']:.1%}, at most {plan['largest_batch_seconds']:.1f} s",
@@ -260,6 +265,18 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             "",
         ]
     )
+
+
+def _format_rejections(statuses: list[dict[str, Any]]) -> list[str]:
+    return [
+        line
+        for status in statuses
+        if status["rejections"]
+        for line in (
+            *(f"  rejected     {sentence}" for sentence in format_rejections(status)),
+            f"  rejected     see results/data/{status['dataset']}/rejected.parquet",
+        )
+    ]
 
 
 def _format_dropped_marks(marks: dict[str, dict[str, Any]]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import CommonVoice
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.near_miss import near_misses
 from speechmill.corpus.sources.archive import open_tree
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 
@@ -62,7 +63,12 @@ def open_common_voice(path: Path, settings: CommonVoice, splits: list[str], work
             split: list(_clips(tree.read(f"{split}.tsv") or b"", split, f"{path}: {split}.tsv", tree.names))
             for split in splits
         }
-        yield Corpus(merge_splits(listed), lambda clip: tree.read(f"clips/{clip.file}"), tree.about)
+        yield Corpus(
+            merge_splits(listed),
+            lambda clip: tree.read(f"clips/{clip.file}"),
+            lambda missing: near_misses({clip.id: f"clips/{clip.file}" for clip in missing}, tree.names),
+            tree.about,
+        )
 
 
 def _language_folder(path: Path, language: str) -> Path:

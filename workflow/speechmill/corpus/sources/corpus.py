@@ -30,6 +30,8 @@ class Corpus:
 
     clips: list[SourceClip]
     read: Callable[[SourceClip], bytes | None]
+    near_misses: Callable[[list[SourceClip]], dict[str, str]] = lambda clips: {}
+    """Returns, by the id of the clip, the files that are similar to those of clips that `read` returns None for."""
     about: dict[str, Any] = field(default_factory=dict)
     """The recorded identity of the source: `bytes` and `sha256` of an archive, `commit` of a dataset on the Hub."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import Folder, ValueMap
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.near_miss import near_misses
 from speechmill.corpus.pieces import Piece, cut
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, read_kaldi, read_lines
@@ -72,7 +73,12 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         except OSError as error:
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
-    yield Corpus(merge_splits(listed), read)
+    def similar(missing: list[SourceClip]) -> dict[str, str]:
+        files = {clip.id: pieces[clip.id][0] if clip.id in pieces else clip.file for clip in missing}
+        found = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
+        return near_misses(files, (os.path.relpath(file, path) for file in found))
+
+    yield Corpus(merge_splits(listed), read, similar)
 
 
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:

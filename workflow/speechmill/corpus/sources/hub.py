@@ -82,7 +82,7 @@ def open_hub(path: Path | None, settings: Hub, splits: list[str], work: Path) ->
         with _reading_errors(where):
             builder = _builder(source, commit, settings, where, cache)
             clips = _read(builder, settings, splits, where, root, spool)
-        yield Corpus(clips, lambda clip: spool.read(clip.id), about)
+        yield Corpus(clips, lambda clip: spool.read(clip.id), about=about)
 
 
 def _commit(settings: Hub) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import Zeroth
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.near_miss import near_misses
 from speechmill.corpus.sources.archive import Tree, open_tree
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 
@@ -55,7 +56,12 @@ def open_zeroth(path: Path, settings: Zeroth, splits: list[str], work: Path) -> 
             raise SpeechmillError(f"{path} contains the corpus more than once, in {folders}; set `path` to one of them")
         clips = list(_clips(tree, path, _genders(tree, f"{tops.pop()}AUDIO_INFO", path)))
         listed = {split: [clip for clip in clips if clip.splits == (split,)] for split in splits}
-        yield Corpus(merge_splits(listed), lambda clip: tree.read(clip.file), tree.about)
+        yield Corpus(
+            merge_splits(listed),
+            lambda clip: tree.read(clip.file),
+            lambda missing: near_misses({clip.id: clip.file for clip in missing}, tree.names),
+            tree.about,
+        )
 
 
 def _clips(tree: Tree, path: Path, genders: dict[str, str]) -> Iterator[SourceClip]:
