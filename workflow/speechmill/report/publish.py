@@ -3,7 +3,7 @@
 `snakemake publish` uploads the model of each run that has a section `publish`. `snakemake publish_dry_run` lists what
 would be uploaded, without network access. To upload any model folder with a card by speechmill, run
 
-    python -m speechmill.report.publish results/runs/demo_ru/model --repo NAME/MODEL --dry-run
+    python -P -m speechmill.report.publish results/runs/demo_ru/model --repo NAME/MODEL --dry-run
 
 and then the same command without `--dry-run`. The token is that of the environment variable HF_TOKEN or of
 `hf auth login`.
