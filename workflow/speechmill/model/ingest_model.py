@@ -35,6 +35,7 @@ from speechmill.model.base_files import (
     choose_language,
     is_nested,
     processor_files,
+    refuse_code,
     weight_files,
 )
 
@@ -79,11 +80,12 @@ def fetch_model(
         expected_bytes: The size that the configuration expects, or 0.
 
     Raises:
-        SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, there
-            are no weights, or the language is missing or has to be chosen.
+        SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, the
+            base has code of its own or no weights, or the language is missing or has to be chosen.
     """
     title = str(settings.base_title)
     base = _in_folder(Path(str(settings.base)).expanduser()) if settings.base_is_folder else _on_hub(settings)
+    refuse_code(base.sizes, base.read_json, title)
     config, vocab, tokenizer = (base.read_json(name) for name in (CONFIG, VOCAB, TOKENIZER_CONFIG))
     languages = base_languages(base.sizes, config, tokenizer, vocab)
     language = choose_language(title, languages, settings.target_lang, runs or {})
