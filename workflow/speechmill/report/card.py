@@ -98,7 +98,7 @@ def main() -> None:
     evidence.write(args.model, args.settings, args.configuration, files)
     step = read_json(args.selection)["step"]
     selected = {system: path for system, path in systems(args.hypotheses, step).items() if system.step == step}
-    evidence.write_scored(args.model, selected, args.clips)
+    evidence.write_scored(args.model, args.settings, selected, args.clips)
     found = evidence.read(args.model)
     plot(found, args.model)
     # The folder is an output of the rule, so it must exist even if none of the sets is on the Hub.
