@@ -14,7 +14,7 @@ from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json, write_text
-from speechmill.core.page import STYLE, data_url
+from speechmill.core.page import STYLE, content_policy, data_url
 from speechmill.report import evidence, manifest
 from speechmill.report.card_context import card_context, hub_result_files, render, unperturbed_scores
 from speechmill.report.card_settings import CardSettings
@@ -69,7 +69,8 @@ def page(card: str, folder: Path) -> str:
     markdown.add_render_rule("image", image)
     # The comment at the top is not part of the text.
     body = markdown.render(re.sub(r"\A\s*<!--.*?-->", "", card.split("\n---\n", 1)[1], flags=re.DOTALL))
-    return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{content_policy()}">'
+    return f'<!doctype html>\n<meta charset="utf-8">\n{policy}\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
 
 
 def main() -> None:
