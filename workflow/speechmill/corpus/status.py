@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from speechmill.config.datasets import DrawnSplit, Expected
-from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import REJECTED, SAMPLE_RATE
 from speechmill.core.tables import read_table, write_table
@@ -136,7 +136,7 @@ def main() -> None:
     write_table(rejected, REJECTED, args.rejected)
     write_json(status, args.status)
     for sentence in [*([status["why"]] if status["why"] else []), *status["differences"]]:
-        print(f"{args.settings.dataset}: {sentence}")
+        print(printable(f"{args.settings.dataset}: {sentence}"))
 
 
 if __name__ == "__main__":
