@@ -3,6 +3,8 @@
 BIN := $(CURDIR)/.venv/bin
 # For programs that are called by name, such as lmplz.
 export PATH := $(BIN):$(PATH)
+# `python -m` imports nothing from the working directory.
+export PYTHONSAFEPATH := 1
 
 REPORT := results/report.html
 REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run

@@ -80,7 +80,7 @@ def test_commands_use_existing_targets_and_files(page: Path) -> None:
     rules = names(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)", ROOT / "Snakefile", *ROOT.glob("workflow/rules/*.smk"))
     targets = names(r"^([a-z-]+):", ROOT / "Makefile")
     commands = code(page)
-    for module in re.findall(r"python -m speechmill\.([\w.]+)", commands):
+    for module in re.findall(r"python -P -m speechmill\.([\w.]+)", commands):
         file = ROOT / "workflow" / "speechmill" / f"{module.replace('.', '/')}.py"
         assert file.is_file(), module
         assert "def main(" in text(file), module

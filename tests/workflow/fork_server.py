@@ -86,7 +86,8 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     if arguments[0] == "snakemake":
         # The workflow puts the folder of its Python first on the PATH of its jobs.
         sys.executable = shutil.which("python") or sys.executable
-    sys.path[:1] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
+    current = [] if environment.get("PYTHONSAFEPATH") else [folder]
+    sys.path[:1] = [*current, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv = arguments
     try:
         runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

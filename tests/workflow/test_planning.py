@@ -41,6 +41,12 @@ def test_publish_runs_only_as_an_explicit_target(fresh: WorkingCopy) -> None:
     assert not {"publish", "publish_dry_run"} & set(fresh.planned(config))
 
 
+def test_braces_in_a_name_are_no_wildcards(fresh: WorkingCopy) -> None:
+    config = tiny_config(SPOKEN)
+    config["datasets"]["demo_ru"]["name"] = config["runs"]["demo_ru"]["card"]["title"] = "{corpus} {{ x }} {0}"
+    assert fresh.planned(config)["runs_table"] == 1
+
+
 def test_unknown_key_is_named_with_the_nearest_known_one(fresh: WorkingCopy) -> None:
     config = tiny_config("corpus.tar.gz")
     config["runs"]["demo_ru"]["finetune"]["learning_rat"] = 1

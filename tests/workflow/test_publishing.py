@@ -18,7 +18,9 @@ TOKEN = "hf_" + "nobodysTokenForTheTestsOnly1234567"
 FILES = {
     "README.md": b"---\nlicense: apache-2.0\n---\n# Tiny\n",
     "config.json": b"{}",
-    "evidence/settings.json": json.dumps({"datasets": {"demo_ru": {"audio_redistributable": True}}}).encode(),
+    "evidence/settings.json": json.dumps(
+        {"datasets": {"demo_ru": {"audio_redistributable": True, "text_redistributable": True}}}
+    ).encode(),
     "model.safetensors": bytes(1000),
 }
 

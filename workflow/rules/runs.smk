@@ -25,7 +25,7 @@ rule runs_table:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=stage_settings.runs_table(SETTINGS),
+        settings=from_config(stage_settings.runs_table),
         version=stage_version("runs_table"),
     shell:
         "python -m speechmill.report.runs_table --settings {params.settings:q} --summaries {input.summaries}"

@@ -146,6 +146,13 @@ def test_audio_is_shown_only_if_redistributable(redistribute: bool | None, shown
     assert json.loads(stage_settings.worst(load(raw), "demo_ru", "demo_ru-test"))["redistribute"] is shown
 
 
+@pytest.mark.parametrize(("redistribute", "shown"), [(None, True), (True, True), (False, False)])
+def test_words_are_published_unless_forbidden(redistribute: bool | None, shown: bool) -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["datasets"]["demo_ru"]["redistribute"] = redistribute
+    assert json.loads(stage_settings.card(load(raw), "demo_ru"))["datasets"]["demo_ru"]["text_redistributable"] is shown
+
+
 def reproduced(raw: dict[str, Any], run: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(stage_settings.reproduction(load(raw), run))
     return made

@@ -8,6 +8,7 @@ from speechmill.model.base_files import (
     base_languages,
     choose_language,
     processor_files,
+    refuse_code,
     weight_files,
 )
 
@@ -52,6 +53,30 @@ def test_one_set_of_weights_is_used(names: list[str], listed: list[str], expecte
 def test_base_without_weights_is_refused(names: list[str]) -> None:
     with pytest.raises(SpeechmillError, match=r"model\.base: a/b has no weights that transformers loads with PyTorch"):
         weight_files(names, dict, "a/b")
+
+
+@pytest.mark.parametrize(
+    ("file", "config", "key"),
+    [
+        ("config.json", {"model_type": "other", "auto_map": {"AutoConfig": "code.Config"}}, "auto_map"),
+        # Also where transformers has the architecture: the model that a run makes of it would name the code.
+        ("config.json", {"model_type": "wav2vec2", "auto_map": {"AutoModel": "a/b--code.Model"}}, "auto_map"),
+        ("config.json", {"model_type": "wav2vec2", "custom_pipelines": {"asr": {"impl": "c.P"}}}, "custom_pipelines"),
+        ("config.json", {"model_type": "parakeet_ctc", "encoder_config": {"auto_map": {"A": "c.C"}}}, "auto_map"),
+        ("tokenizer_config.json", {"auto_map": {"AutoTokenizer": ["code.Tokenizer", None]}}, "auto_map"),
+        ("preprocessor_config.json", {"auto_map": {"AutoFeatureExtractor": "code.Extractor"}}, "auto_map"),
+        ("processor_config.json", {"auto_map": {"AutoProcessor": "code.Processor"}}, "auto_map"),
+    ],
+)
+def test_base_with_its_own_code_is_refused(file: str, config: dict[str, Any], key: str) -> None:
+    files = {"config.json": {"model_type": "wav2vec2"}, "model.safetensors": {}, file: config}
+    with pytest.raises(SpeechmillError, match=rf"model\.base: a/b is defined by Python .* \({key} in {file}\)"):
+        refuse_code(files, files.__getitem__, "a/b")
+
+
+def test_base_without_code_is_accepted() -> None:
+    files = {"config.json": {"model_type": "wav2vec2", "auto_map": {}}, "tokenizer_config.json": {"unk_token": "x"}}
+    refuse_code(files, files.__getitem__, "a/b")
 
 
 def test_missing_shard_is_named() -> None:

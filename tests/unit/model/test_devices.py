@@ -2,6 +2,7 @@ import fcntl
 import multiprocessing
 import os
 import threading
+from collections.abc import Callable
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -332,10 +333,10 @@ def test_locks_are_open_to_all_users(host: Path) -> None:
     umask = os.umask(0o077)
     try:
         with devices._locked(["0"], 1):
-            modes = {path.name: path.stat().st_mode & 0o777 for path in (folder, *folder.iterdir())}
+            modes = {path.name: path.stat().st_mode & 0o7777 for path in (folder, *folder.iterdir())}
     finally:
         os.umask(umask)
-    assert modes == {"speechmill-devices": 0o777, "taking": 0o666, "0.lock": 0o666}
+    assert modes == {"speechmill-devices": 0o1777, "taking": 0o666, "0.lock": 0o666}
 
 
 @pytest.mark.parametrize("name", ["taking", "0.lock"])
@@ -347,12 +348,34 @@ def test_symbolic_link_as_lock_is_rejected(host: Path, tmp_path: Path, name: str
     if exists:
         target.touch(0o600)
     with (
-        pytest.raises(SpeechmillError, match=rf"speechmill-devices/{name} is a symbolic link, .*; delete it"),
+        pytest.raises(SpeechmillError, match=rf"speechmill-devices/{name} is a link .*; delete it"),
         devices._locked(["0"], 1),
     ):
         pass
     assert target.exists() is exists
     assert not exists or target.stat().st_mode & 0o777 == 0o600
+
+
+def hard_link(path: Path) -> None:
+    target = path.with_name("file-of-another-user")
+    target.touch()
+    path.hardlink_to(target)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, hard_link])
+def test_other_kinds_of_files_as_lock_are_rejected(host: Path, make: Callable[[Path], None]) -> None:
+    (host / "speechmill-devices").mkdir()
+    make(host / "speechmill-devices" / "0.lock")
+    with pytest.raises(SpeechmillError, match=r"0\.lock is a link or not a regular file"), devices._locked(["0"], 1):
+        pass
+
+
+def test_lock_folder_of_an_earlier_release_gets_the_sticky_bit(host: Path) -> None:
+    folder = host / "speechmill-devices"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with devices._locked(["0"], 1):
+        assert folder.stat().st_mode & 0o7777 == 0o1777
 
 
 def test_symbolic_link_as_lock_folder_is_rejected(host: Path, tmp_path: Path) -> None:

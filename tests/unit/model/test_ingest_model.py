@@ -209,6 +209,16 @@ def test_run_that_needs_a_language_is_named(tmp_path: Path, hub: Hub) -> None:
     assert not (tmp_path / "model").exists()
 
 
+def test_code_of_a_base_is_neither_fetched_nor_run(tmp_path: Path, hub: Hub) -> None:
+    config = as_json({"model_type": "other", "auto_map": {"AutoConfig": "code.Config"}}).encode()
+    files = {"config.json": config, "model.safetensors": b"w", "code.py": b'open("ran", "w")'}
+    hub.repositories["somebody/other"] = Repository({NEW: files}, {"main": NEW})
+    with pytest.raises(SpeechmillError, match=r"somebody/other is defined by Python code of its own"):
+        fetch_model(ModelConfig(base="somebody/other", revision="main"), tmp_path / "model")
+    assert not any("code.py" in request or "safetensors" in request for request in hub.requests)
+    assert not (tmp_path / "model").exists()
+
+
 @pytest.mark.parametrize("exists", [True, False])
 def test_folder_without_a_model_is_named(tmp_path: Path, exists: bool) -> None:
     if exists:

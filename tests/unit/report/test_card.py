@@ -68,9 +68,10 @@ SETTINGS = CardSettings.model_validate(
         "datasets": {
             "cv": {"name": "Common Voice", "version": "8.0", "licence": "CC0-1.0", "language": "ru",
                    "hub_id": "mozilla-foundation/common_voice_8_0", "hub_config": "ru",
-                   "audio_redistributable": False, "drawn": {"held": {"of": "dev", "share": 0.1}}},
+                   "audio_redistributable": False, "text_redistributable": True,
+                   "drawn": {"held": {"of": "dev", "share": 0.1}}},
             "own": {"name": "Our own", "version": "", "licence": "CC-BY-4.0", "language": "ru", "hub_id": None,
-                    "hub_config": None, "audio_redistributable": True, "drawn": {}},
+                    "hub_config": None, "audio_redistributable": True, "text_redistributable": True, "drawn": {}},
         },
         "roles": ["train"],
         "reference_card": None,
@@ -294,7 +295,8 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
     (tmp_path / "training.jsonl").write_text("".join(as_json(line) + "\n" for line in [*LOG, *dev_scores]))
     counts = {"sets": ["cv-train"], "clips": 5, "seconds": 36, "speakers": 2, "excluded": {},
               "clips_touched": {"case lower": 4},
-              "characters_replaced": {}, "characters_dropped": {"«": 3}}  # fmt: skip
+              "characters_replaced": {}, "characters_dropped": {"«": 3},
+              "marks_dropped": {"\u0301": {"times": 1, "sentence": SECRET, "text": SECRET}}}  # fmt: skip
     leakage = {
         "own-test": {
             kind: {"clips": i, "action": "remove", "examples": [{"sentence": SECRET}]}
@@ -860,6 +862,24 @@ def test_evidence_renders_card_without_private_data(written: Path) -> None:
         for private in (SECRET, SPEAKER):
             assert private.encode() not in path.read_bytes(), path
     assert pd.read_parquet(evidence.scored_file(written, "cv-dev", "greedy"))["audio_sha256"].to_list() == ["a0d10"]
+
+
+def test_corpus_that_must_not_be_redistributed_leaves_no_words_or_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_dump()
+    for dataset in settings["datasets"].values():
+        dataset["text_redistributable"] = False
+    monkeypatch.setattr(plots, "save_figure", save_placeholder)
+    folder = write_card(tmp_path, monkeypatch, breakdown_of(), settings=[as_json(settings)])
+    for path in (each for each in folder.rglob("*") if each.is_file()):
+        for private in (SECRET, SPEAKER, "clip-007", "раз", "рас", "ой"):
+            assert private.encode() not in path.read_bytes(), path
+    text = (folder / "README.md").read_text()
+    assert render(card_context(evidence.read(folder))) == text
+    assert "most frequent character deletions: `␣` 5 of 50" in text
+    scored = pd.read_parquet(evidence.scored_file(folder, "own-test-gsm", "greedy"))
+    assert scored[["id", "audio_sha256"]].to_numpy().tolist() == [["1", "a0d10"]]
 
 
 def test_hub_result_files_cover_sets_on_the_hub(written: Path) -> None:

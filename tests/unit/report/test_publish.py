@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -65,7 +65,9 @@ model-index:
 
 Ёлка.
 """
-ALLOWED, FORBIDDEN = {"audio_redistributable": True}, {"audio_redistributable": False}
+ALLOWED = {"audio_redistributable": True, "text_redistributable": True}
+FORBIDDEN = {"audio_redistributable": False, "text_redistributable": True}
+RESTRICTED = {"audio_redistributable": False, "text_redistributable": False}
 WEIGHTS = np.random.default_rng(0).bytes(50_000)
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100)
 
@@ -76,9 +78,9 @@ def parquet(**columns: pa.Array) -> bytes:
     return buffer.getvalue()
 
 
-def model_folder(folder: Path, datasets: Any = None, **files: bytes) -> Path:
+def model_folder(folder: Path, datasets: Any = None, train: Sequence[str] = (), **files: bytes) -> Path:
     """Write a model folder with its manifest; `files` adds or replaces files, by name with `__` for `/`."""
-    about = {"datasets": {"corpus": ALLOWED} if datasets is None else datasets}
+    about = {"datasets": {"corpus": ALLOWED} if datasets is None else datasets, "train": train}
     contents = {
         ".eval_results/corpus.yaml": b"- dataset: {id: somebody/corpus}\n",
         "README.md": CARD.encode(),
@@ -483,6 +485,77 @@ def test_audio_needs_permission_of_all_corpora(tmp_path: Path, datasets: dict[st
         "  evidence/a: audio",
         "  worst.html: audio, embedded as a `data:` URL",
     ]
+
+
+WORDS = {"substitutions": [{"reference": "раз", "hypothesis": "рас", "count": 1}]}
+BREAKDOWN = {"sets": {"corpus-dev": {"greedy": {"groups": {"speaker": []}, "confusions": {"words": WORDS}}}}}
+PATTERN = {"columns": {"speaker_id": "who"}, "split": {"field": "who", "values": {"train": ["Anna"], "test": ["Max"]}}}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("evidence__scored__corpus-test__greedy.parquet", parquet(id=pa.array(["anna/1.wav"])), "greedy.parquet has"),
+        (
+            "evidence__scored__corpus-test-gsm__lm.parquet",
+            parquet(id=pa.array(["1"]), hypothesis=pa.array(["раз"])),
+            "evidence/scored/corpus-test-gsm/lm.parquet has words or clip ids",
+        ),
+        ("evidence__breakdown.json", as_json(BREAKDOWN).encode(), "evidence/breakdown.json has words or clip ids"),
+        (
+            "evidence__usage.json",
+            as_json([{"set": "corpus-dev", "clip": "anna/1.wav", "printed": "раз"}]).encode(),
+            "evidence/usage.json has words or clip ids",
+        ),
+        (
+            "evidence__lm__text.json",
+            b'{"source": "training"}',
+            "lm/ has words and n-grams of corpus-train; remove `lm`",
+        ),
+        (
+            "evidence__config.yaml",
+            as_json({"datasets": {"corpus": PATTERN}}).encode(),
+            "evidence/config.yaml lists sentences or speakers in datasets.corpus.split.values",
+        ),
+        (
+            "evidence__config.yaml",
+            as_json(
+                {"datasets": {"corpus": {"columns": {"sentence": {"field": "d", "values": {"1": "one"}}}}}}
+            ).encode(),
+            "lists sentences or speakers in datasets.corpus.columns.sentence.values",
+        ),
+    ],
+    ids=["ids", "hypotheses", "words", "usage", "language model", "speakers of splits", "sentences"],
+)
+def test_words_and_names_need_permission_of_their_corpus(
+    tmp_path: Path, file: str, content: bytes, message: str
+) -> None:
+    check(model_folder(tmp_path / "allowed", {"corpus": ALLOWED}, train=["corpus-train"], **{file: content}), SETTINGS)
+    check(model_folder(tmp_path / "without", {"corpus": RESTRICTED}, train=["corpus-train"]), SETTINGS)
+    with pytest.raises(SpeechmillError, match="sentences or names of a corpus") as caught:
+        check(
+            model_folder(tmp_path / "refused", {"corpus": RESTRICTED}, train=["corpus-train"], **{file: content}),
+            SETTINGS,
+        )
+    (line,) = str(caught.value).splitlines()[1:]
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("evidence__counts__train.json", {"marks_dropped": {"́": {"sentence": "раз"}}}),
+        ("evidence__leakage.json", {"corpus-test": {"speaker": {"clips": 1, "examples": [{"id": "1"}]}}}),
+    ],
+)
+def test_examples_are_never_published(tmp_path: Path, file: str, content: Any) -> None:
+    with pytest.raises(SpeechmillError, match=r"(train|leakage)\.json has words or clip ids; build the card again"):
+        check(model_folder(tmp_path / "model", **{file: as_json(content).encode()}), SETTINGS)
+
+
+def test_language_model_of_other_text_may_be_published(tmp_path: Path) -> None:
+    files = {"evidence__lm__text.json": b'{"source": ["news.txt"]}', "lm__lexicon.txt": b"one\to n e |\n"}
+    check(model_folder(tmp_path / "model", {"corpus": RESTRICTED}, train=["corpus-train"], **files), SETTINGS)
 
 
 def test_audio_is_refused_without_settings(tmp_path: Path) -> None:

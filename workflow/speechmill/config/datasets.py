@@ -256,8 +256,10 @@ class _StoredDataset(Section):
     )
     redistribute: bool | None = Field(
         None,
-        description="whether the terms of the corpus allow its audio to be redistributed; if not, no HTML page contains"
-        " any of it. Default: true, except for the source `common_voice`, whose publisher forbids it",
+        description="whether the terms of the corpus allow its audio and its sentences to be redistributed. If false,"
+        " no HTML page contains audio, and what `snakemake publish` uploads contains no words of its sentences and no"
+        " ids of its clips and speakers. Default: true, except that no page contains audio for the source"
+        " `common_voice`, whose publisher forbids it",
     )
     resampler: Resampler = Field("soxr", description="library that resamples to 16 kHz")
 
@@ -335,6 +337,11 @@ class _StoredDataset(Section):
     def audio_redistributable(self) -> bool:
         """Whether an HTML page, which may be passed on, may contain audio of the corpus."""
         return not isinstance(self, CommonVoice) if self.redistribute is None else self.redistribute
+
+    @property
+    def text_redistributable(self) -> bool:
+        """Whether a model folder, which may be published, may contain words and clip ids of the corpus."""
+        return self.redistribute is not False
 
     @property
     def title(self) -> str:

@@ -1,11 +1,15 @@
 """The command line of every stage: the one error type for users, and the exit status and message of a failure."""
 
 import errno
+import re
 import sys
 from collections.abc import Callable
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+# All but tabs and line ends.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class SpeechmillError(Exception):
@@ -20,8 +24,13 @@ def run_command(main: Callable[[], None]) -> None:
         message = user_message(error)
         if message is None:
             raise
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)
         sys.exit(1)
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with its control characters as escapes such as `\x1b`, which would control the terminal."""
+    return _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def user_message(error: Exception) -> str | None:

@@ -14,6 +14,8 @@ def set_for_jobs(library: str) -> None:
     # the activation of the job's own environment puts another one first.
     _prepend("PATH", Path(sys.executable).parent.as_posix())
     _prepend("PYTHONPATH", library)
+    # `python -m` would otherwise import from the working directory first: a `random.py` there would be run.
+    os.environ["PYTHONSAFEPATH"] = "1"
     # Stages that need the network set this to 0 in their rule.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from speechmill.config.datasets import DrawnSplit, Expected
-from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import REJECTED, SAMPLE_RATE
 from speechmill.core.tables import read_table, write_table
@@ -171,12 +171,12 @@ def _format_rejection(reason: str, rejected: Mapping[str, Any], listed: int) -> 
     clips = rejected["clips"]
     return (
         f"{clips:,} of {listed:,} clips ({clips / listed:.2%}) are rejected as {reason}, such as"
-        f" {_printable(rejected['example'])}"
+        f" {_one_line(rejected['example'])}"
     )
 
 
-def _printable(text: str) -> str:
-    """Return text of a corpus for a terminal: characters that control it, or that cannot be seen, as escapes."""
+def _one_line(text: str) -> str:
+    """Return text of a corpus for one line of a terminal: line breaks, and other invisible characters, as escapes."""
     shown = text if len(text) <= _MAX_EXAMPLE_LENGTH else f"{text[:_MAX_EXAMPLE_LENGTH]}…"
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in shown)
 
@@ -207,7 +207,7 @@ def main() -> None:
     write_table(rejected, REJECTED, args.rejected)
     write_json(status, args.status)
     for sentence in [*([status["why"]] if status["why"] else []), *status["differences"]]:
-        print(f"{args.settings.dataset}: {sentence}")
+        print(printable(f"{args.settings.dataset}: {sentence}"))
     for sentence in format_rejections(status):
         print(sentence)
     if rejected:

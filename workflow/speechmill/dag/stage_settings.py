@@ -313,6 +313,7 @@ def card(config: Config, run: str) -> str:
             # On the Hub a Common Voice release has one configuration for each language.
             "hub_config": dataset.config if isinstance(dataset, Hub) else _locale(dataset),
             "audio_redistributable": dataset.audio_redistributable,
+            "text_redistributable": dataset.text_redistributable,
         }
     return _json(
         {

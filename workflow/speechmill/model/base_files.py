@@ -25,6 +25,7 @@ _TOKENIZER = (
 _WEIGHTS = (
     *("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
+_CODE_KEYS = ("auto_map", "custom_pipelines")
 _ADAPTER = "adapter.{}.{}"
 
 
@@ -62,6 +63,34 @@ def processor_files(names: Collection[str], tokenizer: bool) -> list[str]:
 def adapter_file(names: Collection[str], language: str) -> str | None:
     """Return the file with the adapters and the head of a language, in safetensors where there is such."""
     return next((name for kind in ("safetensors", "bin") if (name := _ADAPTER.format(language, kind)) in names), None)
+
+
+def refuse_code(names: Collection[str], read_json: Callable[[str], Any], base: str) -> None:
+    """Refuse a base whose model, feature extractor, tokenizer or pipeline is defined by Python code of its own.
+
+    Args:
+        names: The files of the base.
+        read_json: Returns the content of one of them.
+        base: The name of the base, for error messages.
+
+    Raises:
+        SpeechmillError: A configuration names such code. The code is neither fetched nor run.
+    """
+    for name in (CONFIG, TOKENIZER_CONFIG, *_FEATURES):
+        keys = _code_keys(read_json(name)) if name in names else []
+        if keys:
+            raise SpeechmillError(
+                f"model.base: {base} is defined by Python code of its own ({keys[0]} in {name}), which is never run;"
+                " choose a base of an architecture that transformers itself implements"
+            )
+
+
+def _code_keys(value: Any) -> list[str]:
+    """Return the keys of a configuration, and of those nested in it, under which transformers finds code to import."""
+    if not isinstance(value, dict):
+        return []
+    nested = [key for each in value.values() for key in _code_keys(each)]
+    return [key for key in _CODE_KEYS if value.get(key)] + nested
 
 
 def is_nested(vocab: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import itertools
 import os
 import platform
 import re
+import stat
 import subprocess
 import sys
 import tempfile
@@ -124,16 +125,24 @@ def _locked(names: list[str], count: int) -> Iterator[list[str]]:
 def _lock_folder() -> Path:
     """Return the folder of the locks, which all users of this machine share.
 
+    Its sticky bit keeps a user from removing or replacing the locks of others.
+
     Raises:
         SpeechmillError: Its path exists and is not a folder, or is a symbolic link, possibly to another user's folder.
     """
     folder = Path(tempfile.gettempdir()) / "speechmill-devices"
     with suppress(FileExistsError):
         folder.mkdir()
-        # The umask does not apply to chmod.
-        folder.chmod(0o777)
-    if folder.is_symlink() or not folder.is_dir():
-        raise SpeechmillError(f"{folder} is not a folder, but the locks of the GPUs belong there; delete it")
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except NotADirectoryError:
+        raise SpeechmillError(f"{folder} is not a folder, but the locks of the GPUs belong there; delete it") from None
+    try:
+        # The umask applies to mkdir, and release 0.1.0 set no sticky bit.
+        if os.fstat(descriptor).st_uid == os.getuid():
+            os.fchmod(descriptor, 0o1777)
+    finally:
+        os.close(descriptor)
     return folder
 
 
@@ -170,11 +179,18 @@ def _uuids() -> dict[str, str]:
 def _file_lock(path: Path, blocking: bool = True) -> FileLock:
     """Return the lock on a file that every user of this machine may lock.
 
+    FileLock opens it with O_NOFOLLOW, and sets the mode through the descriptor of a file that it has just created.
+
     Raises:
-        SpeechmillError: The path is a symbolic link, which FileLock would refuse to follow with a plain OSError.
+        SpeechmillError: The path is a link, or not a regular file, which another user may have put there.
     """
-    if path.is_symlink():
-        raise SpeechmillError(f"{path} is a symbolic link, but the lock of a GPU must be a regular file; delete it")
+    with suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise SpeechmillError(
+                f"{path} is a link or not a regular file, so it is not the lock of a GPU; delete it, or ask the user"
+                f" with the id {found.st_uid}, who owns it, or root"
+            )
     # Without a fallback for file systems that lack flock: its locks would outlive a job that is killed.
     return FileLock(path, mode=0o666, blocking=blocking, fallback_to_soft=False)
 

@@ -39,6 +39,7 @@ from speechmill.model.base_files import (
     choose_language,
     is_nested,
     processor_files,
+    refuse_code,
     weight_files,
 )
 
@@ -97,12 +98,13 @@ def fetch_model(
         expected_bytes: The size that the configuration expects, or 0.
 
     Raises:
-        SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, there
-            are no weights, the language is missing or has to be chosen, or a setting of a run does not fit the
-            architecture.
+        SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, the
+            base has code of its own or no weights, the language is missing or has to be chosen, or a setting of a run
+            does not fit the architecture.
     """
     title = str(settings.base_title)
     base = _in_folder(Path(str(settings.base)).expanduser()) if settings.base_is_folder else _on_hub(settings)
+    refuse_code(base.sizes, base.read_json, title)
     config, vocab, tokenizer = (base.read_json(name) for name in (CONFIG, VOCAB, TOKENIZER_CONFIG))
     for name, training in (trainings or {}).items():
         for error in architecture_errors(config | training.config, training.finetune, training.augment):

@@ -77,7 +77,9 @@ def model_config(
     given = changes if base is not None else {key: value for key, value in (init or {}).items() if key != "model_type"}
     try:
         config = (
-            AutoConfig.from_pretrained(base) if base is not None else AutoConfig.for_model((init or {})["model_type"])
+            AutoConfig.from_pretrained(base, trust_remote_code=False)
+            if base is not None
+            else AutoConfig.for_model((init or {})["model_type"])
         )
     except ValueError as error:
         raise SpeechmillError(f"{'model.base' if base else 'model.init.model_type'}: {error}") from error
@@ -150,10 +152,10 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     # Loaded with the size of its own head, whose rows are reordered below. A base that was only pre-trained may have
     # no head.
     stored_config = copy.deepcopy(config)
-    stored_config.vocab_size = AutoConfig.from_pretrained(base).vocab_size or len(vocab)
+    stored_config.vocab_size = AutoConfig.from_pretrained(base, trust_remote_code=False).vocab_size or len(vocab)
     with _report_corrupt_weights(base):
         model, loading = AutoModelForCTC.from_pretrained(
-            base, config=stored_config, dtype=torch.float32, output_loading_info=True
+            base, config=stored_config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     has_own_adapters = _load_adapter(model, base)
     name, characters = head_name(model), set(vocab) - {PAD, UNKNOWN, SPACE}
@@ -226,7 +228,7 @@ def _base_vocabulary(base: Path, outputs: int) -> dict[str, int]:
     """
     if not (base / "vocab.json").is_file():
         return {}
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
         return {}
     special = {tokenizer.pad_token: PAD, tokenizer.unk_token: UNKNOWN, tokenizer.word_delimiter_token: SPACE}
@@ -239,8 +241,11 @@ def load_processor(folder: Path) -> Processor:
     A language model for pyctcdecode, which some published models include, is not loaded.
     """
     if (folder / "alphabet.json").is_file():
-        return Wav2Vec2Processor(AutoFeatureExtractor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder))
-    return AutoProcessor.from_pretrained(folder)  # type: ignore[no-any-return]
+        return Wav2Vec2Processor(
+            AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False),
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+        )
+    return AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-any-return]
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
@@ -252,7 +257,7 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
         SpeechmillError: The weights cannot be read.
     """
     with _report_corrupt_weights(folder):
-        model = AutoModelForCTC.from_pretrained(folder)
+        model = AutoModelForCTC.from_pretrained(folder, trust_remote_code=False)
     _load_adapter(model, folder)
     return model.eval(), load_processor(folder)
 

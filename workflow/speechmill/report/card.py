@@ -14,7 +14,7 @@ from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
 from speechmill.core.files import check_files, corrupt_file_error, read_json, write_text
-from speechmill.core.page import STYLE, data_url
+from speechmill.core.page import STYLE, content_policy, data_url
 from speechmill.core.tables import read_table
 from speechmill.report import evidence, manifest
 from speechmill.report.card_context import card_context, hub_result_files, render, unperturbed_scores
@@ -71,7 +71,8 @@ def page(card: str, folder: Path) -> str:
     markdown.add_render_rule("image", image)
     # The comment at the top is not part of the text.
     body = markdown.render(re.sub(r"\A\s*<!--.*?-->", "", card.split("\n---\n", 1)[1], flags=re.DOTALL))
-    return f'<!doctype html>\n<meta charset="utf-8">\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{content_policy()}">'
+    return f'<!doctype html>\n<meta charset="utf-8">\n{policy}\n{STYLE}\n{_DIRECTION_STYLE}\n{body}'
 
 
 def check_inputs(args: argparse.Namespace) -> None:
@@ -119,7 +120,7 @@ def main() -> None:
     evidence.write(args.model, args.settings, args.configuration, files)
     step = read_json(args.selection)["step"]
     selected = {system: path for system, path in systems(args.hypotheses, step).items() if system.step == step}
-    evidence.write_scored(args.model, selected, args.clips)
+    evidence.write_scored(args.model, args.settings, selected, args.clips)
     found = evidence.read(args.model)
     plot(found, args.model)
     # The folder is an output of the rule, so it must exist even if none of the sets is on the Hub.

@@ -21,6 +21,7 @@ class DatasetDescription(BaseModel):
     language: str
     drawn: dict[str, DrawnSplit]
     audio_redistributable: bool
+    text_redistributable: bool
 
     @property
     def title(self) -> str:
@@ -50,6 +51,11 @@ class CardSettings(BaseModel):
     reference_card: ReferenceCard | None
     versions: dict[str, int]
     """The versions of the stages that determine the figures."""
+
+    @property
+    def restricted(self) -> set[str]:
+        """The datasets whose sentences must not be redistributed."""
+        return {name for name, dataset in self.datasets.items() if not dataset.text_redistributable}
 
     def set_title(self, name: str) -> str:
         """Return the display name of a scored set, or of a perturbed copy of one, with isolated right-to-left text."""

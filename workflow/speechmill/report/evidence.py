@@ -1,10 +1,12 @@
 """The folder `evidence` of a model: small files from which every figure of its card is derived.
 
-They contain no text or audio of a corpus and no speaker names, so they may be distributed together with the model.
+They contain no audio of a corpus, no speaker ids and no examples of its sentences. Of a corpus whose sentences must not
+be redistributed they contain no words and no clip ids either; `anonymise` lists what is removed. So they may be
+distributed together with the model.
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from pydantic import ValidationError
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
 from speechmill.core.tables import read_table, write_arrow_table
+from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.card_settings import CardSettings
 from speechmill.scoring.systems import System
 
@@ -41,7 +44,8 @@ class Evidence:
     log: list[dict[str, Any]]
     plan: dict[str, Any]
     leakage: dict[str, Any]
-    usage: list[dict[str, str]]
+    usage: list[dict[str, Any]]
+    """For each decoder its code, the set and the clip it was run on, and what it printed, if that may be shown."""
     counts: dict[str, dict[str, Any]]
     """By role, such as `train` or the name of a set, in the order of the run."""
     status: list[dict[str, Any]]
@@ -103,22 +107,22 @@ def write(model: Path, settings: CardSettings, configuration: dict[str, Any], fi
         model: The model folder.
         settings: The settings of the card.
         configuration: The configuration that reproduces the run.
-        files: The source of each file by its name in the evidence folder; example sentences and speaker names are
-            removed from the copies.
+        files: The source of each file by its name in the evidence folder. The copies are anonymised.
     """
     folder = model / FOLDER
     write_json(settings.model_dump(mode="json"), folder / "settings.json")
     write_text(yaml.safe_dump(configuration, allow_unicode=True, sort_keys=False, width=100), folder / "config.yaml")
     for name, source in files.items():
         if name.endswith(".json"):
-            content = read_json(source)
-            write_json(_ANONYMISERS[name](content) if name in _ANONYMISERS else content, folder / name)
+            write_json(anonymised(name, read_json(source), settings.restricted), folder / name)
         else:
             with atomic_write(folder / name) as temporary:
                 temporary.write_bytes(source.read_bytes())
 
 
-def write_scored(model: Path, hypotheses: dict[System, Path], clips: Iterable[Path]) -> None:
+def write_scored(
+    model: Path, settings: CardSettings, hypotheses: dict[System, Path], clips: Iterable[Path]
+) -> None:  # fmt: skip
     """Write, for each set and decoder, the hypotheses of the selected model with their error counts."""
     tables = {path.stem: path for path in clips}
     for system, path in hypotheses.items():
@@ -126,36 +130,15 @@ def write_scored(model: Path, hypotheses: dict[System, Path], clips: Iterable[Pa
         scored = read_table(tables[system.set], ["id", "audio_sha256"])
         # Both tables are in the order of the set; for a set that is not available both are empty.
         digests = dict(zip(scored["id"].to_pylist(), scored["audio_sha256"].to_pylist(), strict=True))
-        column = pa.array([digests[name] for name in rows["id"].to_pylist()], pa.string())
-        scored = rows.append_column("audio_sha256", column).select(_SCORED_COLUMNS)
-        write_arrow_table(scored, scored_file(model, system.set, system.decoder))
+        ids = rows["id"].to_pylist()
+        rows = rows.append_column("audio_sha256", pa.array([digests[name] for name in ids], pa.string()))
+        rows = rows.select(_SCORED_COLUMNS)
+        if is_restricted(system.set, settings.restricted):
+            numbers = pa.array(clip_names(ids, restricted=True), pa.string())
+            rows = rows.set_column(0, "id", numbers).drop_columns("hypothesis")
+        write_arrow_table(rows, scored_file(model, system.set, system.decoder))
 
 
 def scored_file(model: Path, set_name: str, decoder: str) -> Path:
     """Return the path of the table that `write_scored` writes for a set and a decoder."""
     return model / FOLDER / "scored" / set_name / f"{decoder}.parquet"
-
-
-def _without_examples(leakage: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {
-            kind: {key: each for key, each in value.items() if key != "examples"} if isinstance(value, dict) else value
-            for kind, value in counts.items()
-        }
-        for name, counts in leakage.items()
-    }
-
-
-def _without_speakers(breakdown: dict[str, Any]) -> dict[str, Any]:
-    for decoders in breakdown["sets"].values():
-        for scores in decoders.values():
-            for number, row in enumerate(scores["groups"]["speaker"] if "groups" in scores else [], start=1):
-                if row["value"] is not None:
-                    row["value"] = str(number)
-    return breakdown
-
-
-_ANONYMISERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "leakage.json": _without_examples,
-    "breakdown.json": _without_speakers,
-}

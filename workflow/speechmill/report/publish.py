@@ -3,7 +3,7 @@
 `snakemake publish` uploads the model of each run that has a section `publish`. `snakemake publish_dry_run` lists what
 would be uploaded, without network access. To upload any model folder with a card by speechmill, run
 
-    python -m speechmill.report.publish results/runs/demo_ru/model --repo NAME/MODEL --dry-run
+    python -P -m speechmill.report.publish results/runs/demo_ru/model --repo NAME/MODEL --dry-run
 
 and then the same command without `--dry-run`. The token is that of the environment variable HF_TOKEN or of
 `hf auth login`.
@@ -32,7 +32,7 @@ from speechmill.config.publish import PublishConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import file_digest, read_json
 from speechmill.report import manifest
-from speechmill.report.upload_checks import find_audio, find_secret
+from speechmill.report.upload_checks import find_audio, find_private, find_secret
 
 _CARD = "README.md"
 _SETTINGS = "evidence/settings.json"
@@ -54,8 +54,8 @@ def check(folder: Path, settings: PublishConfig) -> None:
 
     Raises:
         SpeechmillError: The name of the repository is not valid, the folder differs from its manifest, a file contains
-            a secret, a file contains audio although a corpus of the run does not explicitly allow its redistribution,
-            or the Hub would refuse the front matter of the card.
+            a secret, a file contains audio or words although a corpus of the run does not explicitly allow its
+            redistribution, or the Hub would refuse the front matter of the card.
     """
     try:
         validate_repo_id(settings.repo)
@@ -79,6 +79,11 @@ def check(folder: Path, settings: PublishConfig) -> None:
                 f"{folder} contains audio, which must not be redistributed ({reason}); remove it and build the card"
                 " again:" + _bullets(audio)
             )
+    private = _private_contents(folder)
+    if private:
+        raise SpeechmillError(
+            f"{folder} contains sentences or names of a corpus that must not be redistributed:" + _bullets(private)
+        )
     errors = front_matter_errors(vars(_load_card(folder).data))
     if errors:
         raise SpeechmillError(
@@ -165,6 +170,14 @@ def _audio_restriction(folder: Path) -> str:
         return f"{_SETTINGS} lists no corpora"
     names = [name for name, about in datasets.items() if about.get("audio_redistributable") is not True]
     return f"the terms of {', '.join(names)} do not allow it" if names else ""
+
+
+def _private_contents(folder: Path) -> list[str]:
+    """Return what the folder contains of the words and clip ids of corpora that do not allow their redistribution."""
+    settings = read_json(folder / _SETTINGS) if (folder / _SETTINGS).is_file() else {}
+    datasets = settings.get("datasets") or {}
+    restricted = {name for name, about in datasets.items() if about.get("text_redistributable") is not True}
+    return find_private(folder, settings, restricted)
 
 
 def _load_card(folder: Path) -> ModelCard:

@@ -19,8 +19,8 @@ class ReferenceModel:
     """A CTC model that is loaded by the Auto classes of transformers and processes clips without batching."""
 
     def __init__(self, model: Path, device: torch.device) -> None:
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.model = AutoModelForCTC.from_pretrained(model).eval().to(device)
+        self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+        self.model = AutoModelForCTC.from_pretrained(model, trust_remote_code=False).eval().to(device)
         self._device = device
 
     @property

@@ -1,11 +1,18 @@
-"""Checks for content that must not be uploaded: audio of a corpus, and secrets."""
+"""Checks for content that must not be uploaded: audio and sentences of a corpus, and secrets."""
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
+
+from speechmill.core.files import read_json
+from speechmill.report.anonymise import anonymised, clip_names, is_restricted
+from speechmill.report.evidence import FOLDER
 
 _SUFFIXES = {
     *(".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".gsm", ".m4a", ".mka", ".mp2", ".mp3", ".mp4"),
@@ -24,6 +31,9 @@ _ARCHIVE = re.compile(
     re.DOTALL,
 )
 _EMBEDDED = re.compile(rb"data:\s*(audio/|video/|application/ogg)", re.IGNORECASE)
+
+# The columns of a corpus whose values, listed in the configuration, are its sentences or its speakers.
+_PRIVATE_COLUMNS = ("sentence", "speaker_id")
 
 _TOKENS = re.compile(
     rb"\b(?:hf|api_org)_[A-Za-z0-9]{20,}|\bgh[oprsu]_[A-Za-z0-9]{36}|\bAKIA[0-9A-Z]{16}\b|BEGIN [A-Z ]*PRIVATE KEY"
@@ -96,3 +106,54 @@ def _is_binary(data_type: pa.DataType) -> bool:
     return any(test(data_type) for test in tests) or any(
         _is_binary(data_type.field(i).type) for i in range(data_type.num_fields)
     )
+
+
+def find_private(model: Path, settings: Mapping[str, Any], restricted: Collection[str]) -> list[str]:
+    """Return a sentence for each file of a model folder with words or clip ids of one of the datasets `restricted`.
+
+    Args:
+        model: The model folder.
+        settings: The content of `evidence/settings.json`.
+        restricted: The datasets whose sentences must not be redistributed.
+    """
+    folder = model / FOLDER
+    found = []
+    for path in sorted(folder.rglob("*.json")):
+        content = read_json(path)
+        if anonymised(path.relative_to(folder).as_posix(), content, restricted) != content:
+            found.append(f"{path.relative_to(model)} has words or clip ids; build the card again")
+    for table in sorted(folder.glob("scored/*/*.parquet")):
+        if is_restricted(table.parent.name, restricted):
+            ids = pq.read_table(table, columns=["id"])["id"].to_pylist()
+            if "hypothesis" in pq.read_schema(table).names or ids != clip_names(ids, restricted=True):
+                found.append(f"{table.relative_to(model)} has words or clip ids; build the card again")
+    text = folder / "lm" / "text.json"
+    trained_on = [name for name in settings.get("train", []) if is_restricted(name, restricted)]
+    if trained_on and text.is_file() and read_json(text)["source"] == "training":
+        found.append(
+            f"lm/ has words and n-grams of {', '.join(trained_on)}; remove `lm` from `evaluation.decoders`, or estimate"
+            " the language model from other text (`evaluation.lm.text: files`)"
+        )
+    return found + [
+        f"{FOLDER}/config.yaml lists sentences or speakers in {key}; list them in a manifest instead"
+        for key in _private_keys(folder / "config.yaml", restricted)
+    ]
+
+
+def _private_keys(configuration: Path, restricted: Collection[str]) -> list[str]:
+    """Return the keys of a configuration that list sentences or speakers of the datasets `restricted`."""
+    if not configuration.is_file():
+        return []
+    datasets = yaml.safe_load(configuration.read_text(encoding="utf-8")).get("datasets", {})
+    keys = []
+    for name in sorted(set(restricted) & set(datasets)):
+        columns, split = datasets[name].get("columns", {}), datasets[name].get("split", {})
+        fields = {}
+        for column in _PRIVATE_COLUMNS:
+            source = columns.get(column, column)
+            fields[column] = source["field"] if isinstance(source, dict) else source
+            if isinstance(source, dict) and source.get("values"):
+                keys.append(f"datasets.{name}.columns.{column}.values")
+        if split.get("values") and split["field"] in fields.values():
+            keys.append(f"datasets.{name}.split.values")
+    return keys

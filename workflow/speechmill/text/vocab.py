@@ -69,7 +69,11 @@ def processor(
             bos_token=None,
             eos_token=None,
         )
-    extractor = AutoFeatureExtractor.from_pretrained(base) if base is not None else _extractor(settings.init or {})
+    extractor = (
+        AutoFeatureExtractor.from_pretrained(base, trust_remote_code=False)
+        if base is not None
+        else _extractor(settings.init or {})
+    )
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         return Wav2Vec2BertProcessor(feature_extractor=extractor, tokenizer=tokenizer)
     if isinstance(extractor, ParakeetFeatureExtractor):

@@ -19,7 +19,7 @@ from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
-from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import check_folder, read_json, write_json, write_text
 from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabytes
 from speechmill.core.schemas import SAMPLE_RATE
@@ -371,7 +371,7 @@ def main() -> None:
     config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
     statuses = [read_json(path) for path in args.status]
     plan = make_plan(args.run, args.clips, read_json(args.counts), statuses, config, args.settings)
-    text = format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free)
+    text = printable(format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free))
     write_text(text, args.text)
     write_json(plan, args.plan)
     write_text(steps_digest(plan) + "\n", args.digest)
