@@ -1,7 +1,9 @@
 """What the jobs of a run request of the hardware: GPUs, and megabytes of the host's memory."""
 
 import json
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,29 @@ def gpu_errors(config: Config, granted: int) -> list[str]:
     return errors
 
 
+def missing_gpu_errors(config: Config, runs: Collection[str | None], found: int) -> list[str]:
+    """Return an error message for each of the `runs` that needs more GPUs than were `found` on the machine of its jobs."""
+    errors = []
+    for name, run in config.runs.items():
+        if name in runs and run.device == "gpu" and found < run.gpus:
+            have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
+            change = f"runs.{name}.gpus to {found}" if found else f"runs.{name}.device to cpu, which takes much longer"
+            errors.append(
+                f"runs.{name}.device is gpu and runs.{name}.gpus is {run.gpus}, but {have}: run on another machine, or"
+                f" set {change}"
+            )
+    return errors
+
+
+def machine_gpus() -> int:
+    """Return the number of GPUs that PyTorch finds on this machine, as the jobs here will.
+
+    PyTorch answers in a process of its own: it takes seconds and hundreds of megabytes to import.
+    """
+    program = "import torch; print(torch.cuda.device_count())"
+    return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
 def finetune_threads(config: Config, run: str) -> int:
     """Return the processor threads of a training, of all its processes."""
     section = config.runs[run]
@@ -67,7 +92,8 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of a training, of all its processes, from the plan."""
     section = config.runs[run]
     plan = json.loads(Path(input.plan).read_text())
-    activations = plan["memory_bytes"] / 1e6 if section.device == "cpu" else 0
+    # The device `auto` may turn out to be the CPU.
+    activations = 0 if section.device == "gpu" else plan["memory_bytes"] / 1e6
     workers = section.finetune.workers if section.finetune else 0
     process = _PROCESS_MB + _COPIES * _weights_mb(input.plan) + activations + _WORKER_MB * workers
     return round(section.gpus * process)
