@@ -77,7 +77,7 @@ def test_every_recipe_is_listed() -> None:
 
 @pages
 def test_commands_use_existing_targets_and_files(page: Path) -> None:
-    rules = names(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)", ROOT / "Snakefile", *ROOT.glob("workflow/rules/*.smk"))
+    rules = names(r"^(?:rule|checkpoint|use rule \w+ as) (\w+)", ROOT / "workflow/Snakefile", *ROOT.glob("workflow/rules/*.smk"))
     targets = names(r"^([a-z-]+):", ROOT / "Makefile")
     commands = code(page)
     for module in re.findall(r"python -m speechmill\.([\w.]+)", commands):

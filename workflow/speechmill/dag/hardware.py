@@ -42,18 +42,18 @@ def gpu_errors(config: Config, granted: int) -> list[str]:
     return errors
 
 
-def missing_gpu_errors(config: Config, runs: Collection[str | None], found: int) -> list[str]:
-    """Return an error message for each of the `runs` that needs more GPUs than were `found` on the machine of its jobs."""
-    errors = []
-    for name, run in config.runs.items():
-        if name in runs and run.device == "gpu" and found < run.gpus:
-            have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
-            change = f"runs.{name}.gpus to {found}" if found else f"runs.{name}.device to cpu, which takes much longer"
-            errors.append(
-                f"runs.{name}.device is gpu and runs.{name}.gpus is {run.gpus}, but {have}: run on another machine, or"
-                f" set {change}"
-            )
-    return errors
+def missing_gpu_errors(config: Config, runs: Collection[str | None]) -> list[str]:
+    """Return an error message for each of the `runs` that needs more GPUs than this machine has."""
+    needed = {name: run.gpus for name, run in config.runs.items() if name in runs and run.device == "gpu"}
+    # PyTorch is only asked where a run needs it.
+    found = machine_gpus() if needed else 0
+    have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
+    return [
+        f"runs.{name}.device is gpu and runs.{name}.gpus is {gpus}, but {have}: run it on another machine, or set "
+        + (f"runs.{name}.gpus to {found}" if found else f"runs.{name}.device to cpu, which takes much longer")
+        for name, gpus in needed.items()
+        if gpus > found
+    ]
 
 
 def machine_gpus() -> int:
