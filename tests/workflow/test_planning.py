@@ -79,7 +79,9 @@ def test_gpu_run_is_refused_on_a_machine_without_a_gpu(fresh: WorkingCopy) -> No
     config["runs"]["demo_ru"]["device"] = "gpu"
     run = fresh.snakemake(config, check=False, CUDA_VISIBLE_DEVICES="")
     assert run.returncode != 0
-    assert "runs.demo_ru.device is gpu and runs.demo_ru.gpus is 1, but PyTorch finds no GPU on this machine" in run.output
+    assert (
+        "runs.demo_ru.device is gpu and runs.demo_ru.gpus is 1, but PyTorch finds no GPU on this machine" in run.output
+    )
     assert not run.executed
     # Data can be prepared, and the plan be made, for another machine with a GPU.
     assert fresh.snakemake(config, SPOKEN, CUDA_VISIBLE_DEVICES="").executed == {"speak"}

@@ -46,7 +46,10 @@ onsuccess:
     for name in [] if ADOPTED_RELEASE in os.environ else SETTINGS.runs:
         # Absent where another target was requested.
         if all(Path(PREFIX + file).is_file() for file in paths.results(SETTINGS, name)):
-            print(outcome(Path(f"{PREFIX}results/runs", name)))
+            folder = Path(f"{PREFIX}results/runs", name)
+            print(outcome(folder))
+            for file in [] if workflow.storage_settings.notemp else paths.temporary_files(folder):
+                file.unlink()
 
 
 # What rules read: the paths stand in the rules, and these fill in what the configuration decides.
@@ -148,4 +151,5 @@ wildcard_constraints:
     model=r"[^/]+(?<!\.json)",
     decoder=r"[a-z]+",
     number=r"\d{5}",
+    outputs="ctc_outputs|log_probs",
     step=r"\d+|tuning|selected",

@@ -8,6 +8,7 @@ import yaml
 from material import ROOT
 from speechmill.config.root import Config, load
 from speechmill.core.files import write_json
+from speechmill.dag import hardware
 from speechmill.dag.hardware import (
     decoding_mb,
     finetune_gpus,
@@ -56,8 +57,18 @@ def test_too_few_granted_gpus_are_an_error(device: str, gpus: int, granted: int,
 @pytest.mark.parametrize(
     ("device", "gpus", "found", "error"),
     [
-        ("gpu", 1, 0, "PyTorch finds no GPU on this machine: run on another machine, or set runs.demo_ru.device to cpu"),
-        ("gpu", 4, 2, "this machine has 2 that PyTorch can use: run on another machine, or set runs.demo_ru.gpus to 2"),
+        (
+            "gpu",
+            1,
+            0,
+            "PyTorch finds no GPU on this machine: run it on another machine, or set runs.demo_ru.device",
+        ),
+        (
+            "gpu",
+            4,
+            2,
+            "runs.demo_ru.gpus is 4, but this machine has 2 that PyTorch can use",
+        ),
         ("gpu", 2, 2, None),
         ("auto", 1, 0, None),
         ("cpu", 4, 0, None),

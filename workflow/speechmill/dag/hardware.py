@@ -15,6 +15,7 @@ _PROCESS_MB = 4000
 _WORKER_MB = 500
 # A base is loaded beside the model that takes its weights, and weights are copied from the device to be saved.
 _COPIES = 3
+_BEAM_SEARCH_THREADS = 4
 # A word of the lexicon, spelled out in the beam search's tree of characters.
 _LEXICON_WORD_MB = 0.005
 # Measured with a million clips: tables are compressed on disk, and become objects of Python and pandas.
@@ -83,6 +84,15 @@ def log_probs_gpus(config: Config, run: str, input: Any) -> int:
     return 0 if config.runs[run].device == "cpu" or unavailable else 1
 
 
+def log_probs_threads(config: Config, outputs: str) -> int:
+    """Return the processor threads that a forward pass reserves: with log-probabilities, those of beam search.
+
+    It computes with one. When it ends, the beam search that reads its output can start; otherwise further forward
+    passes would take each core that becomes free, and their log-probabilities would pile up on the disk.
+    """
+    return _BEAM_SEARCH_THREADS if outputs == "log_probs" else 1
+
+
 def verify_gpus(config: Config) -> int:
     """Return the GPUs for scoring all models again."""
     return 0 if all(run.device == "cpu" for run in config.runs.values()) else 1
@@ -110,7 +120,7 @@ def log_probs_mb(config: Config, run: str, input: Any) -> int:
 
 def decoding_threads(config: Config, run: str, decoder: str) -> int:
     """Return the processor threads of a decoder: beam search takes several, greedy decoding one."""
-    return 4 if decoder == "lm" else 1
+    return _BEAM_SEARCH_THREADS if decoder == "lm" else 1
 
 
 def decoding_mb(config: Config, run: str, input: Any) -> int:
