@@ -52,14 +52,14 @@ lint: setup  ## check style, types, formatting, and the order of the packages
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	PYTHONPATH=workflow $(BIN)/lint-imports
-	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 
 format: setup  ## format the code, and write the configuration's schema and reference
 	PYTHONPATH=workflow $(BIN)/python -m speechmill.config.document
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/snakefmt Snakefile workflow/rules
+	$(BIN)/snakefmt Snakefile workflow/Snakefile workflow/rules
 
 raise-version: setup  ## after a change that can change results: make STAGES="finetune plan" run again for all users
 	PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.versions --raise $(STAGES)

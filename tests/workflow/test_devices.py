@@ -70,6 +70,7 @@ def copy(tmp_path: Path) -> WorkingCopy:
     copy = working_copy(tmp_path / "copy")
     for module in ("inference/log_probs", "training/finetune"):
         (copy.folder / f"workflow/speechmill/{module}.py").write_text(STAND_IN)
+    copy.edit("workflow/speechmill/dag/hardware.py", "torch.cuda.device_count()", "2")
     data = [f"results/data/demo_ru/{split}/shard-{i:05d}.parquet" for split in SHARDS for i in range(SHARDS[split])]
     of_run = [f"clips/{role}.{kind}" for role in ("train", "dev") for kind in ("parquet", "sha256")]
     of_run += [f"clips/demo_ru-{each}.{kind}" for each in SETS for kind in ("parquet", "sha256")]

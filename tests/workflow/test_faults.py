@@ -48,6 +48,10 @@ def test_killed_run_needs_one_unlock_and_excludes_others(changed: WorkingCopy, t
     assert "Directory cannot be locked" in second.output
     os.killpg(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
+    # Snakemake can also be killed before it deletes a temporary file.
+    temporary = changed.folder / "results/runs/demo_ru/evaluation/3/demo_ru-test/log_probs.parquet"
+    temporary.touch()
+    os.utime(temporary, (0, 0))
     module.write_text(code)
 
     refused = changed.snakemake(faulty_config(), check=False)
@@ -57,3 +61,4 @@ def test_killed_run_needs_one_unlock_and_excludes_others(changed: WorkingCopy, t
     resumed = changed.snakemake(faulty_config())
     assert resumed.executed == {"audit", "all"}
     assert (changed.folder / AUDIT).read_bytes() == audit
+    assert not temporary.exists()

@@ -98,6 +98,7 @@ def test_model_includes_the_files_for_beam_search(finished: WorkingCopy) -> None
 
 def test_ctc_outputs_and_perturbed_audio_are_removed(finished: WorkingCopy) -> None:
     assert not [*(finished.folder / RUN).rglob("ctc_outputs.parquet")]
+    assert not [*(finished.folder / RUN).rglob("log_probs.parquet")]
     assert not [*(finished.folder / RUN / "perturbed").rglob("*.parquet")]
 
 

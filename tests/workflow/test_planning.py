@@ -80,6 +80,19 @@ def test_gpu_run_is_refused_without_a_granted_gpu(fresh: WorkingCopy) -> None:
     assert "runs.demo_ru.device is gpu, but --resources gpu=0 grants no GPU" in run.output
 
 
+def test_gpu_run_is_refused_on_a_machine_without_a_gpu(fresh: WorkingCopy) -> None:
+    config = tiny_config(SPOKEN)
+    config["runs"]["demo_ru"]["device"] = "gpu"
+    run = fresh.snakemake(config, check=False, CUDA_VISIBLE_DEVICES="")
+    assert run.returncode != 0
+    assert (
+        "runs.demo_ru.device is gpu and runs.demo_ru.gpus is 1, but PyTorch finds no GPU on this machine" in run.output
+    )
+    assert not run.executed
+    # Data can be prepared, and the plan be made, for another machine with a GPU.
+    assert fresh.snakemake(config, SPOKEN, CUDA_VISIBLE_DEVICES="").executed == {"speak"}
+
+
 def test_slurm_profile_plans_the_demo(fresh: WorkingCopy) -> None:
     profile = yaml.safe_load((REPOSITORY / "workflow/profiles/slurm/config.yaml").read_text(encoding="utf-8"))
     assert profile["executor"] == "slurm"

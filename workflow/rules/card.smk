@@ -190,6 +190,7 @@ rule verify:
         mem_mb=8000,
         runtime=480,
     params:
-        folders=expand("results/runs/{run}/model", run=TRAINED_RUNS),
+        folders=folders_of_inputs,
+        data=f"{PREFIX}results/data",
     shell:
-        "python -m speechmill.report.verify {params.folders} --data results/data --gpus {resources.gpu} 2>&1 | tee {log}"
+        "python -m speechmill.report.verify {params.folders} --data {params.data} --gpus {resources.gpu} 2>&1 | tee {log}"

@@ -1,14 +1,10 @@
-# Needs: the configuration.
-# Provides: SETTINGS, the typed and validated configuration, and the input functions of all rules.
+# Needs: the configuration, and the library.
+# Provides: SETTINGS, the typed and validated configuration, PREFIX, and the input functions of all rules.
 import os
-import sys
 from contextlib import contextmanager
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-
-LIBRARY = Path(workflow.basedir, "workflow").as_posix()
-sys.path.insert(0, LIBRARY)
 
 from speechmill.config.root import load
 from speechmill.core import environment
@@ -30,17 +26,30 @@ if workflow.is_main_process and "gpu" in workflow.global_resources:
         raise WorkflowError(message)
 
 
+# What a workflow that imports this one puts before the paths of all rules, such as `speech/`; otherwise empty.
+# Snakemake puts it before inputs, outputs and logs; it belongs before all other paths to which jobs write, too.
+PREFIX = workflow.modifier.path_modifier.replace_prefix("")
+
+
 onstart:
-    for message in sources.missing_sources(SETTINGS):
+    for message in sources.missing_sources(SETTINGS, PREFIX):
         raise WorkflowError(message)
+    # On a cluster, and in environments of Conda, jobs do not find the GPUs that are found here.
+    if workflow.local_exec and not workflow.touch and not workflow.deployment_settings.deployment_method:
+        runs = {job.wildcards.get("run") for job in workflow.dag.needrun_jobs() if "gpu" in job.rule.resources}
+        for message in hardware.missing_gpu_errors(SETTINGS, runs):
+            raise WorkflowError(message)
 
 
 onsuccess:
     # What is adopted may be in a format of the earlier release.
     for name in [] if ADOPTED_RELEASE in os.environ else SETTINGS.runs:
         # Absent where another target was requested.
-        if all(Path(file).is_file() for file in paths.results(SETTINGS, name)):
-            print(outcome(Path("results/runs", name)))
+        if all(Path(PREFIX + file).is_file() for file in paths.results(SETTINGS, name)):
+            folder = Path(f"{PREFIX}results/runs", name)
+            print(outcome(folder))
+            for file in [] if workflow.storage_settings.notemp else paths.temporary_files(folder):
+                file.unlink()
 
 
 # What rules read: the paths stand in the rules, and these fill in what the configuration decides.
@@ -49,7 +58,7 @@ onsuccess:
 #   each(patterns, items)           the patterns, filled in with each of the items that a function of dag/paths.py lists
 #   if_run(condition, *patterns)    the patterns, where a condition of dag/paths.py holds for the run
 #   all_of(*parts)                  several of these, or patterns, under one name
-inputs = Inputs(SETTINGS)
+inputs = Inputs(SETTINGS, PREFIX)
 from_config, each, if_run, all_of = inputs.from_config, inputs.each, inputs.if_run, inputs.all_of
 
 # Reasons to run again. A table stands beside a digest of its content; the table itself is `ancient`, so that one that
@@ -64,6 +73,12 @@ def corpus(wildcards):
     """The archive of a dataset, where another rule makes it or Snakemake fetches it from storage."""
     dataset = SETTINGS.datasets[wildcards.dataset]
     return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
+
+
+def lm_texts(wildcards):
+    """The text files of a run's language model, which the configuration names: a prefix does not belong there."""
+    files = paths.lm_text_files(SETTINGS, wildcards.run)
+    return [os.path.abspath(file) for file in files] if PREFIX else files
 
 
 def scored_steps(run):
@@ -113,6 +128,11 @@ def folder_of(name):
     return lambda wildcards, input: paths.folder_of(SETTINGS, wildcards.run, input[name])
 
 
+def folders_of_inputs(wildcards, input):
+    """A parameter function: the folder of each input."""
+    return [Path(file).parent.as_posix() for file in input]
+
+
 # Datasets that the cache between workflows must not share, runs that train a model, and runs that only score one, as
 # alternatives of a regular expression; one that matches nothing where there are none.
 UNCACHED = "|".join(sources.uncached(SETTINGS)) or "(?!)"
@@ -131,4 +151,5 @@ wildcard_constraints:
     model=r"[^/]+(?<!\.json)",
     decoder=r"[a-z]+",
     number=r"\d{5}",
+    outputs="ctc_outputs|log_probs",
     step=r"\d+|tuning|selected",

@@ -1,6 +1,7 @@
 # Needs: a model, the clips of an evaluation set and their shards; for the decoder `lm`, the language model.
-# Makes: the CTC outputs of one forward pass for all decoders, which are temporary; scores and hypotheses by each
-# decoder; the tables of all scores; the pages of the clips with the most errors.
+# Makes: the CTC outputs of one forward pass for all decoders, which are temporary (dev has two before and after the
+# language model is tuned, see `paths.ctc_outputs`); scores and hypotheses by each decoder; the tables of all scores; the
+# pages of the clips with the most errors.
 #
 # A step is a number; or `tuning`, the checkpoint on whose dev clips the language model's weights are tuned; or
 # `selected`, for sets that no other checkpoint is scored on.
@@ -19,12 +20,14 @@ rule log_probs:
             "results/runs/{run}/clips/{set_name}.sha256",
             each("results/models/{model}.json", paths.scored_base),
         ),
+        after=ancient(from_config(paths.weights_before_log_probs)),
     output:
-        temp("results/runs/{run}/evaluation/{step}/{set_name}/ctc_outputs.parquet"),
+        temp("results/runs/{run}/evaluation/{step}/{set_name}/{outputs}.parquet"),
     log:
-        "logs/log_probs/{run}-{step}-{set_name}.log",
+        "logs/log_probs/{run}-{step}-{set_name}-{outputs}.log",
     conda:
         "../../envs/train.yaml"
+    threads: from_config(hardware.log_probs_threads)
     resources:
         gpu=from_config(hardware.log_probs_gpus),
         mem_mb=from_config(hardware.log_probs_mb),
@@ -36,7 +39,7 @@ rule log_probs:
         version=stage_version("log_probs"),
     shell:
         "python -m speechmill.inference.log_probs --run {wildcards.run} --settings {params.settings:q}"
-        " --runtime-settings {resources.settings:q} --gpus {resources.gpu} --threads {threads}"
+        " --runtime-settings {resources.settings:q} --gpus {resources.gpu} --threads 1"
         " --checkpoints {input.checkpoints} --step {wildcards.step} --step-record {input.step_record}"
         " --base {input.base} --clips {input.clips} --shards {input.shards} --counts {input.counts}"
         " --ctc-outputs {output} 2>&1 | tee {log}"
@@ -44,7 +47,7 @@ rule log_probs:
 
 rule evaluate:
     input:
-        ctc_outputs="results/runs/{run}/evaluation/{step}/{set_name}/ctc_outputs.parquet",
+        ctc_outputs=from_config(paths.ctc_outputs),
         clips=ancient("results/runs/{run}/clips/{set_name}.parquet"),
         counts="results/runs/{run}/clips/{set_name}.json",
         lm=from_config(paths.decoding_files),
@@ -55,6 +58,8 @@ rule evaluate:
         hypotheses="results/runs/{run}/evaluation/{step}/{set_name}/{decoder}/hypotheses.parquet",
     log:
         "logs/evaluate/{run}-{step}-{set_name}-{decoder}.log",
+    # Before further forward passes, whose outputs would pile up on the disk.
+    priority: 1
     conda:
         "../../envs/train.yaml"
     threads: from_config(hardware.decoding_threads)

@@ -10,6 +10,7 @@ rule ingest_dataset:
     log:
         "logs/ingest_dataset/{dataset}.log",
     cache: True
+    localrule: True
     conda:
         "../../envs/data.yaml"
     resources:
@@ -50,6 +51,7 @@ rule ingest_model:
         source="results/models/{model}.json",
     log:
         "logs/ingest_model/{model}.log",
+    localrule: True
     # What does not fit the model should be known before the corpora are converted.
     priority: 20
     conda:

@@ -7,7 +7,7 @@
 rule lm_text:
     input:
         clips=ancient(if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.parquet")),
-        files=from_config(paths.lm_text_files),
+        files=lm_texts,
         held_out=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets)),
         rerun_on=all_of(
             if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.sha256"),

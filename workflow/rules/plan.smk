@@ -7,6 +7,7 @@ checkpoint plan:
         clips=ancient("results/runs/{run}/clips/train.parquet"),
         rerun_on="results/runs/{run}/clips/train.sha256",
         counts="results/runs/{run}/clips/train.json",
+        scored_counts=each("results/runs/{run}/clips/{set_name}.json", paths.scored_sets),
         leakage="results/runs/{run}/clips/leakage.json",
         status=each("results/data/{dataset}/status.json", paths.datasets),
         vocab="results/runs/{run}/vocab/vocab.json",
@@ -35,5 +36,6 @@ checkpoint plan:
         version=stage_version("plan"),
     shell:
         "python -m speechmill.training.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
-        " --counts {input.counts} --leakage {input.leakage} --status {input.status} --vocab {input.vocab}"
-        " --base {input.base} --plan {output.plan} --digest {output.digest} --text {output.text} 2>&1 | tee {log}"
+        " --counts {input.counts} --scored-counts {input.scored_counts} --leakage {input.leakage}"
+        " --status {input.status} --vocab {input.vocab} --base {input.base} --plan {output.plan}"
+        " --digest {output.digest} --text {output.text} 2>&1 | tee {log}"

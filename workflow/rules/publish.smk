@@ -9,13 +9,14 @@ rule publish:
         expand("results/runs/{run}/model/manifest.json", run=UPLOADS),
     log:
         "logs/publish.log",
+    localrule: True
     conda:
         "../../envs/card.yaml"
     resources:
         mem_mb=2000,
         runtime=600,
     params:
-        folders=expand("results/runs/{run}/model", run=UPLOADS),
+        folders=folders_of_inputs,
         settings=[section.model_dump_json() for section in UPLOADS.values()],
         options="",
     shell:

@@ -10,6 +10,7 @@ from speechmill.core.files import (
     check_folder,
     file_digest,
     read_json,
+    scratch_folder,
     write_digests,
     write_json,
     write_plain_json,
@@ -34,6 +35,17 @@ def test_earlier_file_stays_until_the_new_one_is_complete(tmp_path: Path) -> Non
         temporary.write_text("new")
         assert path.read_text() == "earlier"
     assert path.read_text() == "new"
+
+
+def test_scratch_folder_starts_empty_and_is_deleted(tmp_path: Path) -> None:
+    killed = tmp_path / "scratch"
+    killed.mkdir()
+    (killed / "arpa").touch()
+    with pytest.raises(RuntimeError), scratch_folder(killed) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "arpa").touch()
+        raise RuntimeError
+    assert not killed.exists()
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -8,6 +8,7 @@ import yaml
 from material import ROOT
 from speechmill.config.root import Config, load
 from speechmill.core.files import write_json
+from speechmill.dag import hardware
 from speechmill.dag.hardware import (
     decoding_mb,
     finetune_gpus,
@@ -15,6 +16,7 @@ from speechmill.dag.hardware import (
     gpu_errors,
     log_probs_gpus,
     log_probs_mb,
+    missing_gpu_errors,
     tables_mb,
 )
 
@@ -50,6 +52,37 @@ def test_too_few_granted_gpus_are_an_error(device: str, gpus: int, granted: int,
     errors = gpu_errors(demo(device=device, gpus=gpus), granted)
     assert len(errors) == (error is not None)
     assert all(each.startswith(str(error)) for each in errors)
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "found", "error"),
+    [
+        (
+            "gpu",
+            1,
+            0,
+            "PyTorch finds no GPU on this machine: run it on another machine, or set runs.demo_ru.device",
+        ),
+        (
+            "gpu",
+            4,
+            2,
+            "runs.demo_ru.gpus is 4, but this machine has 2 that PyTorch can use",
+        ),
+        ("gpu", 2, 2, None),
+        ("auto", 1, 0, None),
+        ("cpu", 4, 0, None),
+    ],
+)
+def test_too_few_gpus_on_this_machine_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, found: int, error: str | None
+) -> None:
+    monkeypatch.setattr(hardware, "machine_gpus", lambda: found)
+    config = demo(device=device, gpus=gpus)
+    errors = missing_gpu_errors(config, ["demo_ru"])
+    assert [error in message for message in errors if error] == ([True] if error else [])
+    assert len(errors) == (1 if error else 0)
+    assert missing_gpu_errors(config, ["another"]) == []
 
 
 def test_training_requests_one_gpu_a_process() -> None:
@@ -88,6 +121,7 @@ def test_memory_grows_with_processes_and_workers(tmp_path: Path) -> None:
     assert finetune_mb(demo(device="gpu", finetune=section | {"workers": 4}), "demo_ru", planned) > one
     # On a CPU, the memory of the device is that of the host.
     assert finetune_mb(demo(device="cpu"), "demo_ru", planned) == one + 2000
+    assert finetune_mb(demo(device="auto"), "demo_ru", planned) == one + 2000
 
 
 def test_memory_of_a_scored_base_follows_its_files(tmp_path: Path) -> None:

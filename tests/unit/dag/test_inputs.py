@@ -18,7 +18,7 @@ class Wildcards(SimpleNamespace):
 
 @pytest.fixture(scope="module")
 def inputs() -> Inputs:
-    return Inputs(load(yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))))
+    return Inputs(load(yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))), "moved/")
 
 
 def test_function_gets_the_wildcards_that_it_names(inputs: Inputs) -> None:
@@ -33,6 +33,13 @@ def test_function_gets_the_input_files_that_it_names(inputs: Inputs) -> None:
         return f"{run} {input.plan}"
 
     assert inputs.from_config(first)(Wildcards(run="demo_ru"), SimpleNamespace(plan="p")) == "demo_ru p"
+
+
+def test_function_gets_the_prefix_that_it_names(inputs: Inputs) -> None:
+    def folder(config: Config, run: str, prefix: str) -> str:
+        return f"{prefix}{run}"
+
+    assert inputs.from_config(folder)(Wildcards(run="demo_ru")) == "moved/demo_ru"
 
 
 def test_each_fills_every_pattern_once(inputs: Inputs) -> None:

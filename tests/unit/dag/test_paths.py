@@ -75,21 +75,33 @@ def test_named_step_has_a_record(step: str, record: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoders", "step", "name", "needed"),
+    ("decoders", "step", "name", "decoder", "kind"),
     [
-        (["greedy"], "300", "demo_ru-dev", False),
-        (["greedy", "lm"], "300", "demo_ru-dev", True),
-        (["greedy", "lm"], "tuning", "demo_ru-dev", True),
-        (["greedy", "lm"], "selected", "demo_ru-test", True),
-        (["greedy"], "selected", "demo_ru-test", False),
-        # Dev, scored greedily only to find the best checkpoint.
-        (["greedy", "lm"], "300", "demo_ru-other", False),
+        (["greedy"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
+        (["greedy"], "selected", "demo_ru-test", "greedy", "ctc_outputs"),
+        # Decoders share a forward pass, but for greedy scores on dev before tuning.
+        (["greedy", "lm"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
+        (["greedy", "lm"], "300", "demo_ru-dev", "lm", "log_probs"),
+        (["greedy", "lm"], "300", "demo_ru-test", "greedy", "log_probs"),
+        (["greedy", "lm"], "300", "demo_ru-test", "lm", "log_probs"),
+        (["greedy", "lm"], "selected", "demo_ru-dev", "greedy", "log_probs"),
     ],
 )
-def test_log_probs_are_kept_for_beam_search_only(decoders: list[str], step: str, name: str, needed: bool) -> None:
-    config = evaluated({"set": "demo_ru-test", "checkpoints": "selected"}, decoders=decoders)
-    settings = stage_settings.log_probs_runtime(config, "demo_ru", step, name)
-    assert settings == f'{{"keep_log_probs": {str(needed).lower()}}}'
+def test_decoders_share_a_forward_pass(decoders: list[str], step: str, name: str, decoder: str, kind: str) -> None:
+    config = evaluated("demo_ru-test", decoders=decoders)
+    expected = f"{RUN}/evaluation/{step}/{name}/{kind}.parquet"
+    assert paths.ctc_outputs(config, "demo_ru", step, name, decoder) == expected
+    settings = stage_settings.log_probs_runtime(config, kind)
+    assert settings == f'{{"keep_log_probs": {str(kind == "log_probs").lower()}}}'
+
+
+@pytest.mark.parametrize(
+    ("step", "outputs", "waits"),
+    [("300", "log_probs", True), ("tuning", "log_probs", False), ("300", "ctc_outputs", False)],
+)
+def test_log_probs_wait_for_the_weights_of_the_language_model(step: str, outputs: str, waits: bool) -> None:
+    weights = paths.weights_before_log_probs(demo_config(), "demo_ru", step, outputs)
+    assert weights == ([f"{RUN}/lm/weights.json"] if waits else [])
 
 
 def test_run_without_training_scores_its_base_as_step_0() -> None:

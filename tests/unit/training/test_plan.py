@@ -19,6 +19,7 @@ from speechmill.dag import stage_settings
 from speechmill.model.models import model_config
 from speechmill.training.plan import PlanSettings, format_plan, make_plan, steps_digest, trainer_steps
 
+SCORED = [{"seconds": 60.0}, {"seconds": 100.0}]
 COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {"long": 2}, "marks_dropped": {}}
 
 
@@ -53,6 +54,7 @@ def plan(
         "gpu_memory_gib": 78,
         "best": None,
         "augment": {},
+        "log_probs": False,
     } | (run or {})
     clips = folder / "train.parquet"
     location = {"dataset": "corpus", "split": "train", "shard": 0}
@@ -62,6 +64,7 @@ def plan(
         "demo",
         clips,
         counts,
+        SCORED,
         statuses or [status(train=len(seconds) + sum(counts["excluded"].values()))],
         model_config(LAYER_NORM, None, {}, 7),
         PlanSettings.model_validate(settings),
@@ -211,6 +214,14 @@ def test_equivalent_batch_in_the_other_unit(tmp_path: Path) -> None:
     assert by_seconds["batches"] / 2 == by_clips["equivalent_batch"]["steps_per_epoch"]
     assert by_seconds["equivalent_batch"]["batch"] == {"clips": round(by_seconds["clips_per_batch"])}
     assert f"`batch: {{seconds: {seconds:g}}}`, about the same size: " in plan_text(by_clips)
+
+
+def test_log_probs_of_the_largest_set_are_planned(tmp_path: Path) -> None:
+    # 100 s of 50 frames, 7 tokens, 2 bytes each, twice.
+    planned = plan(tmp_path, [1.0], {"log_probs": True})
+    assert planned["disk_bytes"]["log_probs"] == 2 * 100 * 50 * 7 * 2
+    assert "temporary    0.0 GB of log-probabilities" in plan_text(planned)
+    assert "log-probabilities" not in plan_text(plan(tmp_path, [1.0]))
 
 
 def test_too_little_disk_space_is_reported(tmp_path: Path) -> None:

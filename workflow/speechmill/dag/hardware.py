@@ -1,6 +1,8 @@
 """What the jobs of a run request of the hardware: GPUs, and megabytes of the host's memory."""
 
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ _PROCESS_MB = 4000
 _WORKER_MB = 500
 # A base is loaded beside the model that takes its weights, and weights are copied from the device to be saved.
 _COPIES = 3
+_BEAM_SEARCH_THREADS = 4
 # A word of the lexicon, spelled out in the beam search's tree of characters.
 _LEXICON_WORD_MB = 0.005
 # Measured with a million clips: tables are compressed on disk, and become objects of Python and pandas.
@@ -40,6 +43,29 @@ def gpu_errors(config: Config, granted: int) -> list[str]:
     return errors
 
 
+def missing_gpu_errors(config: Config, runs: Collection[str | None]) -> list[str]:
+    """Return an error message for each of the `runs` that needs more GPUs than this machine has."""
+    needed = {name: run.gpus for name, run in config.runs.items() if name in runs and run.device == "gpu"}
+    # PyTorch is only asked where a run needs it.
+    found = machine_gpus() if needed else 0
+    have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
+    return [
+        f"runs.{name}.device is gpu and runs.{name}.gpus is {gpus}, but {have}: run it on another machine, or set "
+        + (f"runs.{name}.gpus to {found}" if found else f"runs.{name}.device to cpu, which takes much longer")
+        for name, gpus in needed.items()
+        if gpus > found
+    ]
+
+
+def machine_gpus() -> int:
+    """Return the number of GPUs that PyTorch finds on this machine, as the jobs here will.
+
+    PyTorch answers in a process of its own: it takes seconds and hundreds of megabytes to import.
+    """
+    program = "import torch; print(torch.cuda.device_count())"
+    return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout)
+
+
 def finetune_threads(config: Config, run: str) -> int:
     """Return the processor threads of a training, of all its processes."""
     section = config.runs[run]
@@ -58,6 +84,15 @@ def log_probs_gpus(config: Config, run: str, input: Any) -> int:
     return 0 if config.runs[run].device == "cpu" or unavailable else 1
 
 
+def log_probs_threads(config: Config, outputs: str) -> int:
+    """Return the processor threads that a forward pass reserves: with log-probabilities, those of beam search.
+
+    It computes with one. When it ends, the beam search that reads its output can start; otherwise further forward
+    passes would take each core that becomes free, and their log-probabilities would pile up on the disk.
+    """
+    return _BEAM_SEARCH_THREADS if outputs == "log_probs" else 1
+
+
 def verify_gpus(config: Config) -> int:
     """Return the GPUs for scoring all models again."""
     return 0 if all(run.device == "cpu" for run in config.runs.values()) else 1
@@ -67,7 +102,8 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of a training, of all its processes, from the plan."""
     section = config.runs[run]
     plan = read_json(Path(input.plan))
-    activations = plan["memory_bytes"] / 1e6 if section.device == "cpu" else 0
+    # The device `auto` may turn out to be the CPU.
+    activations = 0 if section.device == "gpu" else plan["memory_bytes"] / 1e6
     workers = section.finetune.workers if section.finetune else 0
     process = _PROCESS_MB + _COPIES * _weights_mb(input.plan) + activations + _WORKER_MB * workers
     return round(section.gpus * process)
@@ -84,7 +120,7 @@ def log_probs_mb(config: Config, run: str, input: Any) -> int:
 
 def decoding_threads(config: Config, run: str, decoder: str) -> int:
     """Return the processor threads of a decoder: beam search takes several, greedy decoding one."""
-    return 4 if decoder == "lm" else 1
+    return _BEAM_SEARCH_THREADS if decoder == "lm" else 1
 
 
 def decoding_mb(config: Config, run: str, input: Any) -> int:

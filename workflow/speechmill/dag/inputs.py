@@ -19,23 +19,27 @@ InputFunction = Callable[[Wildcards], list[str]]
 class Inputs:
     """What rule files call, for one configuration."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, prefix: str) -> None:
         self._config = config
+        self._prefix = prefix
 
     def from_config(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function of Snakemake's that calls `function(config, …)`.
 
-        Its other parameters are wildcards, by name; one that is called `input` is the job's input files.
+        Its other parameters are wildcards, by name; one that is called `input` is the job's input files, and one that
+        is called `prefix` the prefix of all paths.
         """
-        names = [name for name in inspect.signature(function).parameters if name != "input"][1:]
+        names = list(inspect.signature(function).parameters)[1:]
+        prefix = {"prefix": self._prefix} if "prefix" in names else {}
+        wildcard_names = [name for name in names if name not in ("input", "prefix")]
 
         def of_wildcards(wildcards: Wildcards) -> Any:
-            return function(self._config, *(getattr(wildcards, name) for name in names))
+            return function(self._config, *(getattr(wildcards, name) for name in wildcard_names), **prefix)
 
         def of_input(wildcards: Wildcards, input: Any) -> Any:
-            return function(self._config, *(getattr(wildcards, name) for name in names), input=input)
+            return function(self._config, *(getattr(wildcards, name) for name in wildcard_names), **prefix, input=input)
 
-        return of_input if "input" in inspect.signature(function).parameters else of_wildcards
+        return of_input if "input" in names else of_wildcards
 
     def each(self, patterns: str | Iterable[str], items: Callable[..., list[dict[str, str]]]) -> InputFunction:
         """Return an input function: every pattern, filled in with the wildcards and with each of the items, once.

@@ -310,10 +310,32 @@ def usage_decoders(config: Config, run: str) -> list[str]:
     return ["greedy", *(["lm"] if uses_lm(config.runs[run]) else [])]
 
 
+def ctc_outputs(config: Config, run: str, step: str, set_name: str, decoder: str) -> str:
+    """Return the CTC outputs that a decoder reads: `log_probs.parquet` has log-probabilities.
+
+    Decoders share one forward pass, with one exception. The greedy scores of all checkpoints on dev are needed before
+    the language model is tuned and any of its scores: log-probabilities of dev would wait on the disk, of all
+    checkpoints at once. They are computed in a second forward pass, after tuning.
+    """
+    section = config.runs[run]
+    before_tuning = section.trains and step.isdigit() and set_name == section.dev and decoder == "greedy"
+    kind = "log_probs" if uses_lm(section) and not before_tuning else "ctc_outputs"
+    return f"results/runs/{run}/evaluation/{step}/{set_name}/{kind}.parquet"
+
+
 def tuning_ctc_outputs(config: Config, run: str) -> str:
     """Return the CTC outputs on dev of the checkpoint at which the weights of the language model are tuned."""
     section = config.runs[run]
-    return f"results/runs/{run}/evaluation/{'tuning' if section.trains else 0}/{section.dev}/ctc_outputs.parquet"
+    return ctc_outputs(config, run, "tuning" if section.trains else "0", str(section.dev), "lm")
+
+
+def weights_before_log_probs(config: Config, run: str, step: str, outputs: str) -> list[str]:
+    """Return the weights of the language model where a forward pass waits for them.
+
+    Beam search then follows at once, and log-probabilities are deleted before those of later checkpoints exist.
+    """
+    waits = config.runs[run].trains and outputs == "log_probs" and step != "tuning"
+    return [f"results/runs/{run}/lm/weights.json"] if waits else []
 
 
 def step_record(config: Config, run: str, step: str) -> list[str]:
@@ -361,6 +383,12 @@ def results(config: Config, run: str) -> list[str]:
     if section.evaluation.worst_clips:
         targets += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
     return [*targets, f"{folder}/evaluation/breakdown.json"]
+
+
+def temporary_files(run_folder: Path) -> list[Path]:
+    """Return the temporary files of a run that Snakemake did not delete, as when it is killed at that moment."""
+    patterns = ["evaluation/*/*/ctc_outputs.parquet", "evaluation/*/*/log_probs.parquet", "perturbed/*/*/*/*.parquet"]
+    return [file for pattern in patterns for file in run_folder.glob(pattern)]
 
 
 def spoken_archive(dataset: Dataset) -> list[str]:

@@ -16,16 +16,16 @@ from speechmill.dag.paths import base_config, spoken_archive
 _FETCHED = "fetched "
 
 
-def dataset_fingerprint(config: Config, dataset: str) -> str:
+def dataset_fingerprint(config: Config, dataset: str, prefix: str) -> str:
     """Return a fingerprint of the corpus of a dataset: sizes, names in a folder, times of change.
 
     After ingest the corpus may be removed: the recorded fingerprint stays valid. An archive that is downloaded has
     the fingerprint of its settings, before and after.
     """
-    return source_fingerprint(dataset, config.datasets[dataset])
+    return source_fingerprint(dataset, config.datasets[dataset], prefix)
 
 
-def source_fingerprint(name: str, dataset: Dataset) -> str:
+def source_fingerprint(name: str, dataset: Dataset, prefix: str = "") -> str:
     """Return the fingerprint of the dataset with this name; see `dataset_fingerprint`."""
     if spoken_archive(dataset):
         return "spoken"
@@ -34,7 +34,7 @@ def source_fingerprint(name: str, dataset: Dataset) -> str:
     if dataset.path is None:
         return "on the Hub, as the settings say"
     path = Path(dataset.path).expanduser()
-    recorded = Path(f"results/raw/{name}/source.json")
+    recorded = Path(f"{prefix}results/raw/{name}/source.json")
     download = dataset.archive_download
     if download is not None and downloaded(path, download.bytes, download.sha256):
         return _download_fingerprint(download)
@@ -60,7 +60,7 @@ def uncached(config: Config) -> list[str]:
     return [name for name, dataset in config.datasets.items() if dataset.optional or not dataset.is_pinned]
 
 
-def missing_sources(config: Config) -> list[str]:
+def missing_sources(config: Config, prefix: str) -> list[str]:
     """Return an error message for each required dataset that is neither prepared nor at its `path`.
 
     And one for each folder of noise or rooms without recordings, for a run that is not trained yet.
@@ -68,7 +68,7 @@ def missing_sources(config: Config) -> list[str]:
     folders = [
         f"runs.{name}.augment: {folder} contains no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}); correct `folder`"
         for name, run in config.runs.items()
-        if not Path(f"results/runs/{name}/training.json").is_file()
+        if not Path(f"{prefix}results/runs/{name}/training.json").is_file()
         for folder in run.augment.folders
         if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in Path(folder).rglob("*"))
     ]
@@ -77,8 +77,8 @@ def missing_sources(config: Config) -> list[str]:
         f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
         for name, dataset in config.datasets.items()
         if not dataset.optional
-        and source_fingerprint(name, dataset) == "absent"
-        and not Path(f"results/data/{name}/status.json").is_file()
+        and source_fingerprint(name, dataset, prefix) == "absent"
+        and not Path(f"{prefix}results/data/{name}/status.json").is_file()
     ]
 
 

@@ -149,6 +149,7 @@ def plan(config: Config, run: str) -> str:
             "gpu_memory_gib": section.gpu_memory_gib,
             "best": section.checkpoints.best,
             **section.model_dump(include={"augment"}),
+            "log_probs": uses_lm(section),
         }
     )
 
@@ -180,13 +181,9 @@ def log_probs(config: Config, run: str, set_name: str) -> str:
     return _json({"device": section.device, **computation, **_chunks(section, set_name)})
 
 
-def log_probs_runtime(config: Config, run: str, step: str, set_name: str) -> str:
-    """Return whether log-probabilities are stored: a decoder reads them, beside the greedy hypotheses."""
-    section = config.runs[run]
-    scored = [each.set for each in section.evaluation.sets if each.checkpoints == "all"]
-    # To find the best checkpoint, dev is decoded greedily where it is no evaluation set of all checkpoints.
-    needed = uses_lm(section) and (not section.trains or not step.isdigit() or set_name in scored)
-    return _json({"keep_log_probs": needed})
+def log_probs_runtime(config: Config, outputs: str) -> str:
+    """Return whether log-probabilities are stored, beside the greedy hypotheses."""
+    return _json({"keep_log_probs": outputs == "log_probs"})
 
 
 def evaluate(config: Config, run: str) -> str:

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,15 @@ from pydantic import BaseModel
 
 from speechmill.config.lm import LmUnit
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import atomic_write, check_folder, corrupt_file_error, file_digest, write_json, write_text
+from speechmill.core.files import (
+    atomic_write,
+    check_folder,
+    corrupt_file_error,
+    file_digest,
+    scratch_folder,
+    write_json,
+    write_text,
+)
 from speechmill.text.lexicon import ABOUT, LEXICON, MODEL, TOKENS, Tokens, tokenizer_tokens
 
 _FALLBACK = re.compile(r"Substituting fallback discounts for order (\d+)")
@@ -42,8 +49,8 @@ def build_model(text: Path, model: Path, settings: LmSettings, memory_mb: int) -
     """
     memory = f"{memory_mb}M"
     # Next to the result, because /tmp may be too small.
-    with tempfile.TemporaryDirectory(dir=model.parent, prefix=".arpa-") as folder, atomic_write(model) as temporary:
-        arpa = Path(folder, "arpa")
+    with scratch_folder(model.with_name(".arpa")) as folder, atomic_write(model) as temporary:
+        arpa = folder / "arpa"
         options = ["--order", settings.order, "--prune", *(settings.prune or [0])[: settings.order]]
         options += ["--discount_fallback", "--skip_symbols", "--temp_prefix", f"{folder}/", "--memory", memory]
         messages = _run("lmplz", *options, "--text", text, "--arpa", arpa)
@@ -139,8 +146,8 @@ def main() -> None:
     if settings.unit == "words":
         statistics = build_model(args.text, folder / MODEL, settings, args.memory_mb)
     else:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".tokens-") as temporary:
-            spelled = Path(temporary, "text.txt")
+        with scratch_folder(folder / ".tokens") as temporary:
+            spelled = temporary / "text.txt"
             write_spelled(args.text, spelled, tokens)
             statistics = build_model(spelled, folder / MODEL, settings, args.memory_mb)
     if statistics["discount_fallback"]:

@@ -27,7 +27,7 @@ from speechmill.core.tables import read_table
 from speechmill.corpus.leakage import format_leakage
 from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
-from speechmill.model.models import model_config
+from speechmill.model.models import model_config, samples_per_frame
 from speechmill.training.cost import Cost, training_cost
 
 # Gradient checkpointing repeats the forward pass, which is a third of the work of a step.
@@ -46,12 +46,15 @@ class PlanSettings(BaseModel):
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
     augment: AugmentConfig
+    log_probs: bool
+    """Whether beam search reads log-probabilities of the scored sets."""
 
 
 def make_plan(
     run: str,
     clips: Path,
     counts: Mapping[str, Any],
+    scored: Sequence[Mapping[str, Any]],
     statuses: Sequence[Mapping[str, Any]],
     config: PreTrainedConfig,
     settings: PlanSettings,
@@ -62,6 +65,7 @@ def make_plan(
         run: The name of the run.
         clips: The table of training clips.
         counts: The counts of the training clips, as the stage `clips` writes them.
+        scored: The counts of the clips of each scored set.
         statuses: The statuses of the datasets that the run reads.
         config: The configuration of the model.
         settings: The settings of the stage.
@@ -133,6 +137,7 @@ def make_plan(
             "checkpoints": cost.weights * min(len(saved), settings.best + 1 if settings.best else len(saved)),
             # Two resume states are kept, and a third is written before one is deleted.
             "resume": 3 * (cost.weights + cost.optimizer),
+            "log_probs": _log_probs_bytes(scored, config) if settings.log_probs else 0,
         },
         "memory_bytes": sum(memory.values()),
         "memory_parts": memory,
@@ -145,6 +150,15 @@ def make_plan(
         },
         "device": settings.device,
     }
+
+
+def _log_probs_bytes(scored: Sequence[Mapping[str, Any]], config: PreTrainedConfig) -> int:
+    """Return the bytes of the log-probabilities of the largest scored set, in 16 bits, at one checkpoint.
+
+    They lie on the disk twice while they are sorted into the order of the clips.
+    """
+    frames: float = max(counts["seconds"] for counts in scored) * SAMPLE_RATE / samples_per_frame(config)
+    return round(2 * 2 * frames * int(config.vocab_size))
 
 
 def gradient_checkpointing(run: str, settings: PlanSettings, cost: Cost, seconds: float) -> tuple[bool, str]:
@@ -334,10 +348,18 @@ def _format_time(plan: dict[str, Any]) -> list[str]:
 
 def _format_disk(plan: dict[str, Any], free: int) -> list[str]:
     disk = plan["disk_bytes"]
-    needed = disk["checkpoints"] + disk["resume"]
+    needed = disk["checkpoints"] + disk["resume"] + disk["log_probs"]
     return [
         f"  disk         {gigabytes(disk['checkpoints'])} of checkpoints, {gigabytes(disk['checkpoint'])} each,"
         f" {gigabytes(disk['resume'])} of resume states",
+        *(
+            [
+                f"  temporary    {gigabytes(disk['log_probs'])} of log-probabilities at most for each forward pass or"
+                " beam search that runs at the same time"
+            ]
+            if disk["log_probs"]
+            else []
+        ),
         *([f"  TOO LITTLE   disk space is free: {gigabytes(free)} of {gigabytes(needed)}"] if free < needed else []),
     ]
 
@@ -355,6 +377,7 @@ def main() -> None:
     parser.add_argument("--settings", type=PlanSettings.model_validate_json, required=True)
     parser.add_argument("--clips", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True)
+    parser.add_argument("--scored-counts", type=Path, nargs="+", required=True, help="the counts of each scored set")
     parser.add_argument("--leakage", type=Path, required=True)
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
     parser.add_argument("--vocab", type=Path, required=True)
@@ -369,8 +392,8 @@ def main() -> None:
     if base is not None:
         check_folder(base, "*.json")
     config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
-    statuses = [read_json(path) for path in args.status]
-    plan = make_plan(args.run, args.clips, read_json(args.counts), statuses, config, args.settings)
+    scored, statuses = ([read_json(path) for path in paths] for paths in (args.scored_counts, args.status))
+    plan = make_plan(args.run, args.clips, read_json(args.counts), scored, statuses, config, args.settings)
     text = printable(format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free))
     write_text(text, args.text)
     write_json(plan, args.plan)
