@@ -323,7 +323,7 @@ def test_a_path_may_follow_from_an_id(tmp_path: Path) -> None:
     assert read(tmp_path, ["train"], manifest="{split}.csv", columns=columns) == [
         (SourceClip("7", ("train",), "wavs/jo/7.wav", "seven", "jo"), b"wavs/jo/7.wav")
     ]
-    with pytest.raises(SpeechmillError, match="`columns.path` reads the field `name`, which does not exist"):
+    with pytest.raises(SpeechmillError, match=r"`columns\.path` reads the field `name`, which does not exist"):
         read(tmp_path, ["train"], manifest="{split}.csv", columns={"path": "wavs/{name}.wav"})
 
 
