@@ -1,7 +1,9 @@
 """A directory of recordings that are described by manifests or by their file names."""
 
+import errno
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from speechmill.corpus.sources.fields import column_fields, column_value, missin
 from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
 from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_table
 from speechmill.corpus.sources.piece_columns import Span, Spans, read_span
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -64,14 +68,15 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
 
     def read(clip: SourceClip) -> bytes | None:
         file = path / files[clip.id]
-        # Path.is_file() would raise for a name that is too long for the file system.
-        if not os.path.isfile(file):  # noqa: PTH113
-            return None
         try:
+            if not stat.S_ISREG(file.stat().st_mode):
+                return None
             piece = spans.find(clip.id, file)
             with file.open("rb") as recording:
                 return recording.read() if piece is None else cut(recording, piece)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
     yield Corpus(merge_splits(listed), read)
@@ -145,7 +150,7 @@ def _files(path: Path, depth: int) -> Iterator[str]:
     Links to folders are followed, if they are at most `depth` folders deep, and not if they lead back to a folder that
     contains them.
     """
-    for folder, subfolders, files in os.walk(path, onerror=_refuse, followlinks=True):
+    for folder, subfolders, files in os.walk(path, onerror=_warn, followlinks=True):
         inside = Path(folder).relative_to(path)
         real = Path(os.path.realpath(folder))
         subfolders[:] = sorted(
@@ -158,23 +163,23 @@ def _files(path: Path, depth: int) -> Iterator[str]:
             yield (inside / name).as_posix()
 
 
-def _refuse(error: OSError) -> None:
-    raise SpeechmillError(f"{error.filename} cannot be read ({error.strerror}); fix this and run again") from error
+def _warn(error: OSError) -> None:
+    print(f"{error.filename} cannot be read ({error.strerror}); its files are left out", file=sys.stderr)
 
 
 def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str, Span | None]:
     """Return the clip of an entry, its recording relative to `path`, and the piece of it that the clip is."""
-    id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
-    file = _inside(path, name or "", entry.location)
-    span = read_span(entry, settings)
-    shown = file if span is None else span.name(file)
-    clip = SourceClip(id_ or shown, (split,), shown, sentence or "", *speaker)
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
         raise SpeechmillError(
             f"{entry.location!a} contains text that UTF-8 cannot encode ({error.reason}); correct it"
         ) from error
+    id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
+    file = _inside(path, name or "", entry.location)
+    span = read_span(entry, settings)
+    shown = file if span is None else span.name(file)
+    clip = SourceClip(id_ or shown, (split,), shown, sentence or "", *speaker)
     return clip, file, span
 
 
