@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import logging
 import random
@@ -400,9 +401,36 @@ def test_a_connection_that_closes_early_is_resumed(site: Site, path: Path, get: 
 
 def test_a_web_page_is_not_taken_for_an_archive(site: Site, path: Path, get: Callable[..., None]) -> None:
     site.answer = lambda handler: handler.give(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})
-    with pytest.raises(UnavailableError, match="returns a web page instead of a file"):
+    with pytest.raises(UnavailableError, match="returns a web page instead of an archive"):
         get(site)
     assert files_of(path) == set()
+
+
+PAGES = [
+    b"<!DOCTYPE html>\n<html><body>Sign in to continue</body></html>",
+    "\ufeff\n<html>\u043e\u0448\u0438\u0431\u043a\u0430</html>".encode(),
+    "<html>\u043e\u0448\u0438\u0431\u043a\u0430</html>".encode("cp1251"),
+    "<html>page</html>".encode("utf-16"),
+    b'<?xml version="1.0"?><Error><Code>AccessDenied</Code><StringToSign>secret</StringToSign></Error>',
+    b'{"error": "quota exceeded", "status": 403}',
+    b"Too many users have viewed or downloaded this file recently.\r\n",
+    "\u0442\u0435\u043a\u0441\u0442 ".encode() * 1000,
+]
+
+
+@pytest.mark.parametrize("encode", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("page", PAGES, ids=range(len(PAGES)))
+def test_a_page_of_another_type_is_not_kept(
+    site: Site, mirror: Site, path: Path, get: Callable[..., None], page: bytes, encode: Callable[[bytes], bytes]
+) -> None:
+    site.answer = lambda handler: handler.give(200, encode(page), {"Content-Type": "application/octet-stream"})
+    with pytest.raises(UnavailableError, match=r"returns (a web page|text) instead of an archive") as failed:
+        get(site)
+    assert "secret" not in str(failed.value)
+    assert not path.exists()
+    assert not part(path).exists()
+    get(site, mirror)
+    assert path.read_bytes() == ARCHIVE
 
 
 # Retries and mirrors

@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,55 @@ def test_folder_without_recordings_is_named_until_the_run_is_trained(kind: str) 
     settings = {"noise": {"probability": 1, "snr_db": [0, 5]}, "room": {"probability": 1}}[kind]
     augment = {"augment": {kind: settings | {"folder": "sounds"}}}
     config = load(DEMO | {"runs": {"demo_ru": DEMO["runs"]["demo_ru"] | augment}})
-    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config)[0]
+    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config, "")[0]
     Path("sounds/deep").mkdir(parents=True)
-    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config)[0]
+    assert "runs.demo_ru.augment: sounds contains no recordings" in missing_sources(config, "")[0]
     Path("sounds/deep/a.WAV").touch()
-    assert missing_sources(config) == []
+    assert missing_sources(config, "") == []
     Path("sounds/deep/a.WAV").unlink()
     write_json({}, Path("results/runs/demo_ru/training.json"))
-    assert missing_sources(config) == []
+    assert missing_sources(config, "") == []
+
+
+# What another system or an unpacker leaves beside a corpus.
+@pytest.mark.parametrize(
+    "leave",
+    [
+        lambda folder: Path(folder, os.fsdecode(b"caf\x82 notes.txt")).touch(),
+        lambda folder: Path(folder, os.fsdecode(b"caf\x82")).mkdir(),
+        lambda folder: Path(folder, "loop").symlink_to("loop"),
+        lambda folder: Path(folder, "below").symlink_to("a.wav/b"),
+        lambda folder: Path(folder, "long").symlink_to("x" * 300),
+        lambda folder: Path(folder, "nowhere").symlink_to("nothing"),
+        lambda folder: Path(folder, os.fsdecode(b"\x82")).symlink_to(os.fsdecode(b"\x83")),
+        lambda folder: Path(folder, "itself").symlink_to("."),
+        lambda folder: Path(folder, "closed").mkdir(mode=0),
+        lambda folder: os.mkfifo(Path(folder, "pipe")),
+    ],
+)
+@pytest.mark.parametrize("source", ["zeroth", "folder", "hub"])
+def test_odd_names_and_links_do_not_stop_planning(source: str, leave: Callable[[str], None]) -> None:
+    Path("corpus").mkdir()
+    Path("corpus/a.wav").write_bytes(b"a")
+    leave("corpus")
+    manifest = {"manifest": "{split}.csv"} if source == "folder" else {}
+    before = fingerprint(source=source, path="corpus", **manifest)
+    Path("corpus/a.wav").write_bytes(b"changed")
+    assert fingerprint(source=source, path="corpus", **manifest) != before
+
+
+def test_another_target_of_a_linked_folder_changes_the_fingerprint() -> None:
+    for name in ("one", "two"):
+        Path("corpus", name).mkdir(parents=True)
+    Path("corpus/now").symlink_to("one")
+    before = fingerprint(path="corpus")
+    Path("corpus/now").unlink()
+    Path("corpus/now").symlink_to("two")
+    assert fingerprint(path="corpus") != before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_corpus_in_a_folder_without_permission_is_absent() -> None:
+    Path("closed/corpus").mkdir(parents=True)
+    Path("closed").chmod(0)
+    assert fingerprint(path="closed/corpus") == "absent"

@@ -138,6 +138,14 @@ class Hub(Section):
         return self
 
 
+TABLES = (".csv", ".tsv", ".txt")
+"""The endings of the names of tables."""
+
+Column = Literal[
+    "id", "path", "sentence", "speaker_id", "gender", "age", "accent", "start", "end", "duration", "channel"
+]
+
+
 class Folder(Section):
     """A folder of recordings with a manifest, or with information in the file names."""
 
@@ -146,21 +154,34 @@ class Folder(Section):
     language: str = Field(description="language code, such as `en`")
     manifest: str | None = Field(
         None,
-        description="a CSV (`.csv`), TSV (`.tsv`) or JSON Lines (`.jsonl`, `.json`) file in the folder, with a column"
-        " `path` and the columns that `columns` names; or a Kaldi data folder in it, `.` for the folder itself, with"
-        " `wav.scp`, `text` and optionally `utt2spk`, `spk2gender`, `segments`. `{split}`, as in `data/{split}`, is"
-        " replaced by the name of each of `splits`, or by its `split.values`. Recordings must be inside the folder, and"
-        " their paths are relative to it, not to the manifest",
+        description="a table (`.csv`, `.tsv`, `.txt`) or JSON Lines (`.jsonl`, `.json`) file in the folder, with a"
+        " column `path` and the columns that `columns` names; or a Kaldi data folder in it, `.` for the folder itself,"
+        " with `wav.scp`, `text` and optionally `utt2spk`, `spk2gender`, `segments`, `reco2file_and_channel`."
+        " `{split}`, as in `data/{split}`, is replaced by the name of each of `splits`, or by its `split.values`."
+        " Recordings must be inside the folder, and their paths are relative to it, not to the manifest",
+    )
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="character between the columns of a table, such as `;`; default: a tab in `.tsv`, otherwise that"
+        " of `,`, `;`, tab and `|` that divides the first line",
+    )
+    column_names: list[str] | None = Field(
+        None, min_length=1, description="names of the columns of a table, if its first line is not a header"
     )
     pattern: str | None = Field(
         None,
         description="instead of `manifest`: pattern of the file names, such as `{digit}_{speaker}_{take}.wav`",
     )
-    columns: dict[Literal["id", "path", "sentence", "speaker_id", "gender", "age", "accent"], str | ValueMap] = Field(
+    columns: dict[Column, str | ValueMap | None] = Field(
         default_factory=dict,
         description="source of the columns `id`, `path`, `sentence`, `speaker_id`, `gender`, `age`, `accent`: the name"
-        " of a field or column, or a `field` with `values`; a column of the same name needs no entry, and `id` defaults"
-        " to the path. A Kaldi folder has `id`, `path`, `recording`, `sentence`, `speaker_id`, `gender`",
+        " of a field or column; a text with such names in braces, as in `path: wavs/{id}.wav`; or a `field` with"
+        " `values`. A column of the same name needs no entry, and `id` defaults to the path. For clips that are pieces"
+        " of recordings, there are also `start` (or NeMo's `offset`) and `end` or `duration`, in seconds, and"
+        " `channel`, counted from 0 or `A`, `B`; `null` for one of them says that the column of this name is something"
+        " else. A Kaldi folder has `id`, `path`, `recording`, `sentence`, `speaker_id`, `gender`",
     )
     split: SplitRule = Field(SplitRule(field="split"), description="how the recordings are divided into splits")
 
@@ -169,6 +190,27 @@ class Folder(Section):
         if (self.manifest is None) == (self.pattern is None):
             raise ValueError("give either `manifest` or `pattern`")
         return self
+
+    @model_validator(mode="after")
+    def _keys_of_tables_need_a_table(self) -> "Folder":
+        is_table = self.manifest is not None and self.manifest.lower().endswith(TABLES)
+        for key in ("separator", "column_names"):
+            if getattr(self, key) is not None and not is_table:
+                raise ValueError(f"`{key}` needs a `manifest` that ends in {', '.join(TABLES)}; remove one of them")
+        if self.column_names is not None and len(set(self.column_names)) < len(self.column_names):
+            raise ValueError("`column_names` lists a name twice")
+        return self
+
+    @field_validator("columns")
+    @classmethod
+    def _required_columns_are_not_null(
+        cls, columns: dict[Column, str | ValueMap | None]
+    ) -> dict[Column, str | ValueMap | None]:
+        required: tuple[Column, ...] = ("path", "sentence")
+        for name in required:
+            if name in columns and columns[name] is None:
+                raise ValueError(f"`columns.{name}` is required; name its field, or remove the entry")
+        return columns
 
     @field_validator("manifest")
     @classmethod

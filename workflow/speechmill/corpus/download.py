@@ -25,6 +25,7 @@ from speechmill.core.progress import progress
 from speechmill.corpus.collective import Link, signed_link
 from speechmill.corpus.download_record import sidecar
 from speechmill.corpus.sources.corpus import UnavailableError
+from speechmill.corpus.sources.file_kinds import text_kind
 
 _RETRIES = 5
 
@@ -122,6 +123,10 @@ def _fetch(url: str, settings: Download, path: Path, session: requests.Session) 
                 raise
             print(f"{error}; trying again in {2**failures} s", file=sys.stderr)
             time.sleep(2**failures)
+    if kind := text_kind(part):
+        part.unlink()
+        # The text is not shown, because error messages of servers repeat signed addresses.
+        raise _RefusedError(f"{_redacted(link.url)}: returns {kind} instead of an archive")
     record = {"url": _redacted(link.url), "bytes": _size(part), "sha256": file_digest(part)}
     for key, expected in (("bytes", link.bytes), ("sha256", link.sha256)):
         if expected is not None and record[key] != expected:
@@ -205,7 +210,7 @@ def _file_size(response: requests.Response, link: Link) -> int | None:
     if link.bytes not in (None, size):
         raise _WrongFileError(f"{_redacted(link.url)}: `bytes` is {size}, not {link.bytes}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _RefusedError(f"{_redacted(link.url)}: returns a web page instead of a file")
+        raise _RefusedError(f"{_redacted(link.url)}: returns a web page instead of an archive")
     return size
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,6 +68,54 @@ def of_type(kind: bytes, name: str = "clip.mp3", size: int = 0, target: str = ""
 @pytest.mark.parametrize("mode", MODES)
 def test_every_kind_of_archive_is_read(tmp_path: Path, mode: str) -> None:
     assert kept(tar(tmp_path / "corpus", list(FILES.items()), mode)) == FILES
+
+
+def test_a_tar_archive_compressed_with_zstandard_is_read(tmp_path: Path) -> None:
+    content = tar(tmp_path / "corpus.tar", list(FILES.items()), "w").read_bytes()
+    half = len(content) // 2
+    frames = [pa.compress(each, "zstd", asbytes=True) for each in (content[:half], content[half:])]
+    # RFC 8878, section 3.1.2: pzstd writes skippable frames.
+    for parts in ([pa.compress(content, "zstd", asbytes=True)], frames, [b"\x50\x2a\x4d\x18\4\0\0\0size", *frames]):
+        (tmp_path / "corpus").write_bytes(b"".join(parts))
+        assert kept(tmp_path / "corpus") == FILES
+    (tmp_path / "corpus").write_bytes(b"".join(frames)[:-3])
+    with pytest.raises(SpeechmillError, match=r"corpus cannot be read to its end \(Truncated compressed stream\)"):
+        kept(tmp_path / "corpus")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"7z\xbc\xaf\x27\x1c\0\4", "a 7-Zip archive"),
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"Rar!\x1a\x07\0", "a RAR archive"),
+        (b"\x04\x22\x4d\x18dC", "compressed with LZ4"),
+        (b"LZIP\1", "compressed with lzip"),
+    ],
+)
+def test_other_archives_are_refused_by_their_kind(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "corpus.tar.gz").write_bytes(content)
+    with pytest.raises(
+        SpeechmillError,
+        match=rf"corpus\.tar\.gz is {kind}, which is not read: unpack it, and set .* `path` to the folder",
+    ):
+        kept(tmp_path / "corpus.tar.gz")
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<!DOCTYPE html><html>", "a web page"),
+        (b'{"error": "no"}\n', "text"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "text"),
+    ],
+)
+def test_a_page_in_place_of_an_archive_is_named(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "corpus.tar.gz").write_bytes(content)
+    with pytest.raises(
+        SpeechmillError, match=rf"corpus\.tar\.gz is {kind} and not an archive, .* delete it, and download"
+    ):
+        kept(tmp_path / "corpus.tar.gz")
 
 
 def test_a_folder_is_read_in_place(tmp_path: Path) -> None:
@@ -322,6 +371,22 @@ def test_pipes_in_a_folder_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     os.mkfifo(tmp_path / "corpus" / "a.mp3")
     assert kept(tmp_path / "corpus") == {}
+
+
+def test_a_link_that_leads_nowhere_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.mp3").write_bytes(b"a")
+    for link, target in (("loop", "loop"), ("below", "a.mp3/b"), ("long", "x" * 300)):
+        (tmp_path / "corpus" / link).symlink_to(target)
+    assert kept(tmp_path / "corpus") == {"a.mp3": b"a"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_without_permission_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus" / "closed").mkdir(parents=True, mode=0)
+    (tmp_path / "corpus" / "a.mp3").write_bytes(b"a")
+    assert kept(tmp_path / "corpus") == {"a.mp3": b"a"}
+    assert "closed cannot be read (Permission denied); its files count as missing" in capsys.readouterr().err
 
 
 def test_an_oversized_file_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -179,12 +180,6 @@ def test_a_nemo_manifest_is_read(tmp_path: Path) -> None:
     ]
 
 
-def test_a_nemo_entry_with_an_offset_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "train.json").write_text('{"audio_filepath": "a.wav", "text": "one", "offset": 2.5, "duration": 1}\n')
-    with pytest.raises(SpeechmillError, match=r"train\.json: line 1 is a part of a recording.*`segments`"):
-        read(tmp_path, ["train"], manifest="{split}.json", columns={"path": "audio_filepath", "sentence": "text"})
-
-
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1))
 def test_any_sentence_is_read_from_json_lines(sentences: list[str]) -> None:
     with TemporaryDirectory() as folder:
@@ -288,7 +283,7 @@ def test_an_empty_value_is_none(tmp_path: Path) -> None:
         ("train.jsonl", '{"path": "a", "sentence": "\\ud800"}\n', "line 1' contains text that UTF-8 cannot encode"),
         ("train.jsonl", '{"sentence": "one"}\n', r"line 1: `columns\.path` reads the field `path`.* sentence, split"),
         ("train.jsonl", '{"path": "a\\u0000", "sentence": "one"}\n', "line 1 names no recording"),
-        ("train.xlsx", "", r"\.csv, \.tsv, \.jsonl, \.json or a Kaldi folder"),
+        ("train.xlsx", "", r"\.csv, \.tsv, \.txt, \.jsonl, \.json or a Kaldi folder"),
     ],
 )
 def test_an_invalid_line_is_named(tmp_path: Path, name: str, content: str, message: str) -> None:
@@ -301,6 +296,75 @@ def test_a_field_missing_in_all_json_lines_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text('{"path": "a", "text": "one"}\n{"path": "b", "words": "two"}\n')
     with pytest.raises(SpeechmillError, match=r"`columns\.sentence` .* field `sentence`.* path, split, text, words"):
         read(tmp_path, ["train"], manifest="{split}.jsonl")
+
+
+def test_a_nested_field_is_named_with_dots(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"audio": {"path": "a"}, "texts": [{"raw": "one"}]}\n')
+    columns = {"path": "audio.path", "sentence": "texts.0.raw"}
+    ((clip, _),) = read(tmp_path, ["train"], manifest="{split}.jsonl", columns=columns)
+    assert (clip.file, clip.sentence) == ("a", "one")
+
+
+def test_a_field_that_is_not_text_is_refused_with_its_fields(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(
+        '{"path": "a", "sentence": "one"}\n{"path": "b", "sentence": {"text": "two"}}\n'
+    )
+    with pytest.raises(SpeechmillError, match=r"line 2: .*`sentence`, which is not text; use one of sentence\.text"):
+        read(tmp_path, ["train"], manifest="{split}.jsonl")
+
+
+def test_a_path_may_follow_from_an_id(tmp_path: Path) -> None:
+    files(tmp_path, "wavs/jo/7.wav")
+    (tmp_path / "train.csv").write_text("id,who,sentence\n7,jo,seven\n8,,eight\n")
+    columns = {"path": "wavs/{who}/{id}.wav", "speaker_id": "who"}
+    with pytest.raises(SpeechmillError, match=r"line 3 names no recording; check the dataset's `columns\.path`"):
+        read(tmp_path, ["train"], manifest="{split}.csv", columns=columns)
+    (tmp_path / "train.csv").write_text("id,who,sentence\n7,jo,seven\n")
+    assert read(tmp_path, ["train"], manifest="{split}.csv", columns=columns) == [
+        (SourceClip("7", ("train",), "wavs/jo/7.wav", "seven", "jo"), b"wavs/jo/7.wav")
+    ]
+    with pytest.raises(SpeechmillError, match=r"`columns\.path` reads the field `name`, which does not exist"):
+        read(tmp_path, ["train"], manifest="{split}.csv", columns={"path": "wavs/{name}.wav"})
+
+
+def test_linked_folders_are_read(tmp_path: Path) -> None:
+    files(tmp_path, "anna/1-one.wav", "store/disk2/boris/2-two.wav")
+    (tmp_path / "boris").symlink_to("store/disk2/boris")
+    pattern = {"pattern": "{speaker_id}/{id}-{sentence}.wav"}
+    found = read(tmp_path, ["train"], **pattern, split={"field": "id", "values": {}, "default": "train"})
+    assert [(clip.file, content) for clip, content in found] == [
+        ("anna/1-one.wav", b"anna/1-one.wav"),
+        ("boris/2-two.wav", b"store/disk2/boris/2-two.wav"),
+    ]
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    files(tmp_path, "train/one.wav", "dev/two.wav")
+    for link, target in (("train/all", ".."), ("train/dev", "../dev"), ("dev/train", "../train"), ("again", ".")):
+        (tmp_path / link).symlink_to(target)
+    found = read(tmp_path, ["train", "dev"], pattern="{split}/{sentence}.wav")
+    assert [clip.file for clip, _ in found] == ["train/one.wav", "dev/two.wav"]
+
+
+def test_the_ending_of_a_pattern_has_no_case(tmp_path: Path) -> None:
+    found = read(files(tmp_path, "train-one.wav", "train-two.WAV"), ["train"], pattern=PLAIN)
+    assert [clip.sentence for clip, _ in found] == ["one", "two"]
+
+
+def test_files_beside_a_pattern_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read(files(tmp_path, "train-one.wav", "one.wav", "deep/train-two.WAV", "notes.txt"), ["train"], pattern=PLAIN)
+    assert "2 files end in .wav, but do not match the dataset's `pattern`, such as 'one.wav'" in capsys.readouterr().err
+
+
+PLAIN = "{split}-{sentence}.wav"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_without_permission_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files(tmp_path, "train-one.wav", "closed/train-two.wav")
+    (tmp_path / "closed").chmod(0)
+    assert len(read(tmp_path, ["train"], pattern=PLAIN)) == 1
+    assert "closed cannot be read (Permission denied); its files are left out" in capsys.readouterr().err
 
 
 def outside(tmp_path: Path) -> Path:

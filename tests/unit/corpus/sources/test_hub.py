@@ -1,5 +1,7 @@
 import io
+import json
 import random
+import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -277,6 +279,68 @@ def test_audio_may_be_a_column_of_bytes(tmp_path: Path) -> None:
     assert sounds == {"train-000000": SOUNDS[0]}
 
 
+def web_dataset() -> bytes:
+    """Return an archive in the WebDataset format: each clip beside JSON."""
+    members = []
+    for number in range(2):
+        about = {"text": f"sentence {number}", "speaker": {"id": f"s{number}"}, "tags": ["x"]}
+        members += [(f"{number}.wav", SOUNDS[number]), (f"{number}.json", json.dumps(about).encode())]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def test_fields_of_nested_columns_are_named_with_dots(tmp_path: Path) -> None:
+    columns = {"audio": "wav", "sentence": "json.text", "speaker_id": "json.speaker.id"}
+    clips, sounds = read_folder(tmp_path, {"train-0.tar": web_dataset()}, columns=columns)
+    assert [(clip.sentence, clip.speaker_id) for clip in clips] == [("sentence 0", "s0"), ("sentence 1", "s1")]
+    assert list(sounds.values()) == SOUNDS[:2]
+
+
+@pytest.mark.parametrize("column", ["json", "json.tags"])
+def test_a_sentence_that_is_not_text_is_refused_with_its_fields(tmp_path: Path, column: str) -> None:
+    with pytest.raises(
+        SpeechmillError,
+        match=rf"the column `{column}` is not text \(.*string.*; set .*`columns\.sentence` to one of .*json\.text, ",
+    ):
+        read_folder(tmp_path, {"train-0.tar": web_dataset()}, columns={"audio": "wav", "sentence": column})
+
+
+@pytest.mark.parametrize("kind", [Value("date32"), Value("timestamp[s]"), Value("float64"), Value("bool")])
+def test_a_sentence_of_another_type_is_refused(tmp_path: Path, kind: Value) -> None:
+    rows = [row | {"sentence": None} for row in spoken(0)]
+    with pytest.raises(SpeechmillError, match=r"the column `sentence` is not text \(Value"):
+        read_folder(tmp_path, {"train.parquet": parquet(rows, Features(PLAIN | {"sentence": kind}))})
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["folder", "hub"])
+@pytest.mark.parametrize("table", ["csv", "parquet"])
+def test_audio_may_be_a_column_of_paths(hub: Server, tmp_path: Path, table: str, remote: bool) -> None:
+    names = ["clips/a.wav", "clips/lost.wav", "../secret.wav"]
+    rows = [{"audio": name, "sentence": f"sentence {n}"} for n, name in enumerate(names)]
+    lines = "".join(f"{row['audio']},{row['sentence']}\n" for row in rows)
+    content = {"csv": f"audio,sentence\n{lines}".encode(), "parquet": parquet(rows, Features(PLAIN | {"audio": TEXT}))}
+    files = {f"train.{table}": content[table], "clips/a.wav": SOUNDS[0]}
+    (tmp_path / "secret.wav").write_bytes(b"secret")
+    if remote:
+        hub.repositories = {"datasets/a/b": one_commit(files)}
+        clips, sounds, _ = read(tmp_path, on_hub("a/b"), ["train"])
+    else:
+        clips, sounds = read_folder(tmp_path, files)
+    assert (clips[0].file, clips[0].sentence) == ("a.wav", "sentence 0")
+    assert list(sounds.values()) == [SOUNDS[0], None, None]
+
+
+def test_a_path_with_two_colons_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a::b").mkdir()
+    with pytest.raises(SpeechmillError, match="a::b has `::` in its path, which `datasets` takes for an archive"):
+        read(tmp_path, Hub(source="hub", path="-", language="ko"), ["train"], tmp_path / "a::b")
+
+
 def test_files_and_row_groups_are_read_in_order(tmp_path: Path) -> None:
     rows = [{"audio": {"bytes": b"%d" % n, "path": None}, "sentence": str(n)} for n in range(100)]
     files = {
@@ -442,13 +506,25 @@ def test_a_token_is_sent_and_never_shown(
             " speaker_id, chapter_id, path, audio, text",
         ),
         (
+            on_hub("kresnik/zeroth_korean", columns={"sentence": "text", "audio": "chapter_id"}),
+            ["train"],
+            "kresnik/zeroth_korean: the column `chapter_id` contains no audio (Value('int64')); set the dataset's"
+            " `columns.audio` to one of id, speaker_id, chapter_id, path, audio, text",
+        ),
+        (
             on_hub("Bingsu/zeroth-korean", columns={"sentence": "text", "audio": "text"}),
             ["train"],
-            "Bingsu/zeroth-korean: the column `text` contains no audio (Value('string')); set the dataset's"
-            " `columns.audio` to one of audio, text",
+            "Bingsu/zeroth-korean: the column `text` is text, and the dataset has no file of such a name as 문장 0; set"
+            " the dataset's `columns.audio` to a column with audio, or `path` to a copy with these files",
+        ),
+        (
+            on_hub("kresnik/zeroth_korean", columns={"sentence": "chapter_id"}),
+            ["train"],
+            "kresnik/zeroth_korean: the column `chapter_id` is not text (Value('int64')); set the dataset's"
+            " `columns.sentence` to one of id, speaker_id, chapter_id, path, audio, text",
         ),
     ],
-    ids=["id", "config", "no config", "split", "sentence", "gender", "audio"],
+    ids=["id", "config", "no config", "split", "sentence", "gender", "audio", "paths", "number"],
 )
 def test_wrong_settings_are_reported_with_choices(
     hub: Server, tmp_path: Path, settings: Hub, splits: list[str], message: str
@@ -506,7 +582,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damaged: Callable[[bytes], by
 
 
 def test_a_path_that_is_not_a_folder_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match=r"clips\.parquet is not a folder; set the dataset's `path` to one"):
+    with pytest.raises(SpeechmillError, match=r"clips\.parquet is not a folder; set the dataset's `path` to a f"):
         read(tmp_path, Hub(source="hub", path="-", language="ko"), ["train"], tmp_path / "clips.parquet")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile as sf
+from numpy.typing import NDArray
 
 from material import audio_file, noise
 from speechmill.config.datasets import Folder
@@ -22,10 +23,10 @@ UTT2SPK = "ann-1 ann\nann-2 ann\nbob-1 bob\n"
 
 
 def write(path: Path, **files: str) -> None:
-    """Write the files of a Kaldi folder, with `_` for `.` in their names."""
+    """Write the files of a Kaldi folder, with `wav_scp` for `wav.scp`."""
     path.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        (path / name.replace("_", ".")).write_bytes(content.encode())
+        (path / name.replace("wav_scp", "wav.scp")).write_bytes(content.encode())
 
 
 def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceClip, bytes | None]]:
@@ -77,6 +78,77 @@ def test_segments_are_cut_from_their_recordings(tmp_path: Path) -> None:
     for (_, encoded), expected in zip(found, (samples[4000:8000], samples[:1600], samples[8000:]), strict=True):
         assert encoded is not None
         np.testing.assert_array_equal(sf.read(io.BytesIO(encoded), dtype="int16")[0], expected)
+
+
+def call(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Write a call with each side on its own channel, and return the samples of both."""
+    path.write_bytes(sound(1, 8000, 2))
+    samples, _ = sf.read(path, dtype="int16")
+    return samples[:, 0], samples[:, 1]
+
+
+def decoded(encoded: bytes | None) -> NDArray[Any]:
+    assert encoded is not None
+    samples, _ = sf.read(io.BytesIO(encoded), dtype="int16")
+    return np.asarray(samples)
+
+
+# The sides are A and B: kaldi-asr.org/doc/data_prep.html, "reco2file_and_channel".
+@pytest.mark.parametrize(
+    ("segments", "first", "last"), [(None, 0, 8000), ("call-A call-A 0.25 0.5\ncall-B call-B 0.25 0.5\n", 2000, 4000)]
+)
+def test_each_side_of_a_call_has_its_own_channel(tmp_path: Path, segments: str | None, first: int, last: int) -> None:
+    sides = call(tmp_path / "call.wav")
+    write(
+        tmp_path / "train",
+        wav_scp="call-A call.wav\ncall-B call.wav\n",
+        text="call-A hello\ncall-B who is there\n",
+        reco2file_and_channel="call-A call A\ncall-B call B\n",
+        **({} if segments is None else {"segments": segments}),
+    )
+    for (_, encoded), side in zip(read(tmp_path, ["train"], manifest="{split}"), sides, strict=True):
+        np.testing.assert_array_equal(decoded(encoded), side[first:last])
+
+
+# "utterance recording start end channel": the usage of Kaldi's extract-segments, where channels count from 0.
+def test_a_segment_may_have_a_channel(tmp_path: Path) -> None:
+    sides = call(tmp_path / "call.wav")
+    write(
+        tmp_path / "train",
+        wav_scp="call call.wav\n",
+        text="u1 hello\nu2 who is there\nu3 it's me\n",
+        segments="u1 call 0 0.5 0\nu2 call 0 0.5 1\nu3 call 0.5 1 A\n",
+    )
+    (_, one), (_, two), (_, three) = read(tmp_path, ["train"], manifest="{split}")
+    np.testing.assert_array_equal(decoded(one), sides[0][:4000])
+    np.testing.assert_array_equal(decoded(two), sides[1][:4000])
+    np.testing.assert_array_equal(decoded(three), sides[0][4000:])
+
+
+def test_a_call_that_was_split_keeps_the_names_of_its_sides(tmp_path: Path) -> None:
+    for side in "AB":
+        (tmp_path / f"call-{side}.wav").write_bytes(sound(1, 8000))
+    write(
+        tmp_path / "train",
+        wav_scp="call-A call-A.wav\ncall-B call-B.wav\n",
+        text="call-A hello\ncall-B who is there\n",
+        reco2file_and_channel="call-A call A\ncall-B call B\n",
+    )
+    for clip, encoded in read(tmp_path, ["train"], manifest="{split}"):
+        assert encoded == (tmp_path / f"{clip.id}.wav").read_bytes()
+
+
+def test_a_mix_of_both_sides_is_no_channel(tmp_path: Path) -> None:
+    (tmp_path / "call.wav").write_bytes(sound(1, 8000))
+    write(
+        tmp_path / "train",
+        wav_scp="call call.wav\n",
+        text="a hello\nb who is there\n",
+        segments="a call 0 0.5 0\nb call 0 0.5 1\n",
+    )
+    found = read(tmp_path, ["train"], manifest="{split}")
+    assert found[1][0].file == "call.wav [0.0 s – 0.5 s, channel 1]"
+    assert not found[1][1]
 
 
 def test_a_field_may_contain_the_split(tmp_path: Path) -> None:
@@ -239,7 +311,10 @@ def test_an_undecodable_recording_gives_no_bytes(tmp_path: Path, content: bytes)
         ({"text": "u1 one\nu1 two\n"}, r"text: line 2: u1 is already listed"),
         ({"segments": "u1 u1 0 1\nu2 u1 0\n"}, r"segments: line 2 is not `<utterance> <recording> <start> <end>`"),
         ({"segments": "u1 u1 0 one\n"}, r"segments: line 1 is not"),
-        ({"segments": "u1 u1 0 1 A\n"}, r"segments: line 1 is not"),
+        ({"segments": "u1 u1 0 1 C\n"}, r"segments: line 1 is not"),
+        ({"segments": "u1 u1 0 1 -1\n"}, r"segments: line 1 is not"),
+        ({"segments": "u1 u1 0 1 0 1\n"}, r"segments: line 1 is not"),
+        ({"reco2file_and_channel": "u1 a C\n"}, r"reco2file_and_channel: line 1 is not .* channel A or B"),
     ],
 )
 def test_an_invalid_line_is_named(tmp_path: Path, files: dict[str, str], message: str) -> None:

@@ -6,6 +6,7 @@ import io
 import lzma
 import os
 import re
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -15,11 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Self
 
+import pyarrow as pa
 from tqdm import tqdm
 
 from speechmill.core.command import SpeechmillError
+from speechmill.core.files import file_digest
 from speechmill.core.progress import progress
+from speechmill.corpus.sources.file_kinds import text_kind, unsupported_archive
 from speechmill.corpus.sources.spool import Spool, open_spool
+from speechmill.corpus.sources.zip_archive import is_zip, open_zip
 
 _LARGEST = 1 << 30
 """The largest accepted size of a clip or table in bytes."""
@@ -59,13 +64,13 @@ class Tree:
 
 @contextmanager
 def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iterator[Tree]:
-    """Yield the files at `path`, a tar archive (plain, gzip, bzip2 or xz) or a folder.
+    """Yield the files at `path`, a tar archive (plain, gzip, bzip2, xz or Zstandard), a ZIP archive or a folder.
 
-    An archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead of
-    a hundred thousand files. The files of a folder are read in place.
+    A tar archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead
+    of a hundred thousand files. The files of a folder or ZIP archive are read in place.
 
     Args:
-        path: The archive or folder.
+        path: The archive or folder; the kind of an archive is found from its first bytes.
         work: A folder for temporary files.
         keep: Maps the name of a file, relative to the archive or folder, to the name under which it is available, or
             to None to ignore the file.
@@ -77,6 +82,23 @@ def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iter
     """
     if path.is_dir():
         yield _open_folder(path, keep)
+        return
+    try:
+        kind, page, is_zipped = unsupported_archive(path), text_kind(path), is_zip(path)
+    except OSError as error:
+        raise SpeechmillError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+    if kind:
+        raise SpeechmillError(
+            f"{path} is {kind}, which is not read: unpack it, and set the dataset's `path` to the folder"
+        )
+    if page:
+        raise SpeechmillError(
+            f"{path} is {page} and not an archive, perhaps the error message of a server; delete it, and download it"
+            " again"
+        )
+    if is_zipped:
+        with open_zip(path, keep, _LARGEST) as (names, read):
+            yield Tree(names.keys(), read, {"bytes": path.stat().st_size, "sha256": file_digest(path)})
         return
     with open_spool(work) as spool:
         try:
@@ -174,6 +196,10 @@ class _Source(io.RawIOBase):
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
+_SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
+"""What pzstd writes before the first frame of data (RFC 8878, section 3.1.2)."""
+
+
 class _Decompressed(io.RawIOBase):
     """The decompressed content of an archive's file; failures become a tarfile.ReadError."""
 
@@ -189,6 +215,8 @@ class _Decompressed(io.RawIOBase):
             # With automatic detection, zeros after an xz stream would be taken for a stream of the older format.
             kind = lzma.FORMAT_XZ if start.startswith(b"\xfd") else lzma.FORMAT_ALONE
             self._file = lzma.LZMAFile(file, format=kind)  # noqa: SIM115  # it opens no file
+        elif start.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE_FRAME.match(start):
+            self._file = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
 
     def read(self, size: int = -1) -> bytes:
         """Return 1 to `size` bytes: an archive marks its own end, so tarfile never reads to the end of the file."""
@@ -205,7 +233,7 @@ class _Decompressed(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         try:
             return self._file.read(size)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
             raise tarfile.ReadError(str(error)) from error
 
 
@@ -294,9 +322,15 @@ def _list_files(folder: Path | str, depth: int, linked: bool = False) -> Iterato
     """Yield the files below `folder` relative to it, each with whether its path contains a link."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            is_linked = linked or entry.is_symlink()
-            if entry.is_file():
-                yield entry.name, is_linked
-            elif depth > 1 and entry.is_dir():
-                for name, inner in _list_files(entry.path, depth - 1, is_linked):
-                    yield f"{entry.name}/{name}", inner
+            is_link = entry.is_symlink()
+            # Of a link to itself or below a file, the methods of an entry raise an error.
+            if os.path.isfile(entry.path) if is_link else entry.is_file():  # noqa: PTH113
+                yield entry.name, linked or is_link
+            elif depth > 1 and (os.path.isdir(entry.path) if is_link else entry.is_dir()):  # noqa: PTH112
+                try:
+                    for name, inner in _list_files(entry.path, depth - 1, linked or is_link):
+                        yield f"{entry.name}/{name}", inner
+                except PermissionError as error:
+                    print(
+                        f"{entry.path} cannot be read ({error.strerror}); its files count as missing", file=sys.stderr
+                    )

@@ -13,7 +13,7 @@ from speechmill.corpus.near_miss import near_misses
 from speechmill.corpus.sources.archive import open_tree
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 
-_FILE = re.compile(r"(?P<home>(?:.*/)?(?P<language>[^/]+))/(?:clips/[^/]+|(?P<table>[^/]+)\.tsv)")
+_FILE = re.compile(r"(?P<home>(?:.*/)?(?P<language>[^/]+))/(?:clips/[^/\ud800-\udfff]+|(?P<table>[^/]+)\.tsv)")
 _NO_SPLITS = {"clip_durations", "reported", "unvalidated_sentences", "validated_sentences"}
 """Other tables in the same folder."""
 

@@ -1,20 +1,26 @@
 """A directory of recordings that are described by manifests or by their file names."""
 
-import csv
-import json
+import errno
 import os
 import re
+import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from speechmill.config.datasets import Folder, ValueMap
+from speechmill.config.datasets import TABLES, Column, Folder
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.near_miss import near_misses
-from speechmill.corpus.pieces import Piece, cut
+from speechmill.corpus.pieces import cut
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
-from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, read_kaldi, read_lines
+from speechmill.corpus.sources.fields import column_fields, column_value, missing_field
+from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
+from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_table
+from speechmill.corpus.sources.piece_columns import Span, Spans, read_span
+
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 @contextmanager
@@ -30,7 +36,8 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
     listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
-    pieces: dict[str, tuple[str, Piece]] = {}
+    files: dict[str, str] = {}
+    spans = Spans()
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
     for entry in _from_manifests(path, settings, splits) if settings.manifest else _from_names(path, settings):
@@ -38,7 +45,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         split = _split(entry, settings)
         if split not in listed:
             continue
-        clip, file = _clip(path, entry, settings, split)
+        clip, file, span = _clip(path, entry, settings, split)
         location, before = first.setdefault(clip.id, (entry.location, clip))
         if replace(before, splits=clip.splits) != clip:
             raise SpeechmillError(
@@ -46,15 +53,14 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
                 f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
                 " `columns.id` to a column that distinguishes the clips"
             )
-        if entry.piece is not None:
-            pieces[clip.id] = file, entry.piece
+        files[clip.id] = file
+        if span is not None:
+            spans.add(clip.id, file, span)
         listed[split].append(clip)
-    for name in {"sentence": "sentence"} | settings.columns:
-        if known and _field(settings, name) not in known:
-            raise SpeechmillError(
-                f"{path}: `columns.{name}` reads the field `{_field(settings, name)}`, which does not exist; use one of"
-                f" {', '.join(sorted(known))}"
-            )
+    for column in ("sentence", *settings.columns):
+        for field in column_fields(settings, column):
+            if known and field not in known:
+                raise missing_field(str(path), column, field, known)
     empty = [split for split, clips in listed.items() if not clips]
     if empty:
         raise SpeechmillError(
@@ -62,21 +68,23 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         )
 
     def read(clip: SourceClip) -> bytes | None:
-        name, piece = pieces.get(clip.id, (clip.file, None))
-        file = path / name
-        # Path.is_file() would raise for a name that is too long for the file system.
-        if not os.path.isfile(file):  # noqa: PTH113
-            return None
+        file = path / files[clip.id]
         try:
+            if not stat.S_ISREG(file.stat().st_mode):
+                return None
+            piece = spans.find(clip.id, file)
             with file.open("rb") as recording:
                 return recording.read() if piece is None else cut(recording, piece)
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
     def similar(missing: list[SourceClip]) -> dict[str, str]:
-        files = {clip.id: pieces[clip.id][0] if clip.id in pieces else clip.file for clip in missing}
         found = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
-        return near_misses(files, (os.path.relpath(file, path) for file in found))
+        return near_misses(
+            {clip.id: files[clip.id] for clip in missing}, (os.path.relpath(file, path) for file in found)
+        )
 
     yield Corpus(merge_splits(listed), read, similar)
 
@@ -84,17 +92,17 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
     manifest = str(settings.manifest)
     if "{split}" not in manifest:
-        yield from _from_manifest(path, manifest)
+        yield from _from_manifest(path, manifest, settings)
         return
     rule = settings.split
     named = rule.values if rule.field == "split" and rule.values else {}
     for split in splits:
         for value in named.get(split, [split]):
-            for entry in _from_manifest(path, manifest.replace("{split}", value)):
+            for entry in _from_manifest(path, manifest.replace("{split}", value), settings):
                 yield entry._replace(fields={"split": value} | entry.fields)
 
 
-def _from_manifest(path: Path, name: str) -> Iterator[Entry]:
+def _from_manifest(path: Path, name: str, settings: Folder) -> Iterator[Entry]:
     manifest = path / name
     is_kaldi = manifest.is_dir()
     for file in [manifest, *(manifest / each for each in KALDI_FILES if is_kaldi)]:
@@ -104,106 +112,85 @@ def _from_manifest(path: Path, name: str) -> Iterator[Entry]:
         return read_kaldi(manifest)
     if not manifest.is_file():
         raise SpeechmillError(f"{manifest} does not exist; check the dataset's `manifest`")
-    reader = _READERS.get(manifest.suffix)
-    if reader is None:
-        raise SpeechmillError(f"{manifest} is not a supported manifest; use {', '.join(_READERS)} or a Kaldi folder")
-    return reader(manifest)
+    suffix = manifest.suffix.lower()
+    if suffix in TABLES:
+        return read_table(manifest, settings.separator, settings.column_names)
+    if suffix in _JSON_LINES:
+        return read_json_lines(manifest)
+    supported = ", ".join((*TABLES, *_JSON_LINES))
+    raise SpeechmillError(f"{manifest} is not a supported manifest; use {supported} or a Kaldi folder")
 
 
-def _from_csv(manifest: Path) -> Iterator[Entry]:
-    rows = csv.reader((line for _, line in read_lines(manifest)), strict=True)
-    try:
-        yield from _with_header(manifest, ((f"{manifest}: line {rows.line_num}", row) for row in rows))
-    except csv.Error as error:
-        raise SpeechmillError(f"{manifest}: line {rows.line_num} is not CSV ({error}); correct the line") from error
-
-
-def _from_tsv(manifest: Path) -> Iterator[Entry]:
-    # Unlike CSV, TSV is usually not quoted; in both, `null` and `NA` are ordinary words.
-    lines = ((location, line.removesuffix("\n").removesuffix("\r")) for location, line in read_lines(manifest))
-    return _with_header(manifest, ((location, line.split("\t") if line else []) for location, line in lines))
-
-
-def _with_header(manifest: Path, rows: Iterator[tuple[str, list[str]]]) -> Iterator[Entry]:
-    _, header = next(rows, ("", []))
-    if not header or len(set(header)) < len(header):
-        raise SpeechmillError(f"{manifest} must start with a line of distinct column names; add it")
-    for location, row in rows:
-        if row and len(row) != len(header):
-            raise SpeechmillError(
-                f"{location} has {len(row)} columns, but the first line of the file has {len(header)}; correct the line"
-            )
-        if row:
-            yield Entry(location, dict(zip(header, row, strict=True)))
-
-
-def _from_json_lines(manifest: Path) -> Iterator[Entry]:
-    for location, line in read_lines(manifest):
-        if not line.strip():
-            continue
-        try:
-            found = _JSON.decode(line)
-        except (ValueError, RecursionError) as error:
-            raise SpeechmillError(f"{location} is not JSON ({error}); write one object per line") from error
-        if not isinstance(found, dict):
-            raise SpeechmillError(f"{location} is not a JSON object; write one object per line")
-        fields = {
-            key: value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-            for key, value in found.items()
-        }
-        # A part of a recording in a NeMo manifest; the entire recording with this text would be wrong unnoticed.
-        if "audio_filepath" in fields and fields.get("offset", "").strip("0."):
-            raise SpeechmillError(
-                f"{location} is a part of a recording that starts at `offset`; use a Kaldi folder with `segments` for"
-                " parts of recordings"
-            )
-        yield Entry(location, fields)
-
-
-def _refuse(word: str) -> str:
-    raise ValueError(f"{word} is not a JSON value")
-
-
-# Numbers are kept as they are written.
-_JSON = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse)
-
-_READERS = {".csv": _from_csv, ".tsv": _from_tsv, ".jsonl": _from_json_lines, ".json": _from_json_lines}
+_JSON_LINES = (".jsonl", ".json")
 
 
 def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
     parts = re.split(r"\{(\w+)\}", str(settings.pattern))
     # Literal text and fields alternate; a field matches as few characters as possible, and no slash.
     regex = re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts)))
-    found = False
-    for folder, subfolders, files in os.walk(path):
-        subfolders.sort()
-        for name in sorted(files):
-            relative = (Path(folder) / name).relative_to(path).as_posix()
-            match = regex.fullmatch(relative)
-            if match:
-                found = True
-                yield Entry(relative, {"path": relative} | match.groupdict())
+    stem, dot, ending = parts[-1].rpartition(".")
+    last = re.escape(stem + dot) + f"(?i:{re.escape(ending)})" if dot else re.escape(parts[-1])
+    regex = re.compile(
+        "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts[:-1])) + last
+    )
+    found, left_out = False, []
+    for relative in _files(path, str(settings.pattern).count("/")):
+        match = regex.fullmatch(relative)
+        if match:
+            found = True
+            yield Entry(relative, {"path": relative} | match.groupdict())
+        elif dot and relative.lower().endswith(f".{ending}".lower()):
+            left_out.append(relative)
     if not found:
         raise SpeechmillError(f"{path}: no file name matches the dataset's `pattern`, {settings.pattern}; correct it")
+    if left_out:
+        print(
+            f"{path}: {len(left_out)} files end in .{ending}, but do not match the dataset's `pattern`, such as"
+            f" {left_out[0]!a}; they are left out",
+            file=sys.stderr,
+        )
 
 
-def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str]:
-    """Return the clip of an entry, and the name of its recording in the directory `path`."""
-    id_, name, sentence, *speaker = (_value(entry, column, settings) for column in _COLUMNS)
-    file = _inside(path, name or "", entry.location)
-    clip = SourceClip(
-        id_ or file, (split,), file if entry.piece is None else f"{file} {entry.piece}", sentence or "", *speaker
-    )
+def _files(path: Path, depth: int) -> Iterator[str]:
+    """Yield the files below `path`, relative to it, in an order that does not depend on the disk.
+
+    Links to folders are followed, if they are at most `depth` folders deep, and not if they lead back to a folder that
+    contains them.
+    """
+    for folder, subfolders, files in os.walk(path, onerror=_warn, followlinks=True):
+        inside = Path(folder).relative_to(path)
+        real = Path(os.path.realpath(folder))
+        subfolders[:] = sorted(
+            name
+            for name in subfolders
+            if not os.path.islink(f"{folder}/{name}")  # noqa: PTH114 (a million folders)
+            or (len(inside.parts) < depth and not real.is_relative_to(os.path.realpath(f"{folder}/{name}")))
+        )
+        for name in sorted(files):
+            yield (inside / name).as_posix()
+
+
+def _warn(error: OSError) -> None:
+    print(f"{error.filename} cannot be read ({error.strerror}); its files are left out", file=sys.stderr)
+
+
+def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str, Span | None]:
+    """Return the clip of an entry, its recording relative to `path`, and the piece of it that the clip is."""
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
         raise SpeechmillError(
             f"{entry.location!a} contains text that UTF-8 cannot encode ({error.reason}); correct it"
         ) from error
-    return clip, file
+    id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
+    file = _inside(path, name or "", entry.location)
+    span = read_span(entry, settings)
+    shown = file if span is None else span.name(file)
+    clip = SourceClip(id_ or shown, (split,), shown, sentence or "", *speaker)
+    return clip, file, span
 
 
-_COLUMNS = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")
+_COLUMNS: tuple[Column, ...] = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")
 
 
 def _inside(path: Path, name: str, location: str) -> str:
@@ -220,35 +207,6 @@ def _inside(path: Path, name: str, location: str) -> str:
 
 def _is_below(path: Path, real: str) -> bool:
     return Path(real).is_relative_to(path)
-
-
-def _source(settings: Folder, name: str) -> str | ValueMap:
-    # The keys of `columns` are of a Literal type.
-    source: str | ValueMap = settings.columns.get(name, name)  # type: ignore[call-overload]  # a str is looked up
-    return source
-
-
-def _field(settings: Folder, name: str) -> str:
-    source = _source(settings, name)
-    return source.field if isinstance(source, ValueMap) else source
-
-
-def _value(entry: Entry, name: str, settings: Folder) -> str | None:
-    source = _source(settings, name)
-    field = _field(settings, name)
-    if name == "path" and field not in entry.fields:
-        raise SpeechmillError(
-            f"{entry.location}: `columns.path` reads the field `{field}`, which does not exist; use one of"
-            f" {', '.join(sorted(entry.fields))}"
-        )
-    value = entry.fields.get(field, "")
-    if isinstance(source, ValueMap) and source.values is not None and (value or "" in source.values):
-        if value not in source.values:
-            raise SpeechmillError(
-                f"{entry.location}: `columns.{name}.values` has no entry for {field} = {value}; add it"
-            )
-        return source.values[value]
-    return value or None
 
 
 def _split(entry: Entry, settings: Folder) -> str:

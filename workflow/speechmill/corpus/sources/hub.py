@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,7 +41,9 @@ from speechmill.core.progress import progress
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, UnavailableError
 from speechmill.corpus.sources.spool import Spool, open_spool
 
-_COLUMNS = ("id", "audio", "sentence", "speaker_id", "gender", "age", "accent")
+_Role = Literal["id", "audio", "sentence", "speaker_id", "gender", "age", "accent"]
+_COLUMNS: tuple[_Role, ...] = get_args(_Role)
+_TEXT = (Value("string"), Value("large_string"))
 
 # Errors of the connection, after the retries of datasets and huggingface_hub.
 _CONNECTION_ERRORS = (httpx.HTTPError, ConnectionError, TimeoutError, LocalEntryNotFoundError)
@@ -58,8 +60,9 @@ def open_hub(path: Path | None, settings: Hub, splits: list[str], work: Path) ->
     """Yield the dataset `settings.hub_id` at the commit that its revision points to now, or the folder `path`.
 
     It is read once, as a stream. The clips are stored in a spool in `work`; apart from that, only huggingface_hub
-    caches the card of the repository. If the audio of a clip is only a file name, the file is read from the dataset; a
-    name that points outside the dataset counts as a missing file.
+    caches the card of the repository. If the audio of a clip is only a file name, the file is read from the dataset,
+    where a column of text has paths relative to its root; a name that points outside the dataset counts as a missing
+    file.
 
     Raises:
         UnavailableError: The dataset does not exist, is not accessible, or the Hub cannot be reached.
@@ -71,12 +74,13 @@ def open_hub(path: Path | None, settings: Hub, splits: list[str], work: Path) ->
         source, where = f"hf://datasets/{settings.hub_id}", str(settings.hub_id)
         root = f"{source}@{commit}"
         about = {"hub_id": settings.hub_id, "revision": settings.revision, "commit": commit}
-    elif path.is_dir():
+    elif path.is_dir() and "::" not in str(path.resolve()):
         commit, about, where = None, {}, str(path)
         # Absolute, so that it is not taken for the id of a dataset on the Hub.
         source = root = str(path.resolve())
     else:
-        raise SpeechmillError(f"{path} is not a folder; set the dataset's `path` to one that `datasets` can read")
+        reason = "has `::` in its path, which `datasets` takes for an archive" if path.is_dir() else "is not a folder"
+        raise SpeechmillError(f"{path} {reason}; set the dataset's `path` to a folder that `datasets` can read")
     # A temporary cache, because datasets would otherwise fall back to the default one when the Hub fails.
     with open_spool(work) as spool, tempfile.TemporaryDirectory(dir=work) as cache:
         with _reading_errors(where):
@@ -162,53 +166,123 @@ def _read(
                 f"{where} has no split {name}, only {', '.join(streams)}; correct the dataset's `splits`, or set"
                 f" `source_splits.{split}` if the split has another name there"
             )
-    features = streams[published_names[splits[0]]].features or Features()
-    columns = _columns(features, settings, where)
+    features = _features(streams[published_names[splits[0]]])
+    columns = {role: _find(features, settings, role, where) for role in _COLUMNS}
+    paths_as_text = columns["audio"].feature in _TEXT
     clips: dict[str, SourceClip] = {}
     for split, name in published_names.items():
         rows = _rows(builder, streams[name], name, columns)
         for number, row in enumerate(progress(rows, unit="clip", desc=f"{where} {split}")):
-            values = {role: _text(row[column], features[column]) for role, column in columns.items() if role != "audio"}
-            clip_id = values.pop("id") if "id" in columns else f"{split}-{number:06d}"
+            values = {role: column.text(row) for role, column in columns.items() if role not in ("id", "audio")}
+            clip_id = columns["id"].text(row) if columns["id"] else f"{split}-{number:06d}"
             if not clip_id or clip_id in clips:
                 problem = f"repeats the id {clip_id}" if clip_id else "has no id"
                 raise SpeechmillError(
                     f"{where}: row {number} of {name} {problem} in the column `{columns['id']}`; set the dataset's"
                     " `columns.id` to a column with unique values"
                 )
-            file = _store(row[columns["audio"]], clip_id, root, spool)
+            audio = columns["audio"].value(row)
+            if paths_as_text and audio is not None:
+                audio = {"bytes": None, "path": f"{root}/{audio}"}
+            file = _store(audio, clip_id, root, spool)
             sentence = values.pop("sentence") or ""
             clips[clip_id] = SourceClip(clip_id, (split,), file, sentence, **values)
+    if paths_as_text and clips and not spool.names:
+        file = next(iter(clips.values())).file
+        raise SpeechmillError(
+            f"{where}: the column `{columns['audio']}` is text, and the dataset has no file of such a name as {file};"
+            " set the dataset's `columns.audio` to a column with audio, or `path` to a copy with these files"
+        )
     return list(clips.values())
 
 
-def _columns(features: Features, settings: Hub, where: str) -> dict[str, str]:
-    """Return the dataset's name of each column that it has."""
-    columns = {str(role): column for role, column in settings.columns.items()}
-    for role in _COLUMNS:
-        column = columns.setdefault(role, role)
-        if column in features:
-            continue
-        if role in settings.columns or role in ("audio", "sentence"):
+class _Column(NamedTuple):
+    """A column, or a field of a nested one: its keys, and its type. A column that does not exist has no keys."""
+
+    keys: tuple[str, ...] = ()
+    feature: Any = None
+
+    def __str__(self) -> str:
+        return ".".join(self.keys)
+
+    def __bool__(self) -> bool:
+        return bool(self.keys)
+
+    def value(self, row: dict[str, Any]) -> Any:
+        found: Any = row
+        for key in self.keys:
+            found = None if found is None else found[key]
+        return found
+
+    def text(self, row: dict[str, Any]) -> str | None:
+        value = self.value(row) if self else None
+        if isinstance(self.feature, ClassLabel) and isinstance(value, int):
+            return self.feature.names[value] if 0 <= value < self.feature.num_classes else None
+        return None if value is None else str(value) or None
+
+
+def _features(stream: IterableDataset) -> Features:
+    if stream.features is None:
+        # Of CSV and JSON, the first row shows them.
+        first = next(stream.with_format("arrow").iter(batch_size=1), None)
+        return Features() if first is None else Features.from_arrow_schema(first.schema)
+    return stream.features
+
+
+def _find(features: Features, settings: Hub, role: _Role, where: str) -> _Column:
+    """Return the column of a role, which may be a field of a nested one, such as `json.text`.
+
+    Raises:
+        SpeechmillError: It does not exist, although it is required or configured, or it has another type.
+    """
+    name = settings.columns.get(role, role)
+    keys = (name,) if name in features else tuple(name.split("."))
+    feature: Any = features
+    for key in keys:
+        if not isinstance(feature, dict) or key not in feature:
+            if role not in settings.columns and role not in ("audio", "sentence"):
+                return _Column()
             raise SpeechmillError(
-                f"{where} has no column `{column}`; set the dataset's `columns.{role}` to one of its columns:"
-                f" {', '.join(features) or 'none'}"
+                f"{where} has no column `{name}`; set the dataset's `columns.{role}` to one of its columns:"
+                f" {', '.join(_names(features)) or 'none'}"
             )
-        del columns[role]
-    audio = features[columns["audio"]]
-    if not (isinstance(audio, Audio) or audio == Value("binary") or (isinstance(audio, dict) and "bytes" in audio)):
-        raise SpeechmillError(
-            f"{where}: the column `{columns['audio']}` contains no audio ({audio}); set the dataset's `columns.audio`"
-            f" to one of {', '.join(features)}"
+        feature = feature[key]
+    is_text = feature in _TEXT or isinstance(feature, ClassLabel)
+    if role == "audio":
+        fits = isinstance(feature, Audio) or feature == Value("binary") or feature in _TEXT or (
+            isinstance(feature, dict) and "bytes" in feature
+        )  # fmt: skip
+        expected = "contains no audio"
+    elif role == "sentence":
+        fits, expected = is_text, "is not text"
+    else:
+        fits, expected = (
+            is_text or (isinstance(feature, Value) and feature != Value("binary")),
+            "is neither text nor a number",
         )
-    return columns
+    if not fits:
+        raise SpeechmillError(
+            f"{where}: the column `{name}` {expected} ({feature}); set the dataset's `columns.{role}` to one of"
+            f" {', '.join(_names(features))}"
+        )
+    return _Column(keys, feature)
+
+
+def _names(features: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Yield the names of all columns, with those of the fields of nested ones."""
+    for name, feature in features.items():
+        yield f"{above}{name}"
+        if isinstance(feature, dict):
+            yield from _names(feature, f"{above}{name}.")
 
 
 def _rows(
-    builder: DatasetBuilder, stream: IterableDataset, split: str, columns: dict[str, str]
+    builder: DatasetBuilder, stream: IterableDataset, split: str, columns: dict[_Role, _Column]
 ) -> Iterator[dict[str, Any]]:
-    wanted = list(dict.fromkeys(columns.values()))
-    stream = stream.select_columns(wanted).cast_column(columns["audio"], Audio(decode=False))
+    wanted = list(dict.fromkeys(column.keys[0] for column in columns.values() if column))
+    stream = stream.select_columns(wanted)
+    if columns["audio"].feature not in _TEXT:
+        stream = stream.cast_column(columns["audio"].keys[0], Audio(decode=False))
     if not isinstance(builder.config, ParquetConfig):
         yield from stream
         return
@@ -252,9 +326,3 @@ def _is_within(name: str, root: str) -> bool:
         and ".." not in PurePosixPath(file).parts
         and (not archived or (len(archived) == 1 and archived[0].startswith("zip://")))
     )
-
-
-def _text(value: Any, feature: Any) -> str | None:
-    if isinstance(feature, ClassLabel) and isinstance(value, int):
-        return feature.names[value] if 0 <= value < feature.num_classes else None
-    return None if value is None else str(value) or None

@@ -1,4 +1,4 @@
-"""Kaldi folders: `wav.scp`, `text`, and optionally `utt2spk`, `spk2gender` and `segments`.
+"""Kaldi folders: `wav.scp`, `text`, and optionally `utt2spk`, `spk2gender`, `segments`, `reco2file_and_channel`.
 
 The layout is that of https://kaldi-asr.org/doc/data_prep.html.
 """
@@ -6,45 +6,19 @@ The layout is that of https://kaldi-asr.org/doc/data_prep.html.
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.pieces import Piece
+from speechmill.corpus.sources.manifests import Entry, channel_number, read_lines
 
-KALDI_FILES = ("wav.scp", "text", "utt2spk", "spk2gender", "segments")
+KALDI_FILES = ("wav.scp", "text", "utt2spk", "spk2gender", "segments", "reco2file_and_channel")
 """The files of a Kaldi folder that are read; only the first two are required."""
-
-
-class Entry(NamedTuple):
-    """A clip in a manifest: the `location` of its line, its fields, and its piece if it is part of a recording."""
-
-    location: str
-    fields: dict[str, str]
-    piece: Piece | None = None
-
-
-def read_lines(file: Path) -> Iterator[tuple[str, str]]:
-    """Yield the location of each line of a text file, `{file}: line {number}`, and the line with its line end.
-
-    Only a line feed ends a line.
-
-    Raises:
-        SpeechmillError: A line is not UTF-8.
-    """
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            location = f"{file}: line {number}"
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise SpeechmillError(
-                    f"{location} is not text in UTF-8 ({error.reason}); save the file as UTF-8"
-                ) from error
-            yield location, text
 
 
 def read_kaldi(folder: Path) -> Iterator[Entry]:
     """Yield the utterances of a Kaldi folder: those with audio in the order of the folder, then the rest of `text`.
+
+    The channel of a segment is its fifth field, or that of its recording in `reco2file_and_channel`.
 
     An entry has the fields `id`, `path`, `sentence`, `recording`, `speaker_id` and `gender`, which are empty if
     unknown. The `path` of an utterance without audio names what is missing.
@@ -55,7 +29,7 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
     for name in KALDI_FILES[:2]:
         if not (folder / name).is_file():
             raise SpeechmillError(f"{folder / name} does not exist, but a Kaldi folder needs it; add it")
-    recordings, texts, speakers, genders, segments = (_table(folder / name) for name in KALDI_FILES)
+    recordings, texts, speakers, genders, segments, sides = (_table(folder / name) for name in KALDI_FILES)
     for location, recording in recordings.values():
         if recording.strip().endswith("|"):
             raise SpeechmillError(
@@ -66,10 +40,12 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
     complete = {utterance: (location, utterance) for utterance, (location, _) in recordings.items()}
     audio = segments if has_segments else complete
     for utterance in [*audio, *(utterance for utterance in texts if utterance not in audio)]:
-        piece = None
+        piece = Piece()
         if utterance in audio:
             location, rest = audio[utterance]
-            recording, piece = _piece(location, rest) if has_segments else (rest, None)
+            recording, piece = _segment(location, rest) if has_segments else (utterance, Piece())
+            if piece.channel is None and recording in sides:
+                piece = piece._replace(channel=_side(*sides[recording]))
             location, path = recordings.get(recording, (location, f"{recording} (not in wav.scp)"))
         else:
             location, recording = texts[utterance][0], ""
@@ -83,7 +59,7 @@ def read_kaldi(folder: Path) -> Iterator[Entry]:
             "speaker_id": speaker.strip(),
             "gender": _value(genders, speaker.strip()).strip(),
         }
-        yield Entry(location, fields, piece)
+        yield Entry(location, fields, None if piece == Piece() else piece)
 
 
 def _table(file: Path) -> dict[str, tuple[str, str]]:
@@ -105,12 +81,28 @@ def _value(table: dict[str, tuple[str, str]], key: str) -> str:
     return table[key][1] if key in table else ""
 
 
-def _piece(location: str, rest: str) -> tuple[str, Piece]:
+def _segment(location: str, rest: str) -> tuple[str, Piece]:
     try:
-        recording, start, end = rest.split()
+        recording, start, end, *channel = rest.split()
+        if len(channel) > 1:
+            raise ValueError
         # Kaldi writes -1 for the end of the recording.
-        return recording, Piece(float(start), None if float(end) == -1 else float(end))
+        piece = Piece(float(start), None if float(end) == -1 else float(end))
+        # As in Kaldi's extract-segments, where channels count from 0.
+        return recording, piece._replace(channel=channel_number(channel[0])) if channel else piece
     except ValueError as error:
         raise SpeechmillError(
-            f"{location} is not `<utterance> <recording> <start> <end>` with times in seconds; correct it"
+            f"{location} is not `<utterance> <recording> <start> <end>` with times in seconds, and perhaps a channel,"
+            " counted from 0; correct it"
         ) from error
+
+
+def _side(location: str, rest: str) -> int:
+    """Return the channel of a side of a call: A or 1 is the first channel."""
+    side = rest.split()[-1:]
+    if side and side[0] in _SIDES:
+        return _SIDES[side[0]]
+    raise SpeechmillError(f"{location} is not `<recording> <file> <channel>` with the channel A or B; correct it")
+
+
+_SIDES = {"A": 0, "B": 1, "1": 0, "2": 1}
