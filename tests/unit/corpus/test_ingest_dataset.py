@@ -73,11 +73,15 @@ def test_a_clip_keeps_its_bytes_and_columns(tmp_path: Path, archive: Path) -> No
         "splits": ["train", "validated"],
         "file": "00.mp3",
         "encoded": b"clip 0",
+        "encoded_file": None,
+        "encoded_file_sha256": None,
         "sentence": "предложение 0",
         "speaker_id": "s0",
         "gender": None,
         "age": None,
         "accent": None,
+        "reason": None,
+        "detail": None,
     }
 
 
