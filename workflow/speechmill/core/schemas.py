@@ -25,7 +25,7 @@ RAW = pa.schema(
 )
 """Clips of the corpus with the bytes of their files.
 
-`encoded` are the bytes. Where they are more than 64 MiB, it is null, and `encoded_file` names a file with them in the
+`encoded` are the bytes. Where they are more than 32 MiB, it is null, and `encoded_file` names a file with them in the
 folder of the raw shard. Both are null if the corpus lists a file but lacks it, or if `reason` and `detail` say why it
 cannot be read.
 """

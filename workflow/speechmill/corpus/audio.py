@@ -353,9 +353,8 @@ def _running(command: list[str], errors: BinaryIO, timeout: float) -> Iterator[s
 
 
 def _to_16k(stream: Stream, resampler: str) -> Int16Samples:
-    blocks: Iterator[NDArray[Any]] = map(
-        mean_of_channels, stream.blocks("int16" if stream.is_target_format else "float32")
-    )
+    dtype: Literal["int16", "float32"] = "int16" if stream.is_target_format else "float32"
+    blocks: Iterator[NDArray[Any]] = map(mean_of_channels, stream.blocks(dtype))
     if not stream.is_target_format:
         blocks = check_finite(blocks, "some samples are not finite numbers")
         if stream.rate != SAMPLE_RATE:

@@ -9,9 +9,9 @@ from pathlib import Path
 from speechmill.core.files import file_digest
 
 Encoded = bytes | Path
-"""The bytes themselves, or the path of a file with more than 64 MiB of them."""
+"""The bytes themselves, or the path of a file with more than 32 MiB of them."""
 
-_MAX_BYTES_IN_MEMORY = 1 << 26
+_MAX_BYTES_IN_MEMORY = 1 << 25
 
 
 def fits_in_memory(num_bytes: int) -> bool:

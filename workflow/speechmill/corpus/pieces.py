@@ -55,31 +55,26 @@ def cut(
     Raises:
         UnreadableAudioError: The recording cannot be decoded.
     """
-    with tempfile.TemporaryFile(dir=work) as file:
-        decoded = decode(recording, name, partial(_Decoded, file), _MAX_HOURS)
-        for piece in pieces:
-            with tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, dir=str(work)) as wav:
-                try:
-                    decoded.write(piece, wav)
-                except UnreadableAudioError as error:
-                    yield error
-                else:
-                    wav.seek(0)
-                    yield wav
+    decoded = decode(recording, name, partial(_Decoded, work), _MAX_HOURS)
+    for piece in pieces:
+        with tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, dir=str(work)) as wav:
+            try:
+                decoded.write(piece, wav)
+            except UnreadableAudioError as error:
+                yield error
+            else:
+                wav.seek(0)
+                yield wav
 
 
 class _Decoded:
-    """A decoded recording in a file: 32-bit floats, the channels of each sample beside each other."""
+    """A decoded recording in an unnamed file: 32-bit floats, the channels of each sample beside each other."""
 
-    def __init__(self, file: IO[bytes], stream: Stream) -> None:
-        # The file may have samples of a decoder that failed.
-        file.seek(0)
-        file.truncate()
+    def __init__(self, work: Path, stream: Stream) -> None:
+        self._file = tempfile.TemporaryFile(dir=work)  # noqa: SIM115  # it is deleted with this object
         for block in check_finite(stream.blocks(), "some samples are not finite numbers"):
-            file.write(block.data)
-        file.flush()
-        self._file, self._rate, self._channels = file, stream.rate, stream.channels
-        self._num_samples = stream.samples_read
+            self._file.write(block.data)
+        self._rate, self._channels, self._num_samples = stream.rate, stream.channels, stream.samples_read
 
     def write(self, piece: Piece, wav: IO[bytes]) -> None:
         """Write the WAV file of a piece; raise an UnreadableAudioError if the recording has no such piece."""

@@ -56,9 +56,10 @@ def _clips(raw: Path, number: int, resampler: str, tables: list[pa.Table]) -> It
         row, clip = _convert_clip(listed, raw.parent, resampler)
         row["shard"] = number
         if clip is not None:
-            yield clip
-            # Frees the memory of a long clip before the next one is decoded.
+            # Without a reference, the memory of a long clip is free once it is written.
+            clips = [clip]
             del clip
+            yield clips.pop()
         rows.append(row)
         if len(rows) == _BUFFERED_ROWS:
             tables.append(pa.Table.from_pylist(rows, schema=ROWS))
