@@ -181,9 +181,7 @@ def test_recording_beside_its_raw_shard_is_read(large: Path, converted: Path) ->
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")])
 def test_damaged_recording_beside_its_raw_shard_is_named(large: Path, damage: Callable[[Path], object]) -> None:
     damage(large / "raw-00000")
-    with pytest.raises(
-        SpeechmillError, match=r"raw-00000 is missing, or differs .*; delete it and run"
-    ):
+    with pytest.raises(SpeechmillError, match=r"raw-00000 is missing, or differs .*; delete it and run"):
         convert(large / "raw.parquet", 3, SETTINGS, large / "shard.parquet", large / "rows.parquet")
 
 
