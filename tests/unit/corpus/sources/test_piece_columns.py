@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from material import audio_file, noise
 from speechmill.config.datasets import Folder
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.audio import UnreadableAudioError
+from speechmill.corpus.pieces import cut
+from speechmill.corpus.sources.corpus import Corpus, SourceClip
 from speechmill.corpus.sources.folder import open_folder
 
 NEMO = {"path": "audio_filepath", "sentence": "text"}
@@ -23,7 +26,19 @@ def read(path: Path, manifest: str, **settings: Any) -> list[tuple[str, str, byt
         | {"split": {"field": settings.get("columns", {}).get("path", "path"), "values": {}, "default": "train"}}
     )
     with open_folder(path, folder, ["train"], path) as corpus:
-        return [(clip.id, clip.file, corpus.read(clip)) for clip in corpus.clips]
+        return [(clip.id, _name(clip), _content(corpus, clip, path)) for clip in corpus.clips]
+
+
+def _name(clip: SourceClip) -> str:
+    return clip.file if clip.piece is None else f"{clip.file} {clip.piece}"
+
+
+def _content(corpus: Corpus, clip: SourceClip, work: Path) -> bytes | None:
+    recording = corpus.read(clip)
+    if recording is None or clip.piece is None:
+        return recording if isinstance(recording, bytes) else None
+    pieces = cut(recording, clip.file, [clip.piece], work)
+    return b"".join(b"" if isinstance(piece, UnreadableAudioError) else piece.read() for piece in pieces)
 
 
 def recording(path: Path, seconds: float, channels: int = 1, rate: int = 8000) -> tuple[bytes, NDArray[Any]]:
@@ -117,8 +132,8 @@ def test_times_may_have_other_names(tmp_path: Path) -> None:
 
 def test_an_end_after_that_of_the_recording_is_no_piece(tmp_path: Path) -> None:
     recording(tmp_path / "a.wav", 2)
-    (tmp_path / "all.csv").write_text("path,sentence,start,end\na.wav,one,0.00,2.50\n")
-    assert [encoded for _, _, encoded in read(tmp_path, "all.csv")] == [None]
+    (tmp_path / "all.csv").write_text("path,sentence,start,end\na.wav,one,0.00,2.60\n")
+    assert [encoded for _, _, encoded in read(tmp_path, "all.csv")] == [b""]
 
 
 @pytest.mark.parametrize("values", [("0", "1"), ("A", "B")])

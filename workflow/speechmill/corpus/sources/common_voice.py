@@ -65,7 +65,7 @@ def open_common_voice(path: Path, settings: CommonVoice, splits: list[str], work
         }
         yield Corpus(
             merge_splits(listed),
-            lambda clip: tree.read(f"clips/{clip.file}"),
+            lambda clip: tree.encoded(f"clips/{clip.file}"),
             lambda missing: near_misses({clip.id: f"clips/{clip.file}" for clip in missing}, tree.names),
             tree.about,
         )

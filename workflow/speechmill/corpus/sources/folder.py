@@ -12,8 +12,8 @@ from pathlib import Path
 
 from speechmill.config.datasets import TABLES, Column, Folder
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.near_miss import near_misses
-from speechmill.corpus.pieces import cut
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.fields import column_fields, column_value, missing_field
 from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
@@ -36,7 +36,6 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
     listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
-    files: dict[str, str] = {}
     spans = Spans()
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
@@ -45,7 +44,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         split = _split(entry, settings)
         if split not in listed:
             continue
-        clip, file, span = _clip(path, entry, settings, split)
+        clip, span = _clip(path, entry, settings, split)
         location, before = first.setdefault(clip.id, (entry.location, clip))
         if replace(before, splits=clip.splits) != clip:
             raise SpeechmillError(
@@ -53,9 +52,8 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
                 f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
                 " `columns.id` to a column that distinguishes the clips"
             )
-        files[clip.id] = file
         if span is not None:
-            spans.add(clip.id, file, span)
+            spans.add(clip.id, clip.file, span)
         listed[split].append(clip)
     for column in ("sentence", *settings.columns):
         for field in column_fields(settings, column):
@@ -67,14 +65,10 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
             f"{path}: no recording belongs to the split {empty[0]}; check the dataset's `split` and `splits`"
         )
 
-    def read(clip: SourceClip) -> bytes | None:
-        file = path / files[clip.id]
+    def read(clip: SourceClip) -> Encoded | None:
+        file = path / clip.file
         try:
-            if not stat.S_ISREG(file.stat().st_mode):
-                return None
-            piece = spans.find(clip.id, file)
-            with file.open("rb") as recording:
-                return recording.read() if piece is None else cut(recording, piece)
+            return read_encoded(file) if stat.S_ISREG(file.stat().st_mode) else None
         except OSError as error:
             if error.errno in _NO_FILE:
                 return None
@@ -82,11 +76,10 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
 
     def similar(missing: list[SourceClip]) -> dict[str, str]:
         found = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
-        return near_misses(
-            {clip.id: files[clip.id] for clip in missing}, (os.path.relpath(file, path) for file in found)
-        )
+        return near_misses({clip.id: clip.file for clip in missing}, (os.path.relpath(file, path) for file in found))
 
-    yield Corpus(merge_splits(listed), read, similar)
+    clips = [replace(clip, piece=spans.find(clip.id, path / clip.file)) for clip in merge_splits(listed)]
+    yield Corpus(clips, read, similar)
 
 
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
@@ -174,8 +167,8 @@ def _warn(error: OSError) -> None:
     print(f"{error.filename} cannot be read ({error.strerror}); its files are left out", file=sys.stderr)
 
 
-def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str, Span | None]:
-    """Return the clip of an entry, its recording relative to `path`, and the piece of it that the clip is."""
+def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, Span | None]:
+    """Return the clip of an entry, and the piece of its recording that it is."""
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
@@ -185,9 +178,8 @@ def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[Sourc
     id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
     file = _inside(path, name or "", entry.location)
     span = read_span(entry, settings)
-    shown = file if span is None else span.name(file)
-    clip = SourceClip(id_ or shown, (split,), shown, sentence or "", *speaker)
-    return clip, file, span
+    clip = SourceClip(id_ or (file if span is None else span.name(file)), (split,), file, sentence or "", *speaker)
+    return clip, span
 
 
 _COLUMNS: tuple[Column, ...] = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")

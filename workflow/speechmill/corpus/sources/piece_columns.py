@@ -11,6 +11,7 @@ from speechmill.config.datasets import Column, Folder
 from speechmill.core.command import SpeechmillError
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.corpus.audio import UnreadableAudioError, decode_to_16k
+from speechmill.corpus.encoded import read_encoded
 from speechmill.corpus.pieces import Piece
 from speechmill.corpus.sources.fields import column_fields, column_value
 from speechmill.corpus.sources.manifests import Entry, channel_number
@@ -187,9 +188,11 @@ def _length(file: Path) -> tuple[float, int | None]:
         with file.open("rb") as recording, sf.SoundFile(recording.fileno(), closefd=False) as audio:
             if audio.frames < 1 << 62:  # otherwise the header does not give it
                 return audio.frames / audio.samplerate, audio.channels
+    except OSError:
+        return math.nan, None
     except sf.LibsndfileError:
         pass
     try:
-        return len(decode_to_16k(file.read_bytes(), "soxr", file.name)) / SAMPLE_RATE, None
+        return len(decode_to_16k(read_encoded(file), "soxr", file.name)) / SAMPLE_RATE, None
     except UnreadableAudioError:
         return math.nan, None

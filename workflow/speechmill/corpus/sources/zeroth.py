@@ -58,7 +58,7 @@ def open_zeroth(path: Path, settings: Zeroth, splits: list[str], work: Path) -> 
         listed = {split: [clip for clip in clips if clip.splits == (split,)] for split in splits}
         yield Corpus(
             merge_splits(listed),
-            lambda clip: tree.read(clip.file),
+            lambda clip: tree.encoded(clip.file),
             lambda missing: near_misses({clip.id: clip.file for clip in missing}, tree.names),
             tree.about,
         )
