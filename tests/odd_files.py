@@ -65,7 +65,7 @@ def speech_u8() -> bytes:
 
 
 def by_libsndfile(kind: str, subtype: str, rate: int = 16_000, channels: int = 1, endian: str = "FILE") -> Write:
-    gains = np.linspace(1, 1 / channels, channels)
+    gains = np.linspace(0.5, 1.5, channels) if channels > 1 else np.ones(1)
 
     def write(path: Path) -> None:
         sf.write(path, speech(rate)[:, np.newaxis] * gains, rate, format=kind, subtype=subtype, endian=endian)

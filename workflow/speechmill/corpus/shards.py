@@ -73,7 +73,7 @@ def _convert_clip(listed: dict[str, Any], resampler: str) -> tuple[dict[str, Any
         return row, None
     row["encoded_bytes"] = len(encoded)
     try:
-        samples = decode_to_16k(encoded, resampler, file)
+        samples, missing_seconds = decode_to_16k(encoded, resampler, file)
     except UnreadableAudioError as error:
         return row | {"reason": error.reason, "detail": f"{file}: {error}"}, None
     clip = listed | {
