@@ -92,7 +92,8 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
         UnreadableAudioError: With the reason `unreadable`, if no decoder can read the file, it is longer than six
             hours (for `sox` and `torchaudio`, longer than 2**26 samples at a rate other than 16 kHz), a sample is not
             finite, or the rate is outside 1 kHz to 1 MHz; with `truncated`, if the file lacks more than
-            `MAX_MISSING_SECONDS` of what it states; with `empty`, if it has no samples. The same file always gives the same message.
+            `MAX_MISSING_SECONDS` of what it states; with `empty`, if it has no samples. The same file always gives the
+            same message.
         SpeechmillError: A decoder program was killed by the system, which is not the fault of the file.
     """
     if not encoded:
@@ -108,8 +109,9 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
     if container.max_samples == 0:
         raise UnreadableAudioError("the file has no samples", "empty")
     failures: list[str] = []
-    counts: list[int] = []
+    found_seconds: list[float] = []
     shortened: Decoded | None = None
+    empty = False
     for decoder in _decoder_order(container, name):
         stream = samples = None
         try:
@@ -118,12 +120,13 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
             with _DECODERS[decoder](encoded, name) as stream:
                 _check_format(container, stream)
                 samples = _to_16k(stream, resampler)
+            empty |= stream.samples_read == 0
             _check_count(container, stream)
         except _DecoderError as error:
             failures.append(f"{decoder}: {error}")
             if samples is None or stream is None:
                 continue
-            counts.append(stream.samples_read)
+            found_seconds.append(stream.samples_read / stream.rate)
             missing = _missing_seconds(container, stream)
             if len(samples) and 0 < missing <= (shortened.missing_seconds if shortened else MAX_MISSING_SECONDS):
                 shortened = Decoded(samples, missing)
@@ -133,13 +136,16 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
             return Decoded(samples, _missing_seconds(container, stream))
     if shortened is not None:
         return shortened
-    if counts and max(counts) == 0:
-        raise UnreadableAudioError("the file has no samples", "empty")
-    if counts and max(counts) < container.min_samples:
+    if container.incomplete:
+        raise UnreadableAudioError(f"the file is truncated {container.incomplete}", "truncated")
+    if found_seconds and container.rate and max(found_seconds) < container.min_samples / container.rate:
         raise UnreadableAudioError(
-            f"the file is truncated or damaged: only {max(counts)} of its {container.min_samples} samples can be read",
+            f"the file is truncated or damaged: only {max(found_seconds):.2f} s of its"
+            f" {container.min_samples / container.rate:.2f} s can be read",
             "truncated",
         )
+    if empty:
+        raise UnreadableAudioError("the file has no samples", "empty")
     raise UnreadableAudioError("; ".join(failures))
 
 
@@ -158,7 +164,8 @@ def _decoder_order(container: ContainerInfo, name: str) -> list[str]:
 
 def _check_format(container: ContainerInfo, stream: "_Stream") -> None:
     """Raise a _DecoderError if a decoder takes a file for something else than its container states."""
-    if container.fixed_rate and container.rate not in (None, stream.rate):
+    # Creative Voice files give the rate as the length of a sample, which decoders round differently.
+    if container.fixed_rate and container.rate and abs(container.rate - stream.rate) > 1:
         raise _DecoderError(f"finds a sample rate of {stream.rate} Hz instead of {container.rate} Hz")
     if container.channels not in (None, stream.channels):
         raise _DecoderError(f"finds {stream.channels} channels instead of {container.channels}")
@@ -178,13 +185,15 @@ def _check_count(container: ContainerInfo, stream: "_Stream") -> None:
 
 def _found(container: ContainerInfo, stream: "_Stream") -> float:
     """Return the number of samples that a decoder found, at the rate at which the container counts them."""
-    return stream.samples_read * (container.rate or stream.rate) / stream.rate
+    if container.fixed_rate or container.rate is None:
+        return stream.samples_read
+    return stream.samples_read * container.rate / stream.rate
 
 
 def _lacking(container: ContainerInfo, stream: "_Stream") -> float:
     """Return the number of samples that a decoder must find and did not find."""
     # At another rate, the first and the last sample may be rounded.
-    rounding = 0.0 if container.rate in (None, stream.rate) else 2 * (container.rate or 0) / stream.rate
+    rounding = 0.0 if container.fixed_rate else 2 * (container.rate or 0) / stream.rate
     return max(container.min_samples - _found(container, stream) - rounding, 0)
 
 

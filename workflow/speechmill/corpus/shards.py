@@ -82,6 +82,7 @@ def _convert_clip(listed: dict[str, Any], resampler: str) -> tuple[dict[str, Any
         "audio_sha256": hashlib.sha256(samples.data).hexdigest(),
     }
     row |= clip | {"silence": silent_share(samples), "clipping": clipped_share(samples)}
+    row["missing_seconds"] = missing_seconds
     return row, clip | {"audio": {"bytes": encode_clip(samples, encoded), "path": f"{Path(listed['id']).name}.flac"}}
 
 

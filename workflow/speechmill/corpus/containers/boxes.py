@@ -16,9 +16,10 @@ def inspect_mp4(content: Content) -> ContainerInfo:
     for kind, start, end in _mp4_boxes(content, 0, len(content)):
         if kind == b"moov":
             rate, samples = _mp4_length(content, start, min(end, len(content)))
-    if end > len(content) and not (rate and samples):
-        return ContainerInfo(truncated=by_bytes(end - len(content)))
-    return ContainerInfo(rate=rate, fixed_rate=False, min_samples=samples)
+    incomplete = by_bytes(end - len(content)) if end > len(content) else None
+    if not (rate and samples):
+        return ContainerInfo(truncated=incomplete)
+    return ContainerInfo(incomplete=incomplete, rate=rate, fixed_rate=False, min_samples=samples)
 
 
 def _mp4_boxes(content: Content, offset: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
@@ -90,20 +91,47 @@ def _mp4_edits(content: Content, offset: int) -> int:
     return total
 
 
-_SEGMENT, _INFO, _SCALE, _DURATION = b"\x18\x53\x80\x67", b"\x15\x49\xa9\x66", b"\x2a\xd7\xb1", b"\x44\x89"
+# Identifiers of elements.
+_SEGMENT, _INFO, _TRACKS, _TRACK = b"\x18\x53\x80\x67", b"\x15\x49\xa9\x66", b"\x16\x54\xae\x6b", b"\xae"
+_SCALE, _DURATION, _DELAY = b"\x2a\xd7\xb1", b"\x44\x89", b"\x56\xaa"
+
+# The last packet may end in samples to discard. Opus has packets of 20 ms, others of up to 26 ms.
+_LAST_PACKET = 26
 
 
 def inspect_webm(content: Content) -> ContainerInfo:
-    """Inspect a WebM or Matroska file (RFC 8794, RFC 9559)."""
-    elements = list(_elements(content, 0, len(content)))
-    segment = next((element for element in elements if element[0] == _SEGMENT), None)
+    """Inspect a WebM or Matroska file (RFC 8794, RFC 9559); samples are counted in milliseconds."""
+    segment = next((element for element in _elements(content, 0, len(content)) if element[0] == _SEGMENT), None)
     if segment is None:
         return ContainerInfo(truncated="within its header")
     _, start, end = segment
-    milliseconds = _webm_duration(content, start)
-    if end is not None and end > len(content) and not milliseconds:
-        return ContainerInfo(truncated=by_bytes(end - len(content)))
-    return ContainerInfo(rate=1000, fixed_rate=False, min_samples=milliseconds)
+    incomplete = by_bytes(end - len(content)) if end is not None and end > len(content) else None
+    values: dict[bytes, bytes] = {}
+    for kind, offset, stop in _elements(content, start, len(content)):
+        if kind in (_INFO, _TRACKS):
+            values |= _values(content, offset, min(stop or len(content), len(content)))
+    duration = values.get(_DURATION, b"")
+    if len(duration) in (4, 8):
+        nanoseconds = struct.unpack(">f" if len(duration) == 4 else ">d", duration)[0] * _integer(values, _SCALE, 10**6)
+        milliseconds = (nanoseconds - _integer(values, _DELAY, 0)) / 1e6 - _LAST_PACKET
+        if 0 < milliseconds < 1e12:
+            return ContainerInfo(incomplete=incomplete, rate=1000, fixed_rate=False, min_samples=int(milliseconds))
+    return ContainerInfo(truncated=incomplete)
+
+
+def _values(content: Content, start: int, stop: int) -> dict[bytes, bytes]:
+    """Return the values of the elements that `inspect_webm` needs."""
+    values: dict[bytes, bytes] = {}
+    for kind, offset, end in _elements(content, start, stop):
+        if kind == _TRACK:
+            values |= _values(content, offset, min(end or stop, stop))
+        elif kind in (_SCALE, _DURATION, _DELAY) and end is not None:
+            values[kind] = content[offset:end]
+    return values
+
+
+def _integer(values: dict[bytes, bytes], kind: bytes, default: int) -> int:
+    return int.from_bytes(values[kind]) if kind in values else default
 
 
 def _elements(content: Content, offset: int, stop: int) -> Iterator[tuple[bytes, int, int | None]]:
@@ -124,16 +152,3 @@ def _variable_integer(content: Content, offset: int) -> tuple[int, int]:
     """Return a variable-length integer and its length in bytes, given by the leading zeros (RFC 8794, section 4)."""
     length = 9 - content[offset].bit_length() if offset < len(content) else 1
     return int.from_bytes(content[offset : offset + length]) & (1 << 7 * length) - 1, length
-
-
-def _webm_duration(content: Content, start: int) -> int:
-    """Return the duration of a segment in milliseconds, rounded down; 0 if unknown."""
-    for kind, offset, end in _elements(content, start, len(content)):
-        if kind == _INFO and end is not None:
-            values = {name: content[at:stop] for name, at, stop in _elements(content, offset, min(end, len(content)))}
-            duration = values.get(_DURATION, b"")
-            scale = int.from_bytes(values.get(_SCALE, b"")) or 1_000_000
-            if len(duration) in (4, 8):
-                value = struct.unpack(">f" if len(duration) == 4 else ">d", duration)[0] * scale / 1e6
-                return int(value) if 0 < value < 1 << 40 else 0
-    return 0

@@ -25,6 +25,7 @@ class ContainerInfo:
     Attributes:
         fault: Why the file cannot be believed.
         truncated: How the file is truncated, as in "by 12 bytes", if more is missing than `MAX_MISSING_SECONDS`.
+        incomplete: How the file is truncated, if only a decoder can show how much is missing.
         rate: The sampling rate in Hz, or that at which the samples are counted.
         fixed_rate: Whether `rate` is that of every decoder, which Opus, MP4 and WebM leave open.
         channels: The number of channels.
@@ -38,6 +39,7 @@ class ContainerInfo:
 
     fault: str | None = None
     truncated: str | None = None
+    incomplete: str | None = None
     rate: int | None = None
     fixed_rate: bool = True
     channels: int | None = None

@@ -3,12 +3,16 @@
 Sources: RFC 3533 (pages), Vorbis I specification, sections 4.2 and A.2, RFC 7845 and RFC 6716, section 3.1 (Opus).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from speechmill.corpus.containers.info import MAX_MISSING_SECONDS, ContainerInfo, Content
 
 _UNKNOWN = (1 << 64) - 1
+
+# The usual size in samples.
+_SHORT_BLOCK = 256
 
 
 @dataclass
@@ -38,8 +42,8 @@ class _Stream:
     ended: bool = False
     partial: bytes = b""
 
-    def add_page(self, position: int, last: bool, packets: list[bytes]) -> None:
-        """Add the packets that end on a page, and the position that the page states."""
+    def add_page(self, position: int, last: bool, packets: list[bytes], complete: bool) -> None:
+        """Add the packets that end on a page, the position that it states, and whether all its packets are there."""
         for packet in packets:
             if len(self.packets) < 3:
                 self.packets.append(packet)
@@ -53,10 +57,11 @@ class _Stream:
                 self.duration = _vorbis_durations(self.packets[0], packet)
             elif self.duration and self.count > self.headers:
                 self.held += self.duration(packet)
-        if position != _UNKNOWN and self.count > self.headers:
+        # Pages of headers have the position 0.
+        if 0 < position < _UNKNOWN:
             if self.start is None:
                 # A stream may begin above 0. One that begins below has samples to discard, unless it ends here.
-                self.start = max(position - self.held, 0)
+                self.start = max(position - self.held, 0) if complete else 0
             self.position = position
         self.ended = last
 
@@ -140,27 +145,32 @@ def inspect_ogg(content: Content) -> ContainerInfo:
             truncated = "within a page"
         if stream := by_serial.get(header[14:18]):
             packets, stream.partial = _packets(content, start, lacing, stream.partial if continued else b"")
-            stream.add_page(int.from_bytes(header[6:14], "little"), last, packets)
+            stream.add_page(int.from_bytes(header[6:14], "little"), last, packets, offset <= len(content))
         if offset > len(content):
             break
     if truncated or not streams or not streams[-1].ended:
         return ContainerInfo(truncated=truncated or "before its last page")
     ffmpeg_only = "reads only the first of the chained streams" if len(streams) > 1 and not parallel else None
+    if any(stream.skipped and stream.start for stream in streams):
+        ffmpeg_only = "keeps the encoder's delay of an Opus stream that starts above 0"
     formats = {(stream.rate, stream.channels) for stream in streams}
     if parallel or len(formats) > 1 or not all(stream.duration for stream in streams):
-        return ContainerInfo(ffmpeg_only=ffmpeg_only)
+        return ContainerInfo(truncated="within a page" if offset > len(content) else None, ffmpeg_only=ffmpeg_only)
     rate, channels = formats.pop()
     stated = sum(stream.stated for stream in streams)
     held = sum(max(stream.held - stream.skipped, 0) for stream in streams)
+    # ffmpeg, which alone reads several streams, may drop a short block of each.
+    dropped = _SHORT_BLOCK * (len(streams) - 1)
     missing = max(stated - held, 0)
     return ContainerInfo(
         truncated=f"by {missing} samples" if missing > MAX_MISSING_SECONDS * (rate or 1) else None,
         rate=rate,
         fixed_rate=streams[0].headers == 3,
         channels=channels,
-        min_samples=min(stated, held),
-        # Not all decoders skip the samples before and after those that the pages state.
-        max_samples=sum(stream.held for stream in streams),
+        min_samples=max(min(stated, held) - dropped, 0),
+        # Not all decoders skip the samples before and after those that the pages state, and ffmpeg adds some between
+        # streams.
+        max_samples=streams[0].held if len(streams) == 1 else math.inf,
         missing_samples=missing,
         ffmpeg_only=ffmpeg_only,
     )

@@ -131,7 +131,9 @@ def inspect_wav(content: Content, start: int) -> ContainerInfo:
             if rest == "unknown bytes" and (size == 0 or total == end):
                 return _info(form, end - offset, None, (size_offset, (end - offset).to_bytes(size_bytes, order)))
             if rest and (form is None or form.seconds(end - offset - size) > MAX_MISSING_SECONDS):
-                return _fault(f"after the samples that its header states, {end - offset - size} bytes with {rest} follow")
+                return _fault(
+                    f"after the samples that its header states, {end - offset - size} bytes with {rest} follow"
+                )
             return _info(form, size, size)
     missing = total - end
     return ContainerInfo(truncated=by_bytes(missing) if 0 < missing < _UNKNOWN_SIZE else None)
@@ -184,8 +186,9 @@ def inspect_aiff(content: Content) -> ContainerInfo:
     if samples is None:
         return ContainerInfo(truncated=by_bytes(total - end) if end < total < _UNKNOWN_SIZE else None)
     start, size = samples
-    if start + size >= end:
-        return _info(form, end - start, None if size >= _UNKNOWN_SIZE - 8 or total == end else size)
+    if size == 0 or start + size >= end:
+        unknown = size == 0 or size >= _UNKNOWN_SIZE - 8 or total == end
+        return _info(form, max(end - start, 0), None if unknown else size)
     return _info(form, size, size)
 
 
@@ -266,7 +269,7 @@ def inspect_voc(content: Content) -> ContainerInfo:
     form: _Format | None = None
     extended: _Format | None = None
     offset, end = int.from_bytes(content[20:22], "little"), len(content)
-    held = stated = 0
+    held = 0
     while offset + 4 <= end and (kind := content[offset]):
         size = int.from_bytes(content[offset + 1 : offset + 4], "little")
         start, block = offset + 4, content[offset + 4 : offset + 16].ljust(12, b"\0")
@@ -286,7 +289,8 @@ def inspect_voc(content: Content) -> ContainerInfo:
         elif kind in (3, 6, 7):
             return _fault("it has blocks of silence or repeated blocks, which decoders skip")
         if kind in (1, 2, 9):
-            stated += size - header
-            held += max(min(size, end - start) - header, 0)
+            held += max(size - header, 0)
         offset = start + size
-    return _info(form, held, stated)
+    if offset > end:
+        return ContainerInfo(truncated="within a block")
+    return _info(form, held, held)
