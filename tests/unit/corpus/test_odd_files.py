@@ -1,4 +1,4 @@
-"""Files of many containers and encoders, also with faulty headers: decoded as by ffmpeg, whole and in pieces, or rejected."""
+"""Files of many containers and encoders, also with faults in their headers: decoded, cut or rejected."""
 
 import io
 import subprocess
