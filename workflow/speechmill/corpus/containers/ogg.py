@@ -27,6 +27,7 @@ class _Stream:
         start: The position of the first sample.
         held: The samples of all packets.
         position: The position of the newest page.
+        begins_below: Whether the position of the first sample is negative, so that samples are to be discarded.
     """
 
     packets: list[bytes] = field(default_factory=list)
@@ -39,6 +40,7 @@ class _Stream:
     start: int | None = None
     held: int = 0
     position: int = 0
+    begins_below: bool = False
     ended: bool = False
     partial: bytes = b""
 
@@ -60,7 +62,8 @@ class _Stream:
         # Pages of headers have the position 0.
         if 0 < position < _UNKNOWN:
             if self.start is None:
-                # A stream may begin above 0. One that begins below has samples to discard, unless it ends here.
+                # A stream may begin above 0, and below unless it also ends here.
+                self.begins_below = complete and not last and position < self.held
                 self.start = max(position - self.held, 0) if complete else 0
             self.position = position
         self.ended = last
@@ -152,7 +155,9 @@ def inspect_ogg(content: Content) -> ContainerInfo:
         return ContainerInfo(truncated=truncated or "before its last page")
     ffmpeg_only = "reads only the first of the chained streams" if len(streams) > 1 and not parallel else None
     if any(stream.skipped and stream.start for stream in streams):
-        ffmpeg_only = "keeps the encoder's delay of an Opus stream that starts above 0"
+        ffmpeg_only = "keeps the encoder's delay of an Opus stream that begins above 0"
+    elif any(stream.begins_below for stream in streams):
+        ffmpeg_only = "discards the wrong samples of a stream that begins below 0"
     formats = {(stream.rate, stream.channels) for stream in streams}
     if parallel or len(formats) > 1 or not all(stream.duration for stream in streams):
         return ContainerInfo(truncated="within a page" if offset > len(content) else None, ffmpeg_only=ffmpeg_only)
