@@ -51,7 +51,7 @@ def inspect_container(encoded: bytes) -> ContainerInfo:
         return _ogg(encoded)
     if marker == b".snd":
         return _check_size(int.from_bytes(encoded[4:8]) + int.from_bytes(encoded[8:12]), encoded)
-    if encoded.startswith(b"NIST_1A\n"):
+    if encoded[:8] == b"NIST_1A\n":
         return _check_size(_sphere_size(encoded), encoded)
     if encoded[4:8] == b"ftyp":
         return _check_size(_mp4_size(encoded), encoded)
@@ -94,7 +94,7 @@ def split_flac(encoded: bytes) -> tuple[bytes, memoryview] | None:
     Return None if it is not a FLAC file, or ends before its frames. Source: RFC 9639, section 8: STREAMINFO is the
     first metadata block, and the last metadata block has a flag.
     """
-    offset, last = 4, not encoded.startswith(b"fLaC")
+    offset, last = 4, encoded[:4] != b"fLaC"
     while not last and offset + 4 <= len(encoded):
         last = bool(encoded[offset] & 0x80)
         offset += 4 + int.from_bytes(encoded[offset + 1 : offset + 4])

@@ -22,9 +22,10 @@ from tqdm import tqdm
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest
 from speechmill.core.progress import progress
+from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.file_kinds import text_kind, unsupported_archive
 from speechmill.corpus.sources.spool import Spool, open_spool
-from speechmill.corpus.sources.zip_archive import is_zip, open_zip
+from speechmill.corpus.sources.zip_archive import is_zip, read_zip
 
 _LARGEST = 1 << 30
 """The largest accepted size of a clip or table in bytes."""
@@ -51,13 +52,15 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a corpus: `names`, and `read(name)`, which returns the bytes of a file or None if there is none.
+    """The files of a corpus: `names`, and two functions that return a file by its name, or None if there is none.
 
-    Only listed files are opened: a name from a table or an archive is never used as a path on this host.
+    `read(name)` returns the bytes of a table, `encoded(name)` a recording, of which a large one stays on the disk. Only
+    listed files are opened: a name from a table or an archive is never used as a path on this host.
     """
 
     names: Collection[str]
     read: Callable[[str], bytes | None]
+    encoded: Callable[[str], Encoded | None]
     about: dict[str, Any] = field(default_factory=dict)
     """`bytes` and `sha256` of an archive; empty for a folder."""
 
@@ -66,8 +69,8 @@ class Tree:
 def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iterator[Tree]:
     """Yield the files at `path`, a tar archive (plain, gzip, bzip2, xz or Zstandard), a ZIP archive or a folder.
 
-    A tar archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead
-    of a hundred thousand files. The files of a folder or ZIP archive are read in place.
+    An archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead of
+    a hundred thousand files. The files of a folder are read in place.
 
     Args:
         path: The archive or folder; the kind of an archive is found from its first bytes.
@@ -83,31 +86,32 @@ def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iter
     if path.is_dir():
         yield _open_folder(path, keep)
         return
-    try:
-        kind, page, is_zipped = unsupported_archive(path), text_kind(path), is_zip(path)
-    except OSError as error:
-        raise SpeechmillError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if kind:
-        raise SpeechmillError(
-            f"{path} is {kind}, which is not read: unpack it, and set the dataset's `path` to the folder"
-        )
-    if page:
-        raise SpeechmillError(
-            f"{path} is {page} and not an archive, perhaps the error message of a server; delete it, and download it"
-            " again"
-        )
-    if is_zipped:
-        with open_zip(path, keep, _LARGEST) as (names, read):
-            yield Tree(names.keys(), read, {"bytes": path.stat().st_size, "sha256": file_digest(path)})
-        return
     with open_spool(work) as spool:
         try:
-            about = _read_archive(path, keep, spool)
+            _check_kind(path)
+            about = _read_zip_archive(path, keep, spool) if is_zip(path) else _read_archive(path, keep, spool)
         except OSError as error:
             raise SpeechmillError(
                 f"{path} cannot be read, or {work} has no room for it ({error}); check both"
             ) from error
-        yield Tree(spool.names, spool.read, about)
+        yield Tree(spool.names, spool.read, spool.encoded, about)
+
+
+def _check_kind(path: Path) -> None:
+    if kind := unsupported_archive(path):
+        raise SpeechmillError(
+            f"{path} is {kind}, which is not read: unpack it, and set the dataset's `path` to the folder"
+        )
+    if kind := text_kind(path):
+        raise SpeechmillError(
+            f"{path} is {kind} and not an archive, perhaps the error message of a server; delete it, and download it"
+            " again"
+        )
+
+
+def _read_zip_archive(path: Path, keep: Callable[[str], str | None], spool: Spool) -> dict[str, Any]:
+    read_zip(path, keep, spool, _LARGEST)
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 class _RefusedError(tarfile.TarError):
@@ -304,18 +308,22 @@ def _open_folder(path: Path, keep: Callable[[str], str | None]) -> Tree:
     except OSError as error:
         raise SpeechmillError(f"{path} cannot be read ({error}); check its permissions") from error
 
-    def read(name: str) -> bytes | None:
+    def encoded(name: str) -> Encoded | None:
         if name not in files:
             return None
         file = root / files[name]
         try:
             if file.stat().st_size > _LARGEST:
                 raise SpeechmillError(f"{file} has more than {_LARGEST:,} bytes, which no clip or table has; remove it")
-            return file.read_bytes()
+            return read_encoded(file)
         except OSError as error:
             raise SpeechmillError(f"{file} cannot be read ({error}); check its permissions") from error
 
-    return Tree(files.keys(), read)
+    def read(name: str) -> bytes | None:
+        content = encoded(name)
+        return content.read_bytes() if isinstance(content, Path) else content
+
+    return Tree(files.keys(), read, encoded)
 
 
 def _list_files(folder: Path | str, depth: int, linked: bool = False) -> Iterator[tuple[str, bool]]:

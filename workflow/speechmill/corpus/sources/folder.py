@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import TABLES, Column, Folder
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.pieces import cut
+from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.fields import column_fields, column_value, missing_field
 from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
@@ -35,7 +35,6 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
     listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
-    files: dict[str, str] = {}
     spans = Spans()
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
@@ -44,7 +43,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         split = _split(entry, settings)
         if split not in listed:
             continue
-        clip, file, span = _clip(path, entry, settings, split)
+        clip, span = _clip(path, entry, settings, split)
         location, before = first.setdefault(clip.id, (entry.location, clip))
         if replace(before, splits=clip.splits) != clip:
             raise SpeechmillError(
@@ -52,9 +51,8 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
                 f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
                 " `columns.id` to a column that distinguishes the clips"
             )
-        files[clip.id] = file
         if span is not None:
-            spans.add(clip.id, file, span)
+            spans.add(clip.id, clip.file, span)
         listed[split].append(clip)
     for column in ("sentence", *settings.columns):
         for field in column_fields(settings, column):
@@ -66,20 +64,17 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
             f"{path}: no recording belongs to the split {empty[0]}; check the dataset's `split` and `splits`"
         )
 
-    def read(clip: SourceClip) -> bytes | None:
-        file = path / files[clip.id]
+    def read(clip: SourceClip) -> Encoded | None:
+        file = path / clip.file
         try:
-            if not stat.S_ISREG(file.stat().st_mode):
-                return None
-            piece = spans.find(clip.id, file)
-            with file.open("rb") as recording:
-                return recording.read() if piece is None else cut(recording, piece)
+            return read_encoded(file) if stat.S_ISREG(file.stat().st_mode) else None
         except OSError as error:
             if error.errno in _NO_FILE:
                 return None
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
-    yield Corpus(merge_splits(listed), read)
+    clips = merge_splits(listed)
+    yield Corpus([replace(clip, piece=spans.find(clip.id, path / clip.file)) for clip in clips], read)
 
 
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
@@ -120,7 +115,6 @@ _JSON_LINES = (".jsonl", ".json")
 def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
     parts = re.split(r"\{(\w+)\}", str(settings.pattern))
     # Literal text and fields alternate; a field matches as few characters as possible, and no slash.
-    regex = re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts)))
     stem, dot, ending = parts[-1].rpartition(".")
     last = re.escape(stem + dot) + f"(?i:{re.escape(ending)})" if dot else re.escape(parts[-1])
     regex = re.compile(
@@ -167,8 +161,8 @@ def _warn(error: OSError) -> None:
     print(f"{error.filename} cannot be read ({error.strerror}); its files are left out", file=sys.stderr)
 
 
-def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str, Span | None]:
-    """Return the clip of an entry, its recording relative to `path`, and the piece of it that the clip is."""
+def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, Span | None]:
+    """Return the clip of an entry, and the piece of its recording that the entry describes."""
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
@@ -178,9 +172,11 @@ def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[Sourc
     id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
     file = _inside(path, name or "", entry.location)
     span = read_span(entry, settings)
-    shown = file if span is None else span.name(file)
-    clip = SourceClip(id_ or shown, (split,), shown, sentence or "", *speaker)
-    return clip, file, span
+    piece = None if span is None else span.piece
+    clip = SourceClip(
+        id_ or (file if span is None else span.name(file)), (split,), file, sentence or "", *speaker, piece=piece
+    )
+    return clip, span
 
 
 _COLUMNS: tuple[Column, ...] = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")
