@@ -1,18 +1,22 @@
 """The conda environments have the versions of requirements.lock, and the packages that their stages import."""
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from speechmill.core.command import SpeechmillError
+from speechmill.core.environment import set_for_jobs
 from speechmill.dag.versions import modules_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,3 +120,11 @@ def test_environments_list_their_stages() -> None:
         head = environment.read_text().partition("# Python packages")[0]
         listed = set(re.findall(r"\w+", head.partition(":")[2]))
         assert listed == {stage for stage, named in stages().items() if named == environment.stem}, environment.name
+
+
+def test_a_checkout_with_a_colon_in_its_path_is_refused() -> None:
+    with (
+        patch.dict(os.environ),
+        pytest.raises(SpeechmillError, match="/a:b/workflow contains `:`, which separates folders in PYTHONPATH"),
+    ):
+        set_for_jobs("/a:b/workflow")

@@ -14,9 +14,8 @@ from speechmill.dag import hardware, paths, sources, stage_settings
 from speechmill.dag.inputs import Inputs
 from speechmill.dag.outcome import outcome
 
-environment.set_for_jobs(LIBRARY)
-
 try:
+    environment.set_for_jobs(LIBRARY)
     SETTINGS = load(config)
 except SpeechmillError as error:
     raise WorkflowError(str(error)) from None

@@ -89,8 +89,8 @@ class _Archive(Section):
     """A corpus in one archive or one folder."""
 
     path: str = Field(
-        description="the archive, `….tar.gz`, or the folder it was unpacked to; the archive may be in a bucket,"
-        " `s3://bucket/….tar.gz`"
+        description="the archive (tar, also compressed with gzip, bzip2, xz or Zstandard, or ZIP), or the folder it was"
+        " unpacked to; the archive may be in a bucket, `s3://bucket/….tar.gz`"
     )
     language: str = Field(description="language code, such as `ru`")
     download: Download | None = Field(None, description="where to download the archive from if `path` does not exist")
@@ -123,7 +123,8 @@ class Hub(Section):
     columns: dict[Literal["id", "audio", "sentence", "speaker_id", "gender", "age", "accent"], str] = Field(
         default_factory=dict,
         description="names of the columns `id`, `audio`, `sentence`, `speaker_id`, `gender`, `age`, `accent` in the"
-        " dataset; a column of the same name needs no entry, and without `id` clips are numbered",
+        " dataset, or of a field of a nested column, such as `json.text`; a column of the same name needs no entry, and"
+        " without `id` clips are numbered. `audio` may also contain paths relative to the root of the dataset",
     )
     source_splits: dict[Name, str] = Field(
         default_factory=dict, description="names of the splits in the dataset, where they differ from those in `splits`"

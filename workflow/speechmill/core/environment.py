@@ -4,11 +4,16 @@ import os
 import sys
 from pathlib import Path
 
+from speechmill.core.command import SpeechmillError
+
 
 def set_for_jobs(library: str) -> None:
     """Prepare the environment of all jobs: their Python, the library, shared cores, no network.
 
     The workflow calls it while it is parsed, which a job on a cluster does again where it runs.
+
+    Raises:
+        SpeechmillError: The path of the library or of Python contains the separator of lists of folders.
     """
     # Jobs call `python`: the one that runs Snakemake, whether or not its environment is activated. With `--sdm conda`
     # the activation of the job's own environment puts another one first.
@@ -24,5 +29,10 @@ def set_for_jobs(library: str) -> None:
 
 
 def _prepend(variable: str, folder: str) -> None:
+    if os.pathsep in folder:
+        raise SpeechmillError(
+            f"{folder} contains `{os.pathsep}`, which separates folders in {variable}, so that jobs would not find it;"
+            " rename the folder"
+        )
     others = [each for each in os.environ.get(variable, "").split(os.pathsep) if each and each != folder]
     os.environ[variable] = os.pathsep.join([folder, *others])

@@ -1,7 +1,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from material import audio_file, noise
@@ -63,66 +62,68 @@ def test_segments_are_pieces_of_their_recordings(tmp_path: Path) -> None:
     ]
 
 
-def call(path: Path) -> None:
-    """Write a call with each side on its own channel."""
-    path.write_bytes(audio_file(np.stack([noise(1, 8000), noise(1, 8000, 1)], 1), 8000))
+def pieces(path: Path) -> dict[str, Piece | None]:
+    return {clip.id: clip.piece for clip, _ in read(path, ["train"], manifest="{split}")}
 
 
 # The sides are A and B: kaldi-asr.org/doc/data_prep.html, "reco2file_and_channel".
 @pytest.mark.parametrize(
-    ("segments", "start", "end"), [(None, 0, None), ("call-A call-A 0.25 0.5\ncall-B call-B 0.25 0.5\n", 0.25, 0.5)]
+    ("segments", "expected"),
+    [
+        ({}, {"call-A": Piece(channel=0), "call-B": Piece(channel=1)}),
+        (
+            {"segments": "a-1 call-A 0.25 0.5\nb-1 call-B 0.5 0.75\n"},
+            {"a-1": Piece(0.25, 0.5, 0), "b-1": Piece(0.5, 0.75, 1)},
+        ),
+    ],
 )
 def test_each_side_of_a_call_has_its_own_channel(
-    tmp_path: Path, segments: str | None, start: float, end: float | None
+    tmp_path: Path, segments: dict[str, str], expected: dict[str, Piece]
 ) -> None:
-    call(tmp_path / "call.wav")
+    (tmp_path / "call.wav").write_bytes(audio_file(noise(2).reshape(-1, 2), 8000))
     write(
         tmp_path / "train",
         wav_scp="call-A call.wav\ncall-B call.wav\n",
-        text="call-A hello\ncall-B who is there\n",
+        text="".join(f"{utterance} hello\n" for utterance in expected),
         reco2file_and_channel="call-A call A\ncall-B call B\n",
-        **({} if segments is None else {"segments": segments}),
+        **segments,
     )
-    found = [clip.piece for clip, _ in read(tmp_path, ["train"], manifest="{split}")]
-    assert found == [Piece(start, end, 0), Piece(start, end, 1)]
+    assert pieces(tmp_path) == expected
 
 
 # "utterance recording start end channel": the usage of Kaldi's extract-segments, where channels count from 0.
 def test_a_segment_may_have_a_channel(tmp_path: Path) -> None:
-    call(tmp_path / "call.wav")
+    (tmp_path / "call.wav").write_bytes(audio_file(noise(2).reshape(-1, 2), 8000))
     write(
         tmp_path / "train",
         wav_scp="call call.wav\n",
         text="u1 hello\nu2 who is there\nu3 it's me\n",
         segments="u1 call 0 0.5 0\nu2 call 0 0.5 1\nu3 call 0.5 1 A\n",
     )
-    found = [clip.piece for clip, _ in read(tmp_path, ["train"], manifest="{split}")]
-    assert found == [Piece(0, 0.5, 0), Piece(0, 0.5, 1), Piece(0.5, 1, 0)]
+    assert pieces(tmp_path) == {"u1": Piece(0, 0.5, 0), "u2": Piece(0, 0.5, 1), "u3": Piece(0.5, 1, 0)}
 
 
 def test_a_call_that_was_split_keeps_the_names_of_its_sides(tmp_path: Path) -> None:
     for side in "AB":
-        (tmp_path / f"call-{side}.wav").write_bytes(audio_file(noise(1, 8000), 8000))
+        (tmp_path / f"call-{side}.wav").write_bytes(audio_file(noise(1), 8000))
     write(
         tmp_path / "train",
         wav_scp="call-A call-A.wav\ncall-B call-B.wav\n",
         text="call-A hello\ncall-B who is there\n",
         reco2file_and_channel="call-A call A\ncall-B call B\n",
     )
-    for clip, encoded in read(tmp_path, ["train"], manifest="{split}"):
-        assert (clip.piece, encoded) == (None, (tmp_path / f"{clip.id}.wav").read_bytes())
+    assert pieces(tmp_path) == {"call-A": None, "call-B": None}
 
 
 def test_a_mix_of_both_sides_is_no_channel(tmp_path: Path) -> None:
-    (tmp_path / "call.wav").write_bytes(audio_file(noise(1, 8000), 8000))
+    (tmp_path / "call.wav").write_bytes(audio_file(noise(1), 8000))
     write(
         tmp_path / "train",
         wav_scp="call call.wav\n",
         text="a hello\nb who is there\n",
         segments="a call 0 0.5 0\nb call 0 0.5 1\n",
     )
-    found = [clip.piece for clip, _ in read(tmp_path, ["train"], manifest="{split}")]
-    assert found == [Piece(0, 0.5, 0), Piece(0, 0.5, 1)]
+    assert pieces(tmp_path) == {"a": Piece(0, 0.5, 0), "b": Piece(0, 0.5, 1)}
 
 
 def test_a_field_may_contain_the_split(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from speechmill.core.progress import progress
 from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.file_kinds import text_kind, unsupported_archive
 from speechmill.corpus.sources.spool import Spool, open_spool
-from speechmill.corpus.sources.zip_archive import is_zip, open_zip
+from speechmill.corpus.sources.zip_archive import is_zip, read_zip
 
 _LARGEST = 1 << 30
 """The largest accepted size of a clip or table in bytes."""
@@ -69,8 +69,8 @@ class Tree:
 def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iterator[Tree]:
     """Yield the files at `path`, a tar archive (plain, gzip, bzip2, xz or Zstandard), a ZIP archive or a folder.
 
-    A tar archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead
-    of a hundred thousand files. The files of a folder or ZIP archive are read in place.
+    An archive is read once, as a stream, and the selected members are stored in one unnamed file in `work` instead of
+    a hundred thousand files. The files of a folder are read in place.
 
     Args:
         path: The archive or folder; the kind of an archive is found from its first bytes.
@@ -86,31 +86,32 @@ def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iter
     if path.is_dir():
         yield _open_folder(path, keep)
         return
-    try:
-        kind, page, is_zipped = unsupported_archive(path), text_kind(path), is_zip(path)
-    except OSError as error:
-        raise SpeechmillError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
-    if kind:
-        raise SpeechmillError(
-            f"{path} is {kind}, which is not read: unpack it, and set the dataset's `path` to the folder"
-        )
-    if page:
-        raise SpeechmillError(
-            f"{path} is {page} and not an archive, perhaps the error message of a server; delete it, and download it"
-            " again"
-        )
-    if is_zipped:
-        with open_zip(path, keep, _LARGEST) as (names, read):
-            yield Tree(names.keys(), read, read, {"bytes": path.stat().st_size, "sha256": file_digest(path)})
-        return
     with open_spool(work) as spool:
         try:
-            about = _read_archive(path, keep, spool)
+            _check_kind(path)
+            about = _read_zip_archive(path, keep, spool) if is_zip(path) else _read_archive(path, keep, spool)
         except OSError as error:
             raise SpeechmillError(
                 f"{path} cannot be read, or {work} has no room for it ({error}); check both"
             ) from error
         yield Tree(spool.names, spool.read, spool.encoded, about)
+
+
+def _check_kind(path: Path) -> None:
+    if kind := unsupported_archive(path):
+        raise SpeechmillError(
+            f"{path} is {kind}, which is not read: unpack it, and set the dataset's `path` to the folder"
+        )
+    if kind := text_kind(path):
+        raise SpeechmillError(
+            f"{path} is {kind} and not an archive, perhaps the error message of a server; delete it, and download it"
+            " again"
+        )
+
+
+def _read_zip_archive(path: Path, keep: Callable[[str], str | None], spool: Spool) -> dict[str, Any]:
+    read_zip(path, keep, spool, _LARGEST)
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
 class _RefusedError(tarfile.TarError):

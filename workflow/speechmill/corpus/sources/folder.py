@@ -78,8 +78,8 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         found = (f"{folder}/{name}" for folder, _, names in os.walk(path) for name in names)
         return near_misses({clip.id: clip.file for clip in missing}, (os.path.relpath(file, path) for file in found))
 
-    clips = [replace(clip, piece=spans.find(clip.id, path / clip.file)) for clip in merge_splits(listed)]
-    yield Corpus(clips, read, similar)
+    clips = merge_splits(listed)
+    yield Corpus([replace(clip, piece=spans.find(clip.id, path / clip.file)) for clip in clips], read, similar)
 
 
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
@@ -120,7 +120,6 @@ _JSON_LINES = (".jsonl", ".json")
 def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
     parts = re.split(r"\{(\w+)\}", str(settings.pattern))
     # Literal text and fields alternate; a field matches as few characters as possible, and no slash.
-    regex = re.compile("".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts)))
     stem, dot, ending = parts[-1].rpartition(".")
     last = re.escape(stem + dot) + f"(?i:{re.escape(ending)})" if dot else re.escape(parts[-1])
     regex = re.compile(
@@ -168,7 +167,7 @@ def _warn(error: OSError) -> None:
 
 
 def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, Span | None]:
-    """Return the clip of an entry, and the piece of its recording that it is."""
+    """Return the clip of an entry, and the piece of its recording that the entry describes."""
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
@@ -178,7 +177,10 @@ def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[Sourc
     id_, name, sentence, *speaker = (column_value(entry, column, settings) for column in _COLUMNS)
     file = _inside(path, name or "", entry.location)
     span = read_span(entry, settings)
-    clip = SourceClip(id_ or (file if span is None else span.name(file)), (split,), file, sentence or "", *speaker)
+    piece = None if span is None else span.piece
+    clip = SourceClip(
+        id_ or (file if span is None else span.name(file)), (split,), file, sentence or "", *speaker, piece=piece
+    )
     return clip, span
 
 

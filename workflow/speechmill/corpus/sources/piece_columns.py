@@ -9,8 +9,7 @@ import soundfile as sf
 
 from speechmill.config.datasets import Column, Folder
 from speechmill.core.command import SpeechmillError
-from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.corpus.audio import UnreadableAudioError, decode_to_16k
+from speechmill.corpus.audio import Stream, UnreadableAudioError, decode
 from speechmill.corpus.encoded import read_encoded
 from speechmill.corpus.pieces import Piece
 from speechmill.corpus.sources.fields import column_fields, column_value
@@ -182,17 +181,23 @@ class Spans:
         return None if piece == Piece() else piece
 
 
-def _length(file: Path) -> tuple[float, int | None]:
-    """Return the seconds and the channels of a recording, which are nan and None if they cannot be found."""
+def _length(file: Path) -> tuple[float, int]:
+    """Return the seconds and the channels of a recording; nan and 0 if it cannot be decoded."""
     try:
         with file.open("rb") as recording, sf.SoundFile(recording.fileno(), closefd=False) as audio:
-            if audio.frames < 1 << 62:  # otherwise the header does not give it
+            if audio.frames < 1 << 60:  # otherwise the header does not give it
                 return audio.frames / audio.samplerate, audio.channels
     except OSError:
-        return math.nan, None
+        return math.nan, 0
     except sf.LibsndfileError:
         pass
     try:
-        return len(decode_to_16k(read_encoded(file), "soxr", file.name)) / SAMPLE_RATE, None
+        return decode(read_encoded(file), file.name, _measure, math.inf).samples
     except UnreadableAudioError:
-        return math.nan, None
+        return math.nan, 0
+
+
+def _measure(stream: Stream) -> tuple[float, int]:
+    for _ in stream.blocks():
+        pass
+    return stream.samples_read / stream.rate, stream.channels

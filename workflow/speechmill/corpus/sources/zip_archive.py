@@ -1,18 +1,19 @@
-"""The files of a ZIP archive by name, read in place."""
+"""The files of a ZIP archive."""
 
 import lzma
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from speechmill.core.command import SpeechmillError
+from speechmill.core.progress import progress
+from speechmill.corpus.sources.spool import Spool
 
 _ENCRYPTED = 1
 _UTF8 = 1 << 11
-_DAMAGED = (zipfile.BadZipFile, EOFError, ValueError, OSError, zlib.error, lzma.LZMAError)
 
 
 def is_zip(path: Path) -> bool:
@@ -21,55 +22,45 @@ def is_zip(path: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-@contextmanager
-def open_zip(
-    path: Path, keep: Callable[[str], str | None], largest: int
-) -> Iterator[tuple[Mapping[str, object], Callable[[str], bytes | None]]]:
-    """Yield the names of the selected files of a ZIP archive, and a function that reads one by name.
+def read_zip(path: Path, keep: Callable[[str], str | None], spool: Spool, largest: int) -> None:
+    """Store the selected files of a ZIP archive in `spool`.
 
     Args:
         path: The archive.
-        keep: Maps the name of a file to the name under which it is available, or to None to ignore it.
+        keep: Maps the name of a file to the name under which it is stored, or to None to ignore it.
+        spool: Where the files are stored.
         largest: The largest accepted size of a selected file in bytes.
 
     Raises:
+        OSError: The archive cannot be read, or the disk is full.
         SpeechmillError: The archive is damaged or uses an unsupported compression; or a selected file is encrypted, a
             link, too large, has a name that points outside the archive, or exists twice with different contents.
     """
     try:
-        archive = zipfile.ZipFile(path)
-    except _DAMAGED as error:
+        with zipfile.ZipFile(path) as archive:
+            for member in progress(archive.infolist(), desc=path.name, unit="file"):
+                name = _name(member)
+                kept = None if member.is_dir() or name.startswith("__MACOSX/") else keep(name)
+                if kept is None:
+                    continue
+                if problem := _problem(member, name, largest):
+                    raise SpeechmillError(f"{path} is refused: its member {member.filename!r} {problem}")
+                before = spool.read(kept)
+                with archive.open(member) as content:
+                    spool.add(kept, content)
+                if before is not None and spool.read(kept) != before:
+                    raise SpeechmillError(
+                        f"{path} is refused: it contains {member.filename!r} twice with different contents; download it"
+                        " again"
+                    )
+    except NotImplementedError as error:
+        raise SpeechmillError(
+            f"{path} cannot be read ({error}); unpack it, and set the dataset's `path` to the folder"
+        ) from error
+    except (zipfile.BadZipFile, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
         raise SpeechmillError(
             f"{path} cannot be read to its end ({error}): it is truncated or not an archive; download it again"
         ) from error
-    with archive:
-
-        def content(member: zipfile.ZipInfo) -> bytes:
-            try:
-                return archive.read(member)
-            except NotImplementedError as error:
-                raise SpeechmillError(
-                    f"{path}: {member.filename!r} cannot be read ({error}); unpack the archive, and set the dataset's"
-                    " `path` to the folder"
-                ) from error
-            except _DAMAGED as error:
-                raise SpeechmillError(
-                    f"{path}: {member.filename!r} cannot be read ({error}); download the archive again"
-                ) from error
-
-        members: dict[str, zipfile.ZipInfo] = {}
-        for member in archive.infolist():
-            name = _name(member)
-            kept = None if member.is_dir() or name.startswith("__MACOSX/") else keep(name)
-            if kept is None:
-                continue
-            problem = _problem(member, name, largest)
-            if problem is None and kept in members and content(members[kept]) != content(member):
-                problem = "exists twice with different contents; download the archive again"
-            if problem is not None:
-                raise SpeechmillError(f"{path} is refused: its member {member.filename!r} {problem}")
-            members.setdefault(kept, member)
-        yield members, lambda name: content(members[name]) if name in members else None
 
 
 def _name(member: zipfile.ZipInfo) -> str:
