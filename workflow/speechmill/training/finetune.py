@@ -431,6 +431,9 @@ def main() -> None:
         # A state is saved at the last step, which is always a planned checkpoint.
         time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
         write_json(record(args.run, settings, plan, kept, devices[0], time, work / LOG), args.record)
+        # A copy of each, with which a damaged one can be restored without training again.
+        for file in (args.record, args.log):
+            shutil.copy2(file, args.checkpoints)
         # Renamed first, since a partly deleted work folder must not look like a run that can resume.
         work.rename(work.with_name(f"done-{work.name}"))
         for done in args.work.glob("done-*"):
