@@ -513,3 +513,13 @@ def test_weights_digest(tmp_path: Path) -> None:
     both = weights_digest(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"another")
     assert weights_digest(tmp_path) != both
+
+
+def test_changed_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    write_digests(tmp_path)
+    assert weights_digest(tmp_path) == file_digest(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(b"{ ")
+    with pytest.raises(SpeechmillError, match=rf"{tmp_path}/config.json has changed since it was written"):
+        weights_digest(tmp_path)
