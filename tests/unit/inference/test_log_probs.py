@@ -22,7 +22,7 @@ from transformers.pipelines.automatic_speech_recognition import chunk_iter, resc
 
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import file_digest, read_json, write_json
+from speechmill.core.files import file_digest, read_json, write_digests, write_json
 from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
 from speechmill.core.tables import ctc_outputs_metadata, read_table, write_table
