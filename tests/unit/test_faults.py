@@ -49,6 +49,7 @@ def test_corrupt_file_error_names_what_to_delete(file: str, deleted: str) -> Non
 @pytest.mark.parametrize(
     ("file", "copy", "selected"),
     [
+        ("training.json", "checkpoints/training.json", 4),
         ("training.json", "model/evidence/training.json", 4),
         ("training.jsonl", "model/evidence/training.jsonl", 4),
         ("checkpoints/checkpoint-4/config.json", "model/config.json", 4),
@@ -61,7 +62,8 @@ def test_corrupt_output_of_training_is_never_to_be_deleted(
     tmp_path: Path, file: str, copy: str | None, selected: int
 ) -> None:
     run = tmp_path / "results" / "runs" / "mine"
-    (run / "model" / "evidence").mkdir(parents=True)
+    for folder in ("checkpoints", "model/evidence"):
+        (run / folder).mkdir(parents=True)
     write_json({"step": selected}, run / "selection.json")
     if copy:
         (run / copy).write_text("{}")

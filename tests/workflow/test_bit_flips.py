@@ -89,8 +89,11 @@ def keep_nothing(_: bytes, __: random.Random) -> bytes:
 
 
 Damage = Callable[[bytes, random.Random], bytes]
-# Three bits are flipped, one at a time.
-DAMAGES = [flip_a_bit, flip_a_bit, flip_a_bit, zero_a_page, keep_half, keep_nothing]
+
+
+def damages(chance: random.Random) -> list[Damage]:
+    """Return what is done to a file, once at a time: three bits are flipped, or a large part is lost."""
+    return [flip_a_bit, flip_a_bit, flip_a_bit, chance.choice([zero_a_page, keep_half, keep_nothing])]
 
 
 class Jobs:
@@ -148,7 +151,7 @@ def test_damaged_file_is_named_or_changes_nothing(jobs: Jobs, output: str, file:
     intact, expected = path.read_bytes(), jobs.content(output)
     outputs = {each: each.read_bytes() for each in (jobs.folder / jobs.path(output)).parent.iterdir() if each.is_file()}
     chance = random.Random(file)
-    for damage in DAMAGES:
+    for damage in damages(chance):
         path.write_bytes(damage(intact, chance))
         status, printed = jobs.run(output)
         path.write_bytes(intact)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -6,8 +7,9 @@ import yaml
 
 from material import ROOT
 from speechmill.config.root import Config, load
+from speechmill.core.command import SpeechmillError
 from speechmill.core.files import write_json
-from speechmill.dag import paths, stage_settings
+from speechmill.dag import hardware, paths, stage_settings
 
 RUN = "results/runs/demo_ru"
 NOISY = {"sets": ["demo_ru-test"], "effects": {"noisy": {"noise_snr_db": 5}}}
@@ -28,6 +30,16 @@ def test_steps_are_those_planned_or_those_kept(tmp_path: Path) -> None:
     write_json({"kept": [200]}, tmp_path / "training.json")
     assert paths.steps(str(tmp_path / "plan.json")) == [100, 200]
     assert paths.steps(str(tmp_path / "plan.json"), str(tmp_path / "training.json")) == [200]
+
+
+def test_corrupt_plan_is_named(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.json"
+    write_json({"checkpoints": [100, 200], "parameters": 5}, plan)
+    plan.write_text(plan.read_text().replace("100", "180"))
+    with pytest.raises(SpeechmillError, match=rf"{plan} has changed since it was written"):
+        paths.steps(str(plan))
+    with pytest.raises(SpeechmillError, match=rf"{plan} has changed since it was written"):
+        hardware.finetune_mb(demo_config(), "demo_ru", SimpleNamespace(plan=str(plan)))
 
 
 def test_each_step_is_scored_on_every_set_by_every_decoder() -> None:

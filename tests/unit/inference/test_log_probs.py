@@ -22,7 +22,7 @@ from transformers.pipelines.automatic_speech_recognition import chunk_iter, resc
 
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import file_digest, read_json, write_json
+from speechmill.core.files import file_digest, read_json, write_digests, write_json
 from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
 from speechmill.core.tables import ctc_outputs_metadata, read_table, write_table
@@ -513,3 +513,13 @@ def test_weights_digest(tmp_path: Path) -> None:
     both = weights_digest(tmp_path)
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(b"another")
     assert weights_digest(tmp_path) != both
+
+
+def test_changed_checkpoint_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    write_digests(tmp_path)
+    assert weights_digest(tmp_path) == file_digest(tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes(b"{ ")
+    with pytest.raises(SpeechmillError, match=rf"{tmp_path}/config.json has changed since it was written"):
+        weights_digest(tmp_path)

@@ -51,14 +51,18 @@ def _how_to_restore(path: Path, run: Path, step: str | None) -> str:
     """Return how an output of training can be restored, given the folder of its run, and the step of a checkpoint."""
     if path.name == DIGESTS:
         return "delete it and run snakemake again: the files beside it are then used without a comparison"
-    copy = run / "model" / "evidence" / path.name if step is None else run / "model" / path.name
-    restored = f"copy it from where it is intact: `cp -p {copy} {path}`"
-    if not copy.is_file() or (step is not None and step != _selected_step(run)):
-        restored = (
-            f"restore it from a backup. Without one, `rm -r {run}/checkpoints` trains again, from what is left in"
-            f" work/{run.name} or from the beginning. Then"
+    copies = [run / "checkpoints" / path.name, run / "model" / "evidence" / path.name]
+    if step is not None:
+        copies = [run / "model" / path.name] if step == _selected_step(run) else []
+    copy = next((each for each in copies if each.is_file()), None)
+    if copy is not None:
+        how = f"copy it from where it is intact, `cp -p {copy} {path}`, and run snakemake again"
+    else:
+        how = (
+            f"restore it from a backup and run snakemake again. Without one, `rm -r {run}/checkpoints` trains again,"
+            f" from what is left in work/{run.name} or from the beginning"
         )
-    return f"do not delete it, or snakemake trains again; {restored} and run snakemake again"
+    return f"do not delete it, or snakemake trains again; {how}"
 
 
 def _selected_step(run: Path) -> str | None:

@@ -13,7 +13,7 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
-from speechmill.core.files import check_files, corrupt_file_error, read_json, write_text
+from speechmill.core.files import check_files, corrupt_file_error, file_digest, read_json, write_text
 from speechmill.core.page import STYLE, content_policy, data_url
 from speechmill.core.tables import read_table
 from speechmill.report import evidence, manifest
@@ -81,7 +81,11 @@ def check_inputs(args: argparse.Namespace) -> None:
     Raises:
         SpeechmillError: A file has changed since it was written.
     """
-    check_files(args.training_log.parent, read_json(args.training).get("sha256", {}))
+    training = read_json(args.training)
+    check_files(args.training_log.parent, training.get("sha256", {}))
+    for source in args.base_source:
+        if training.get("base_source_sha256") not in (None, file_digest(source)):
+            raise corrupt_file_error(source, "has changed since the training: its sha256 is another one")
     check_files(args.model, read_json(args.selection)["sha256"])
     if args.lm:
         check_lm(args.model / "lm")

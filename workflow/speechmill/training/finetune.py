@@ -278,10 +278,12 @@ def record(
     device: torch.device,
     time: TrainingTime,
     log: Path,
+    base_source: Path | None,
 ) -> dict[str, Any]:
     """Return the content of `training.json`.
 
-    It has hyper-parameters, versions, hardware, settings, the steps that are kept, the time, and the digest of the log.
+    It has hyper-parameters, versions, hardware, settings, the steps that are kept, the time, and the digests of the log
+    and of the source of the base model.
     """
     finetune, batch = settings.finetune, settings.plan.batch
     size: float | int = batch.clips or round(plan["clips_per_batch"], 1)
@@ -324,6 +326,7 @@ def record(
         "kept": kept,
         **asdict(time),
         "sha256": {LOG: file_digest(log)},
+        "base_source_sha256": file_digest(base_source) if base_source else None,
     }
 
 
@@ -430,7 +433,11 @@ def main() -> None:
         export_checkpoints(work, kept, args.checkpoints, args.log)
         # A state is saved at the last step, which is always a planned checkpoint.
         time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
-        write_json(record(args.run, settings, plan, kept, devices[0], time, work / LOG), args.record)
+        base_source = args.base_source[0] if args.base_source else None
+        write_json(record(args.run, settings, plan, kept, devices[0], time, work / LOG, base_source), args.record)
+        # A copy of each, with which a damaged one can be restored without training again.
+        for file in (args.record, args.log):
+            shutil.copy2(file, args.checkpoints)
         # Renamed first, since a partly deleted work folder must not look like a run that can resume.
         work.rename(work.with_name(f"done-{work.name}"))
         for done in args.work.glob("done-*"):
