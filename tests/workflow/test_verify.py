@@ -49,6 +49,18 @@ def test_every_score_is_reproduced(changed: WorkingCopy) -> None:
     assert changed.planned(faulty_config(), "verify") == {"verify": 1}
 
 
+def test_scores_of_numbered_clips_are_reproduced(changed: WorkingCopy) -> None:
+    config = faulty_config()
+    config["datasets"]["demo_ru"]["redistribute"] = False
+    output = changed.snakemake(config, "verify").output
+    table = evidence.scored_file(changed.folder / RUN / "model", "demo_ru-test", "lm")
+    ids = pq.read_table(table, columns=["id"])["id"].to_pylist()
+    assert ids == [str(number) for number in range(1, len(ids) + 1)]
+    assert "DIFFERS" not in output
+    assert "recomputed  demo_ru-test by lm: WER" in output
+    assert "recomputed  the code for lm decoding runs" in output
+
+
 def test_code_in_the_card_prints_the_scored_hypothesis(finished: WorkingCopy) -> None:
     text = (finished.folder / RUN / "model" / card.CARD).read_text(encoding="utf-8")
     step = json.loads((finished.folder / RUN / "selection.json").read_text())["step"]

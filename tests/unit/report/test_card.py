@@ -555,6 +555,7 @@ def test_plot_labels_are_drawn_without_warning(tmp_path: Path) -> None:
     titles = {
         "a": "中文 dev", "b": "हिन्दी dev", "c": "US$ and CA$ dev", "d": "_x dev", "e": "ไทย dev", "f": "long " * 20,
         "g": isolate("العربية") + " dev", "h": "Ё é dev",
+        "i": "Prices $^$ dev", "j": r"$x^{2}$ \frac \$ _a_ % & # < > | * ` dev",
     }  # fmt: skip
     frame = scores(*((step, name, 0.5) for name in titles for step in (100, 200)))
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as monkeypatch:
@@ -567,6 +568,7 @@ def test_plot_labels_are_drawn_without_warning(tmp_path: Path) -> None:
     assert labels[:-1] == [
         "a, greedy", "b, greedy", r"US\$ and CA\$ dev, greedy", "d, greedy", "e, greedy", "f, greedy",
         isolate("العربية") + " dev, greedy", "Ё é dev, greedy",
+        r"Prices \$^\$ dev, greedy", r"\$x^{2}\$ \frac \\$ _a_ % & # < > | * ` dev, greedy",
     ]  # fmt: skip
 
 

@@ -15,8 +15,12 @@ class CardConfig(Section):
         description="licence of the model, as an identifier of the Hugging Face Hub; `other` for one that it does not"
         " know",
     )
-    description: str = Field(description="what the model is: the card's section `Model description`")
+    description: str = Field(
+        description="what the model is: the card's section `Model description`, in Markdown. HTML in it is text in the"
+        " page of the card, which has no images but the plots"
+    )
     uses: str = Field(
-        description="what the model is and is not meant for: the card's section `Intended uses & limitations`"
+        description="what the model is and is not meant for, in Markdown like `description`: the card's section"
+        " `Intended uses & limitations`"
     )
     tags: list[str] = Field(default_factory=list, description="tags in addition to `automatic-speech-recognition`")

@@ -120,9 +120,7 @@ def write(model: Path, settings: CardSettings, configuration: dict[str, Any], fi
                 temporary.write_bytes(source.read_bytes())
 
 
-def write_scored(
-    model: Path, settings: CardSettings, hypotheses: dict[System, Path], clips: Iterable[Path]
-) -> None:  # fmt: skip
+def write_scored(model: Path, settings: CardSettings, hypotheses: dict[System, Path], clips: Iterable[Path]) -> None:
     """Write, for each set and decoder, the hypotheses of the selected model with their error counts."""
     tables = {path.stem: path for path in clips}
     for system, path in hypotheses.items():
