@@ -1,6 +1,7 @@
 import html
 import itertools
 import re
+import shutil
 import sys
 import unicodedata
 import warnings
@@ -18,6 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from material import as_json
+from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
 from speechmill.core.schemas import CLIPS, HYPOTHESES
@@ -49,7 +51,7 @@ from speechmill.report.card_tables import (
 )
 from speechmill.report.markdown import table
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
-from speechmill.report.verify_folder import count_figures
+from speechmill.report.verify_folder import check_folder, count_figures
 from speechmill.scoring.error_rates import percent
 from speechmill.scoring.summary import COLUMNS
 
@@ -910,3 +912,39 @@ def test_template_contains_no_literal_figures() -> None:
 
 def test_table_cells_are_escaped() -> None:
     assert table([["Set", "Why"], ["a", "no | such\n\nset"]]).splitlines()[2] == "| a   | no \\| such set |"
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "removed": lambda path: path.unlink(),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
+    "replaced": lambda path: path.write_text("null"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_to_any_file_of_a_model_is_named(written: Path, tmp_path: Path, damage: str) -> None:
+    whole = check_folder(written).differences
+    names = sorted(path.relative_to(written) for path in written.rglob("*") if path.is_file())
+    assert len(names) > 20
+    for name in names:
+        shutil.copytree(written, tmp_path / "model", dirs_exist_ok=True)
+        DAMAGES[damage](tmp_path / "model" / name)
+        found = [line for line in check_folder(tmp_path / "model").differences if line not in whole]
+        assert any(str(name) in line for line in found), (name, found)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "null", "{}"])
+def test_invalid_evidence_is_named_also_with_a_new_manifest(written: Path, tmp_path: Path, content: str) -> None:
+    shutil.copytree(written, tmp_path / "model")
+    for path in sorted((tmp_path / "model" / "evidence").rglob("*.json*")):
+        # Without leakage, or a record of the base, an object is empty.
+        if content == "{}" and path.name in ("leakage.json", "base.json", "training.jsonl"):
+            continue
+        valid = path.read_bytes()
+        path.write_text(content)
+        manifest.write(tmp_path / "model")
+        with pytest.raises(
+            SpeechmillError, match=f"{path} .*build the model folder again|{path} was written by another"
+        ):
+            evidence.read(tmp_path / "model")
+        path.write_bytes(valid)

@@ -29,6 +29,24 @@ def test_files_of_hub_and_snakemake_are_ignored(model: Path) -> None:
     assert manifest.differences(model) == []
 
 
+def test_links_and_hidden_folders_are_named(model: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (model / "more").symlink_to(outside)
+    (model / "nothing").symlink_to(outside / "absent")
+    (model / "plots" / ".git").mkdir()
+    (model / "plots" / ".git" / "config").touch()
+    (model / "README.md").unlink()
+    (model / "README.md").mkdir()
+    assert manifest.differences(model) == [
+        "README.md is listed in manifest.json but is not in the folder",
+        "more is in the folder but is not listed in manifest.json",
+        "nothing is in the folder but is not listed in manifest.json",
+        "plots/.git/config is in the folder but is not listed in manifest.json",
+        "more is a link to a folder, or no regular file",
+        "nothing is a link to a folder, or no regular file",
+    ]
+
+
 def test_changed_file_is_named_with_the_change(model: Path) -> None:
     (model / "README.md").write_text("# Э")
     (model / "plots" / "wer.png").write_bytes(b"pictures")

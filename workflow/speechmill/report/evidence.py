@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
+from speechmill.config.root import Config, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
 from speechmill.core.tables import read_table, write_arrow_table
@@ -25,6 +26,8 @@ from speechmill.scoring.systems import System
 
 FOLDER = "evidence"
 """The name of the folder inside the model folder."""
+
+_STATUS_KEYS = ("dataset", "listed", "kept", "rejected", "differences", "about")
 
 _SCORED_COLUMNS = [
     "id", "audio_sha256", "seconds", "hypothesis", "hits", "substitutions", "deletions", "insertions",
@@ -66,11 +69,12 @@ def read(model: Path) -> Evidence:
     """
     folder = model / FOLDER
 
-    def read_one(name: str) -> Any:
-        path = folder / name
-        if not path.is_file():
-            raise SpeechmillError(f"{path} is missing: the model folder is incomplete; download or build it again")
-        return read_json(path)
+    def read_one(name: str, *keys: str) -> Any:
+        """Return an object in JSON, which has at least these keys."""
+        content = _read(folder / name, read_json)
+        if not isinstance(content, dict) or not content.keys() >= set(keys):
+            raise _damaged(folder / name, f"is no JSON object with {', '.join(keys) or 'any keys'}")
+        return content
 
     try:
         settings = CardSettings.model_validate(read_one("settings.json"))
@@ -83,21 +87,79 @@ def read(model: Path) -> Evidence:
         ) from error
     return Evidence(
         settings=settings,
-        summary=read_table(folder / "summary.parquet").to_pandas(),
-        selection=read_one("selection.json"),
-        breakdown=read_one("breakdown.json"),
-        training=read_one("training.json"),
-        log=[json.loads(line) for line in (folder / "training.jsonl").read_text(encoding="utf-8").splitlines()],
-        plan=read_one("plan.json"),
+        summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
+        selection=read_one("selection.json", "step", "set", "decoder", "metric", "sha256"),
+        breakdown=read_one("breakdown.json", "sets", "comparisons"),
+        training=read_one("training.json", "hyper_parameters", "versions", "hardware"),
+        log=_read(folder / "training.jsonl", _read_json_lines),
+        plan=read_one("plan.json", "checkpoints"),
         leakage=read_one("leakage.json"),
-        usage=read_one("usage.json"),
-        counts={role: read_one(f"counts/{role}.json") for role in settings.roles},
-        status=[read_one(f"status/{name}.json") for name in settings.datasets],
-        lm={path.stem: read_json(path) for path in sorted((folder / "lm").glob("*.json"))},
-        base=read_json(folder / "base.json") if (folder / "base.json").is_file() else None,
-        vocabulary=list(read_json(model / "vocab.json")),
-        training_clips_digest=(folder / "train.sha256").read_text(encoding="utf-8").strip(),
+        usage=_read(folder / "usage.json", _read_examples),
+        counts={role: read_one(f"counts/{role}.json", "sets", "clips", "excluded") for role in settings.roles},
+        status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
+        lm={path.stem: read_one(f"lm/{path.name}") for path in sorted((folder / "lm").glob("*.json"))},
+        base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        vocabulary=list(_read(model / "vocab.json", read_json)),
+        training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )
+
+
+def read_configuration(model: Path) -> Config:
+    """Return the configuration that reproduces the run.
+
+    Raises:
+        SpeechmillError: It is missing or invalid.
+    """
+    return cast(Config, _read(model / FOLDER / "config.yaml", _read_configuration))
+
+
+def read_scores(path: Path, columns: list[str]) -> pa.Table:
+    """Return a table in the evidence folder that has at least these columns.
+
+    Raises:
+        SpeechmillError: The table is missing or corrupt, or lacks one of them.
+    """
+    table: pa.Table = _read(path, read_table)
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise _damaged(path, f"lacks the columns {', '.join(missing)}")
+    return table
+
+
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """Return what `read` returns for a file of a model folder."""
+    if not path.is_file():
+        raise SpeechmillError(f"{path} is missing: the model folder is incomplete; download or build it again")
+    try:
+        return read(path)
+    # The advice in a SpeechmillError is to run snakemake, which does not help with a folder that was downloaded.
+    except (SpeechmillError, ValueError, TypeError, LookupError, yaml.YAMLError) as error:
+        raise _damaged(path, f"cannot be read ({error})") from error
+
+
+def _read_json_lines(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise ValueError("it is empty")
+    return [dict(json.loads(line)) for line in lines]
+
+
+def _read_examples(path: Path) -> list[dict[str, str]]:
+    examples: list[dict[str, str]] = read_json(path)
+    if not isinstance(examples, list):
+        raise ValueError("it is no list")
+    for row in examples:
+        for key in ("decoder", "code", "set", "clip", "printed"):
+            row[key]
+    return examples
+
+
+def _read_configuration(path: Path) -> Config:
+    return load(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _damaged(path: Path, problem: str) -> SpeechmillError:
+    return SpeechmillError(f"{path} {problem}; download or build the model folder again")
 
 
 def write(model: Path, settings: CardSettings, configuration: dict[str, Any], files: dict[str, Path]) -> None:

@@ -10,8 +10,11 @@ from speechmill.core.files import file_digest, read_json, write_json
 NAME = "manifest.json"
 """The name of the manifest inside the folder."""
 
-_UNLISTED = {".snakemake_timestamp", ".git", ".gitattributes", ".cache"}
-"""Files and folders that snakemake, git and the Hub keep next to the files of a model."""
+_TIMESTAMP = ".snakemake_timestamp"
+"""The file that snakemake writes to each folder that is an output."""
+
+_UNLISTED = {".git", ".gitattributes", ".cache"}
+"""Files and folders that git and the Hub keep next to the files of a model."""
 
 
 class _File(BaseModel):
@@ -26,7 +29,9 @@ class _Manifest(BaseModel):
 def write(folder: Path) -> None:
     """Write the manifest of `folder`: each file except the manifest, with its size in bytes and its sha256."""
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)} for name in _names(folder)
+        name: {"bytes": (folder / name).stat().st_size, "sha256": file_digest(folder / name)}
+        for name in _names(folder)
+        if (folder / name).is_file()
     }
     write_json({"files": files}, folder / NAME)
 
@@ -47,7 +52,9 @@ def differences(folder: Path) -> list[str]:
     lines = [f"{name} is listed in {NAME} but is not in the folder" for name in sorted(set(listed) - set(present))]
     lines += [f"{name} is in the folder but is not listed in {NAME}" for name in present if name not in listed]
     for name in present:
-        if name in listed:
+        if not (folder / name).is_file():
+            lines.append(f"{name} is a link to a folder, or no regular file")
+        elif name in listed:
             size, digest = (folder / name).stat().st_size, file_digest(folder / name)
             if size != listed[name].bytes:
                 lines.append(f"{name} was changed: {NAME} lists {listed[name].bytes} bytes, the file has {size}")
@@ -57,8 +64,13 @@ def differences(folder: Path) -> list[str]:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the relative paths of all files that belong into the manifest."""
-    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    """Return the relative paths of all files that belong into the manifest.
+
+    Links to folders and special files do not belong there, and are returned, so that they are reported.
+    """
+    files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(
-        name.as_posix() for name in files if name.as_posix() != NAME and not _UNLISTED.intersection(name.parts)
+        name.as_posix()
+        for name in files
+        if name.as_posix() != NAME and name.name != _TIMESTAMP and name.parts[0] not in _UNLISTED
     )

@@ -9,7 +9,6 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from speechmill.core.files import file_digest, read_json
-from speechmill.core.tables import read_table
 from speechmill.core.versions import stage_version
 from speechmill.report import evidence, manifest
 from speechmill.report.card import CARD, card_files
@@ -32,21 +31,21 @@ _MAX_LENGTH = 200
 
 def check_folder(model: Path) -> CheckResult:
     """Check that a model folder is complete and that its card follows from its evidence."""
-    result = CheckResult(differences=manifest.differences(model))
+    result = CheckResult()
+    with result.reporting(f"{model} cannot be compared with its {manifest.NAME}"):
+        result.differences += manifest.differences(model)
     if not result.differences:
         result.passed.append(f"manifest    {len(read_json(model / manifest.NAME)['files'])} files are unchanged")
-    found = evidence.read(model)
-    for name, digest in found.selection["sha256"].items():
-        if not (model / name).is_file() or file_digest(model / name) != digest:
-            result.differences.append(f"{name} is not that of the selected checkpoint, which has the sha256 {digest}")
-    result.differences += _check_sums(model, found)
-    result.differences += _check_rendering(model, found)
-    result.differences += _check_run(model, found)
-    counts = count_figures((model / CARD).read_text(encoding="utf-8"))
-    result.differences += [
-        f"{CARD}: the section {name!r} has figures without a known source" for name in set(counts) - set(PROVENANCE)
-    ]
+    found = None
+    with result.reporting(f"{model / evidence.FOLDER} cannot be read"):
+        found = evidence.read(model)
+    if found is None:
+        return result
+    for check, what in _CHECKS.items():
+        with result.reporting(f"{model}: {what}"):
+            result.differences += check(model, found)
     if not result.differences:
+        counts = count_figures((model / CARD).read_text(encoding="utf-8"))
         kinds: Counter[str] = Counter()
         for name, number in counts.items():
             kinds[PROVENANCE[name].kind] += number
@@ -76,11 +75,21 @@ def selected_scores(found: Evidence) -> pd.DataFrame:
     return scores
 
 
+def _check_selection(model: Path, found: Evidence) -> list[str]:
+    """Compare the files of the model with those of the selected checkpoint."""
+    return [
+        f"{name} is not that of the selected checkpoint, which has the sha256 {digest}"
+        for name, digest in found.selection["sha256"].items()
+        if not (model / name).is_file() or file_digest(model / name) != digest
+    ]
+
+
 def _check_sums(model: Path, found: Evidence) -> list[str]:
     """Compare the error counts of each set with the sums over its clips."""
     lines = []
     for row in selected_scores(found).to_dict("records"):
-        clips = read_table(evidence.scored_file(model, row["set"], row["decoder"])).to_pandas()
+        path = evidence.scored_file(model, row["set"], row["decoder"])
+        clips = evidence.read_scores(path, ["hits", *ERROR_COUNTS[1:]]).to_pandas()
         sums = {name: int(clips[name].sum()) for name in ERROR_COUNTS[1:]}
         sums["reference_words"] = int(clips["hits"].sum()) + sums["substitutions"] + sums["deletions"]
         lines += [
@@ -138,3 +147,21 @@ def _check_run(model: Path, found: Evidence) -> list[str]:
                     if value != row[key] and not (pd.isna(value) and pd.isna(row[key]))
                 ]
     return lines
+
+
+def _check_sections(model: Path, found: Evidence) -> list[str]:
+    """Find sections of the card that have figures of unknown origin."""
+    counts = count_figures((model / CARD).read_text(encoding="utf-8"))
+    return [
+        f"{CARD}: the section {name!r} has figures without a known source" for name in set(counts) - set(PROVENANCE)
+    ]
+
+
+_CHECKS = {
+    _check_selection: f"the files of the checkpoint cannot be compared with {evidence.FOLDER}/selection.json",
+    _check_sums: f"{evidence.FOLDER}/summary.parquet cannot be compared with the clips in {evidence.FOLDER}/scored",
+    _check_rendering: f"{CARD} cannot be rendered from the files in {evidence.FOLDER}",
+    _check_run: f"{evidence.FOLDER}/summary.parquet cannot be compared with the scores of the run",
+    _check_sections: f"the figures in {CARD} cannot be counted",
+}
+"""The checks that need the evidence, with what is reported if one of them fails."""

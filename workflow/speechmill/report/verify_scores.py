@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import torch
-import yaml
 
-from speechmill.config.root import Config, load
+from speechmill.config.root import Config
 from speechmill.config.sets import stored_splits
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
@@ -68,21 +67,30 @@ class SetOutput(NamedTuple):
 
 def check_scores(model: Path, data: Path, device: torch.device) -> CheckResult:
     """Recompute the scores of a model folder on the prepared datasets in `data`, and run the code in its card."""
-    found = evidence.read(model)
-    config = load(yaml.safe_load((model / evidence.FOLDER / "config.yaml").read_text(encoding="utf-8")))
+    result = CheckResult()
+    with result.reporting(f"the scores of {model} cannot be recomputed"):
+        _check_all(model, data, device, result)
+    return result
+
+
+def _check_all(model: Path, data: Path, device: torch.device, result: CheckResult) -> None:
+    found, config = evidence.read(model), evidence.read_configuration(model)
+    run = found.settings.run
+    if run not in config.runs:
+        raise SpeechmillError(
+            f"{model / evidence.FOLDER / 'config.yaml'} has no run {run}; download or build the model folder again"
+        )
     reference = ReferenceModel(model, device)
     # Only the same device and the same version of torch give the same figures.
     same_torch = found.training["versions"]["Pytorch"] == version("torch")
-    result = CheckResult()
     for name, rows in selected_scores(found).groupby("set", sort=False):
         exact = same_torch and bool((rows["device"] == device_name(device)).all())
         try:
-            recordings = load_recordings(config, found.settings.run, str(name), data)
-            result.add(_check_set(reference, model, config, found.settings.run, recordings, rows, exact))
+            recordings = load_recordings(config, run, str(name), data)
+            result.add(_check_set(reference, model, config, run, recordings, rows, exact))
         except SpeechmillError as error:
             result.differences.append(f"{name}: {error}")
     result.add(_check_usage(model, found, config, data))
-    return result
 
 
 def load_recordings(config: Config, run: str, name: str, data: Path) -> Recordings:
@@ -190,13 +198,23 @@ def _process_set(
                 sizes.append(spill.write(log_probs.astype("<f2").tobytes()))
         hypotheses = {"greedy": greedy}
         if "lm" in decoders:
-            weights = Weights.model_validate(read_json(model / "lm" / "weights.json"))
-            search = BeamSearch(model / "lm", weights)
+            search = _beam_search(model / "lm")
             spill.seek(0)
             stored = (np.frombuffer(spill.read(size), dtype="<f2") for size in sizes)
             width = reference.vocab_size
             hypotheses["lm"] = [search(each.reshape(-1, width)) if len(each) else "" for each in stored]
     return SetOutput(hypotheses, losses, digests)
+
+
+def _beam_search(folder: Path) -> BeamSearch:
+    try:
+        return BeamSearch(folder, Weights.model_validate(read_json(folder / "weights.json")))
+    # Its files are read by several libraries, of which some check nothing.
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise SpeechmillError(
+            f"the language model in {folder} cannot be used ({type(error).__name__}: {error}); download or build the"
+            " model folder again"
+        ) from error
 
 
 def _scores(
@@ -267,7 +285,11 @@ def _check_usage(model: Path, found: evidence.Evidence, config: Config, data: Pa
         except (SpeechmillError, ValueError) as error:
             result.differences.append(f"{what} cannot be run on {example['clip']}: {error}")
             continue
-        output = run_code(example["code"], model, recordings.samples(index))
+        output = None
+        with result.reporting(f"{what} fails"):
+            output = run_code(example["code"], model, recordings.samples(index))
+        if output is None:
+            continue
         if example["printed"] is None:
             result.passed.append(f"recomputed  {what} runs; the terms of the corpus keep its output out of the card")
         elif output == example["printed"]:
