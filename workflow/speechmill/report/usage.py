@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import os
 import runpy
 import tempfile
 from pathlib import Path
@@ -91,8 +90,6 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards with the clips")
     parser.add_argument("--usage", type=Path, required=True, help="the output")
     args = parser.parse_args()
-    # The job requests no GPU, but a pipeline takes the first one that it sees, on which another job may be training.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     clips = read_table(args.clips)
     clip, samples = clips["id"][0].as_py(), ClipReader(clips, args.shards).samples(0)
     write_json(usage_examples(args.model, args.decoders, args.settings, args.set, clip, samples), args.usage)
