@@ -75,33 +75,40 @@ def test_named_step_has_a_record(step: str, record: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoders", "step", "name", "decoder", "kind"),
+    ("decoders", "step", "name", "outputs", "needed"),
     [
-        (["greedy"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
-        (["greedy"], "selected", "demo_ru-test", "greedy", "ctc_outputs"),
-        # Decoders share a forward pass, but for greedy scores on dev before tuning.
-        (["greedy", "lm"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
-        (["greedy", "lm"], "300", "demo_ru-dev", "lm", "log_probs"),
-        (["greedy", "lm"], "300", "demo_ru-test", "greedy", "log_probs"),
-        (["greedy", "lm"], "300", "demo_ru-test", "lm", "log_probs"),
-        (["greedy", "lm"], "selected", "demo_ru-dev", "greedy", "log_probs"),
+        (["greedy"], "300", "demo_ru-dev", "ctc_outputs", False),
+        (["greedy"], "selected", "demo_ru-test", "ctc_outputs", False),
+        # The greedy scores of dev precede tuning; beam search reads those of a second forward pass.
+        (["greedy", "lm"], "300", "demo_ru-dev", "ctc_outputs", False),
+        (["greedy", "lm"], "300", "demo_ru-dev", "log_probs", True),
+        (["greedy", "lm"], "300", "demo_ru-test", "ctc_outputs", True),
+        (["greedy", "lm"], "tuning", "demo_ru-dev", "ctc_outputs", True),
+        (["greedy", "lm"], "selected", "demo_ru-dev", "ctc_outputs", True),
     ],
 )
-def test_decoders_share_a_forward_pass(decoders: list[str], step: str, name: str, decoder: str, kind: str) -> None:
+def test_log_probs_are_kept_for_beam_search_only(
+    decoders: list[str], step: str, name: str, outputs: str, needed: bool
+) -> None:
     config = evaluated("demo_ru-test", decoders=decoders)
-    expected = f"{RUN}/evaluation/{step}/{name}/{kind}.parquet"
-    assert paths.ctc_outputs(config, "demo_ru", step, name, decoder) == expected
-    settings = stage_settings.log_probs_runtime(config, kind)
-    assert settings == f'{{"keep_log_probs": {str(kind == "log_probs").lower()}}}'
+    assert paths.keeps_log_probs(config, "demo_ru", step, name, outputs) == needed
+    # Without the weights, beam search could not follow at once.
+    weights = paths.weights_before_log_probs(config, "demo_ru", step, name, outputs)
+    assert weights == ([f"{RUN}/lm/weights.json"] if needed and step != "tuning" else [])
 
 
 @pytest.mark.parametrize(
-    ("step", "outputs", "waits"),
-    [("300", "log_probs", True), ("tuning", "log_probs", False), ("300", "ctc_outputs", False)],
+    ("step", "name", "decoder", "outputs"),
+    [
+        ("300", "demo_ru-dev", "greedy", "ctc_outputs"),
+        ("300", "demo_ru-dev", "lm", "log_probs"),
+        ("300", "demo_ru-test", "lm", "ctc_outputs"),
+        ("selected", "demo_ru-dev", "lm", "ctc_outputs"),
+    ],
 )
-def test_log_probs_wait_for_the_weights_of_the_language_model(step: str, outputs: str, waits: bool) -> None:
-    weights = paths.weights_before_log_probs(demo_config(), "demo_ru", step, outputs)
-    assert weights == ([f"{RUN}/lm/weights.json"] if waits else [])
+def test_only_dev_has_a_second_forward_pass(step: str, name: str, decoder: str, outputs: str) -> None:
+    expected = f"{RUN}/evaluation/{step}/{name}/{outputs}.parquet"
+    assert paths.ctc_outputs(demo_config(), "demo_ru", step, name, decoder) == expected
 
 
 def test_run_without_training_scores_its_base_as_step_0() -> None:
