@@ -7,7 +7,7 @@ import yaml
 from material import ROOT
 from speechmill.config.root import Config, load
 from speechmill.core.files import write_json
-from speechmill.dag import paths, stage_settings
+from speechmill.dag import paths
 
 RUN = "results/runs/demo_ru"
 NOISY = {"sets": ["demo_ru-test"], "effects": {"noisy": {"noise_snr_db": 5}}}
