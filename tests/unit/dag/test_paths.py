@@ -97,6 +97,21 @@ def test_log_probs_are_kept_for_beam_search_only(
     assert weights == ([f"{RUN}/lm/weights.json"] if needed and step != "tuning" else [])
 
 
+def test_scored_base_is_tuned_on_dev_before_other_sets() -> None:
+    demo = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    evaluation = demo["runs"]["demo_ru"]["evaluation"] | {"sets": ["demo_ru-dev", "demo_ru-test"]}
+    evaluation["lm"] = {"text": "files", "files": ["sentences.txt"]}
+    run = {"language": "ru", "training": "none", "model": {"base": "./base"}, "dev": "demo_ru-dev"}
+    demo["runs"]["scored"] = run | {"evaluation": evaluation}
+    config = load(demo)
+    dev, test = (
+        paths.weights_before_log_probs(config, "scored", "0", f"demo_ru-{name}", "ctc_outputs")
+        for name in ("dev", "test")
+    )
+    assert dev == []
+    assert test == ["results/runs/scored/lm/weights.json"]
+
+
 @pytest.mark.parametrize(
     ("step", "name", "decoder", "outputs"),
     [

@@ -342,11 +342,12 @@ def tuning_ctc_outputs(config: Config, run: str) -> str:
 
 
 def weights_before_log_probs(config: Config, run: str, step: str, set_name: str, outputs: str) -> list[str]:
-    """Return the weights of the language model where a forward pass waits for them.
+    """Return the weights of the language model where a forward pass waits for them, except for that of tuning.
 
     Beam search then follows at once, and log-probabilities are deleted before those of later checkpoints exist.
     """
-    waits = config.runs[run].trains and keeps_log_probs(config, run, step, set_name, outputs) and step != "tuning"
+    tunes = f"results/runs/{run}/evaluation/{step}/{set_name}/{outputs}.parquet" == tuning_ctc_outputs(config, run)
+    waits = keeps_log_probs(config, run, step, set_name, outputs) and not tunes
     return [f"results/runs/{run}/lm/weights.json"] if waits else []
 
 
