@@ -98,9 +98,10 @@ rule usage:
         set_name=from_config(paths.selection_set_name),
         version=stage_version("usage"),
     shell:
-        "python -m speechmill.report.usage --settings {params.settings:q} --decoders {params.decoders}"
-        " --set {params.set_name} --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards}"
-        " --usage {output} 2>&1 | tee {log}"
+        # A pipeline would take the first GPU that it sees, on which another job may be training.
+        "CUDA_VISIBLE_DEVICES= python -m speechmill.report.usage --settings {params.settings:q}"
+        " --decoders {params.decoders} --set {params.set_name} --model $(dirname {input.model[0]})"
+        " --clips {input.clips} --shards {input.shards} --usage {output} 2>&1 | tee {log}"
 
 
 rule card:

@@ -1,7 +1,7 @@
 # Needs: a model, the clips of an evaluation set and their shards; for the decoder `lm`, the language model.
-# Makes: the CTC outputs of one forward pass for all decoders, which are temporary (dev has two before and after the
-# language model is tuned, see `paths.ctc_outputs`); scores and hypotheses by each decoder; the tables of all scores; the
-# pages of the clips with the most errors.
+# Makes: the CTC outputs of one forward pass for all decoders, which are temporary, for dev of two passes, before and
+# after the language model is tuned (see `ctc_outputs` in dag/paths.py); scores and hypotheses by each decoder; the
+# tables of all scores; the pages of the clips with the most errors.
 #
 # A step is a number; or `tuning`, the checkpoint on whose dev clips the language model's weights are tuned; or
 # `selected`, for sets that no other checkpoint is scored on.

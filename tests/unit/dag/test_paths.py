@@ -9,7 +9,7 @@ from material import ROOT
 from speechmill.config.root import Config, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import write_json
-from speechmill.dag import hardware, paths, stage_settings
+from speechmill.dag import hardware, paths
 
 RUN = "results/runs/demo_ru"
 NOISY = {"sets": ["demo_ru-test"], "effects": {"noisy": {"noise_snr_db": 5}}}
@@ -87,33 +87,55 @@ def test_named_step_has_a_record(step: str, record: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoders", "step", "name", "decoder", "kind"),
+    ("decoders", "step", "name", "outputs", "needed"),
     [
-        (["greedy"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
-        (["greedy"], "selected", "demo_ru-test", "greedy", "ctc_outputs"),
-        # Decoders share a forward pass, but for greedy scores on dev before tuning.
-        (["greedy", "lm"], "300", "demo_ru-dev", "greedy", "ctc_outputs"),
-        (["greedy", "lm"], "300", "demo_ru-dev", "lm", "log_probs"),
-        (["greedy", "lm"], "300", "demo_ru-test", "greedy", "log_probs"),
-        (["greedy", "lm"], "300", "demo_ru-test", "lm", "log_probs"),
-        (["greedy", "lm"], "selected", "demo_ru-dev", "greedy", "log_probs"),
+        (["greedy"], "300", "demo_ru-dev", "ctc_outputs", False),
+        (["greedy"], "selected", "demo_ru-test", "ctc_outputs", False),
+        # The greedy scores of dev precede tuning; beam search reads those of a second forward pass.
+        (["greedy", "lm"], "300", "demo_ru-dev", "ctc_outputs", False),
+        (["greedy", "lm"], "300", "demo_ru-dev", "log_probs", True),
+        (["greedy", "lm"], "300", "demo_ru-test", "ctc_outputs", True),
+        (["greedy", "lm"], "tuning", "demo_ru-dev", "ctc_outputs", True),
+        (["greedy", "lm"], "selected", "demo_ru-dev", "ctc_outputs", True),
     ],
 )
-def test_decoders_share_a_forward_pass(decoders: list[str], step: str, name: str, decoder: str, kind: str) -> None:
+def test_log_probs_are_kept_for_beam_search_only(
+    decoders: list[str], step: str, name: str, outputs: str, needed: bool
+) -> None:
     config = evaluated("demo_ru-test", decoders=decoders)
-    expected = f"{RUN}/evaluation/{step}/{name}/{kind}.parquet"
-    assert paths.ctc_outputs(config, "demo_ru", step, name, decoder) == expected
-    settings = stage_settings.log_probs_runtime(config, kind)
-    assert settings == f'{{"keep_log_probs": {str(kind == "log_probs").lower()}}}'
+    assert paths.keeps_log_probs(config, "demo_ru", step, name, outputs) == needed
+    # Without the weights, beam search could not follow at once.
+    weights = paths.weights_before_log_probs(config, "demo_ru", step, name, outputs)
+    assert weights == ([f"{RUN}/lm/weights.json"] if needed and step != "tuning" else [])
+
+
+def test_scored_base_is_tuned_on_dev_before_other_sets() -> None:
+    demo = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    evaluation = demo["runs"]["demo_ru"]["evaluation"] | {"sets": ["demo_ru-dev", "demo_ru-test"]}
+    evaluation["lm"] = {"text": "files", "files": ["sentences.txt"]}
+    run = {"language": "ru", "training": "none", "model": {"base": "./base"}, "dev": "demo_ru-dev"}
+    demo["runs"]["scored"] = run | {"evaluation": evaluation}
+    config = load(demo)
+    dev, test = (
+        paths.weights_before_log_probs(config, "scored", "0", f"demo_ru-{name}", "ctc_outputs")
+        for name in ("dev", "test")
+    )
+    assert dev == []
+    assert test == ["results/runs/scored/lm/weights.json"]
 
 
 @pytest.mark.parametrize(
-    ("step", "outputs", "waits"),
-    [("300", "log_probs", True), ("tuning", "log_probs", False), ("300", "ctc_outputs", False)],
+    ("step", "name", "decoder", "outputs"),
+    [
+        ("300", "demo_ru-dev", "greedy", "ctc_outputs"),
+        ("300", "demo_ru-dev", "lm", "log_probs"),
+        ("300", "demo_ru-test", "lm", "ctc_outputs"),
+        ("selected", "demo_ru-dev", "lm", "ctc_outputs"),
+    ],
 )
-def test_log_probs_wait_for_the_weights_of_the_language_model(step: str, outputs: str, waits: bool) -> None:
-    weights = paths.weights_before_log_probs(demo_config(), "demo_ru", step, outputs)
-    assert weights == ([f"{RUN}/lm/weights.json"] if waits else [])
+def test_only_dev_has_a_second_forward_pass(step: str, name: str, decoder: str, outputs: str) -> None:
+    expected = f"{RUN}/evaluation/{step}/{name}/{outputs}.parquet"
+    assert paths.ctc_outputs(demo_config(), "demo_ru", step, name, decoder) == expected
 
 
 def test_run_without_training_scores_its_base_as_step_0() -> None:

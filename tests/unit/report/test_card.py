@@ -444,6 +444,9 @@ def test_forward_pass_counts_once_for_all_decoders() -> None:
     both = pd.concat([greedy, beam]).assign(wall_seconds=lambda frame: frame.forward_seconds + frame.decoding_seconds)
     assert scoring_seconds(greedy) == 700
     assert scoring_seconds(both) == 707
+    # A second pass over dev, for beam search.
+    second = beam.assign(forward_seconds=[150.0, 250.0, 400.0])
+    assert scoring_seconds(pd.concat([greedy, second])) == 707 + 150 + 250
 
 
 def test_unavailable_set_is_listed_with_reason() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechmill.config.root import Config, Run
 from speechmill.core.files import read_json
+from speechmill.dag.paths import keeps_log_probs
 
 # One process without any model: Python, torch, and what the driver of a GPU maps.
 _PROCESS_MB = 4000
@@ -84,13 +85,13 @@ def log_probs_gpus(config: Config, run: str, input: Any) -> int:
     return 0 if config.runs[run].device == "cpu" or unavailable else 1
 
 
-def log_probs_threads(config: Config, outputs: str) -> int:
+def log_probs_threads(config: Config, run: str, step: str, set_name: str, outputs: str) -> int:
     """Return the processor threads that a forward pass reserves: with log-probabilities, those of beam search.
 
     It computes with one. When it ends, the beam search that reads its output can start; otherwise further forward
     passes would take each core that becomes free, and their log-probabilities would pile up on the disk.
     """
-    return _BEAM_SEARCH_THREADS if outputs == "log_probs" else 1
+    return _BEAM_SEARCH_THREADS if keeps_log_probs(config, run, step, set_name, outputs) else 1
 
 
 def verify_gpus(config: Config) -> int:

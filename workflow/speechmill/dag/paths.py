@@ -311,16 +311,28 @@ def usage_decoders(config: Config, run: str) -> list[str]:
 
 
 def ctc_outputs(config: Config, run: str, step: str, set_name: str, decoder: str) -> str:
-    """Return the CTC outputs that a decoder reads: `log_probs.parquet` has log-probabilities.
+    """Return the CTC outputs that a decoder reads.
 
     Decoders share one forward pass, with one exception. The greedy scores of all checkpoints on dev are needed before
     the language model is tuned and any of its scores: log-probabilities of dev would wait on the disk, of all
     checkpoints at once. They are computed in a second forward pass, after tuning.
     """
+    second = decoder == "lm" and _precedes_tuning(config.runs[run], step, set_name)
+    return f"results/runs/{run}/evaluation/{step}/{set_name}/{'log_probs' if second else 'ctc_outputs'}.parquet"
+
+
+def keeps_log_probs(config: Config, run: str, step: str, set_name: str, outputs: str) -> bool:
+    """Return whether a forward pass stores log-probabilities, for beam search, beside the greedy hypotheses.
+
+    `outputs` is the name of its output, `ctc_outputs` or `log_probs`.
+    """
     section = config.runs[run]
-    before_tuning = section.trains and step.isdigit() and set_name == section.dev and decoder == "greedy"
-    kind = "log_probs" if uses_lm(section) and not before_tuning else "ctc_outputs"
-    return f"results/runs/{run}/evaluation/{step}/{set_name}/{kind}.parquet"
+    return uses_lm(section) and (outputs == "log_probs" or not _precedes_tuning(section, step, set_name))
+
+
+def _precedes_tuning(run: Run, step: str, set_name: str) -> bool:
+    """Return whether the greedy scores of a step on a set decide at which checkpoint the language model is tuned."""
+    return run.trains and step.isdigit() and set_name == run.dev
 
 
 def tuning_ctc_outputs(config: Config, run: str) -> str:
@@ -329,12 +341,13 @@ def tuning_ctc_outputs(config: Config, run: str) -> str:
     return ctc_outputs(config, run, "tuning" if section.trains else "0", str(section.dev), "lm")
 
 
-def weights_before_log_probs(config: Config, run: str, step: str, outputs: str) -> list[str]:
-    """Return the weights of the language model where a forward pass waits for them.
+def weights_before_log_probs(config: Config, run: str, step: str, set_name: str, outputs: str) -> list[str]:
+    """Return the weights of the language model where a forward pass waits for them, except for that of tuning.
 
     Beam search then follows at once, and log-probabilities are deleted before those of later checkpoints exist.
     """
-    waits = config.runs[run].trains and outputs == "log_probs" and step != "tuning"
+    tunes = f"results/runs/{run}/evaluation/{step}/{set_name}/{outputs}.parquet" == tuning_ctc_outputs(config, run)
+    waits = keeps_log_probs(config, run, step, set_name, outputs) and not tunes
     return [f"results/runs/{run}/lm/weights.json"] if waits else []
 
 

@@ -17,7 +17,16 @@ from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
 from speechmill.core.direction import isolate
 from speechmill.core.versions import stage_version
-from speechmill.dag.paths import SPOKEN, base_config, perturbed_sets, role_sets, run_datasets, run_roles, uses_lm
+from speechmill.dag.paths import (
+    SPOKEN,
+    base_config,
+    keeps_log_probs,
+    perturbed_sets,
+    role_sets,
+    run_datasets,
+    run_roles,
+    uses_lm,
+)
 from speechmill.text.normaliser import output_clusters
 
 # Keys of `finetune` that change no weights: recomputed activations are the same.
@@ -181,9 +190,9 @@ def log_probs(config: Config, run: str, set_name: str) -> str:
     return _json({"device": section.device, **computation, **_chunks(section, set_name)})
 
 
-def log_probs_runtime(config: Config, outputs: str) -> str:
-    """Return whether log-probabilities are stored, beside the greedy hypotheses."""
-    return _json({"keep_log_probs": outputs == "log_probs"})
+def log_probs_runtime(config: Config, run: str, step: str, set_name: str, outputs: str) -> str:
+    """Return whether log-probabilities are stored."""
+    return _json({"keep_log_probs": keeps_log_probs(config, run, step, set_name, outputs)})
 
 
 def evaluate(config: Config, run: str) -> str:

@@ -170,8 +170,8 @@ def unperturbed_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def scoring_seconds(scores: pd.DataFrame) -> float:
-    """Return the sum of the forward passes, one for each checkpoint and set, and of the decoding of each decoder."""
-    passes = scores.drop_duplicates(["step", "set"])
+    """Return the sum of the forward passes, each of which decoders may share, and of the decoding of each decoder."""
+    passes = scores.drop_duplicates(["step", "set", "forward_seconds"])
     return float(passes["forward_seconds"].sum() + scores["decoding_seconds"].sum())
 
 

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import io
-import os
 import runpy
 import tempfile
 from pathlib import Path
@@ -92,8 +91,6 @@ def main() -> None:
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards with the clips")
     parser.add_argument("--usage", type=Path, required=True, help="the output")
     args = parser.parse_args()
-    # The job requests no GPU, but a pipeline takes the first one that it sees, on which another job may be training.
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if "lm" in args.decoders:
         check_lm(args.model / "lm")
     clips = read_table(args.clips)

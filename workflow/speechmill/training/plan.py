@@ -157,8 +157,8 @@ def _log_probs_bytes(scored: Sequence[Mapping[str, Any]], config: PreTrainedConf
 
     They lie on the disk twice while they are sorted into the order of the clips.
     """
-    frames: float = max(counts["seconds"] for counts in scored) * SAMPLE_RATE / samples_per_frame(config)
-    return round(2 * 2 * frames * int(config.vocab_size))
+    seconds: float = max(counts["seconds"] for counts in scored)
+    return round(2 * 2 * seconds * SAMPLE_RATE / samples_per_frame(config) * int(config.vocab_size))
 
 
 def gradient_checkpointing(run: str, settings: PlanSettings, cost: Cost, seconds: float) -> tuple[bool, str]:
