@@ -98,7 +98,7 @@ class Training:
     @property
     def work(self) -> Path:
         """The folder of the resume states."""
-        (folder,) = (path for path in (self.folder / "work").iterdir() if path.name != "tensorboard")
+        (folder,) = (path.parent for path in (self.folder / "work").glob("*/training.jsonl"))
         return folder
 
     def states(self) -> list[Path]:
