@@ -1,11 +1,14 @@
 """Faults of an entire run: a killed node, and two runs in one folder."""
 
 import os
+import shutil
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from processes import kill_all
 from working_copy import PROGRAMS, WorkingCopy, faulty_config
 
 pytestmark = pytest.mark.slow
@@ -22,6 +25,55 @@ with open({running!r}, "w"):
 with open({never!r}):
     pass
 """
+
+
+# Ends as training does, and then waits, with its outputs written, for a kill.
+FINISHED = """
+import os, sys
+from pathlib import Path
+from speechmill.core.command import run_command
+from speechmill.training import finetune_as_it_is
+run_command(finetune_as_it_is.main)
+with open({running!r}, "w"):
+    pass
+with open({never!r}):
+    pass
+"""
+
+
+def test_training_is_not_repeated_when_snakemake_is_killed_at_its_end(changed: WorkingCopy, tmp_path: Path) -> None:
+    running, never = tmp_path / "running", tmp_path / "never"
+    os.mkfifo(running)
+    os.mkfifo(never)
+    config, target = faulty_config(), "results/runs/demo_ru/training.json"
+    config["runs"]["demo_ru"]["finetune"]["weight_decay"] = 0.02
+    module = changed.folder / "workflow/speechmill/training/finetune.py"
+    shutil.copy(module, module.with_name("finetune_as_it_is.py"))
+    code = module.read_text()
+    module.write_text(FINISHED.format(running=str(running), never=str(never)))
+    run = subprocess.Popen(
+        ["python", "-m", "snakemake", "--configfile", changed.write_config(config), "--cores", "2", target],
+        cwd=changed.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    # Blocks until training has ended.
+    running.read_bytes()
+    results = [changed.folder / "results/runs/demo_ru" / name for name in ("training.json", "training.jsonl")]
+    expected = [path.read_bytes() for path in results]
+    kill_all(changed.folder)
+    run.wait()
+    module.write_text(code)
+    # A clock that was set back in the meantime: Snakemake deletes outputs that are older than an input.
+    future = time.time() + 7200
+    for path in (changed.folder / "results/runs/demo_ru").rglob("*"):
+        os.utime(path, (future, future))
+    changed.snakemake(config, "--unlock")
+    resumed = changed.snakemake(config, target)
+    assert resumed.executed == {"finetune"}
+    assert "training has finished: its results are taken from work/demo_ru/finished-" in resumed.output
+    assert [path.read_bytes() for path in results] == expected
+    assert changed.planned(config, target) == {}
 
 
 def test_killed_run_needs_one_unlock_and_excludes_others(changed: WorkingCopy, tmp_path: Path) -> None:
