@@ -27,10 +27,17 @@ with open({never!r}):
 """
 
 
-# Ends as training does, and then waits, with its outputs written, for a kill.
-FINISHED = """
+# Trains, and loses an output.
+INCOMPLETE = """
 import os, sys
-from pathlib import Path
+from speechmill.core.command import run_command
+from speechmill.training import finetune_as_it_is
+run_command(finetune_as_it_is.main)
+os.unlink(sys.argv[sys.argv.index("--log") + 1])
+"""
+
+# Waits for a kill when all outputs are written.
+COMPLETE = """
 from speechmill.core.command import run_command
 from speechmill.training import finetune_as_it_is
 run_command(finetune_as_it_is.main)
@@ -41,7 +48,7 @@ with open({never!r}):
 """
 
 
-def test_training_is_not_repeated_when_snakemake_is_killed_at_its_end(changed: WorkingCopy, tmp_path: Path) -> None:
+def test_training_is_not_repeated_when_its_outputs_are_deleted(changed: WorkingCopy, tmp_path: Path) -> None:
     running, never = tmp_path / "running", tmp_path / "never"
     os.mkfifo(running)
     os.mkfifo(never)
@@ -50,7 +57,13 @@ def test_training_is_not_repeated_when_snakemake_is_killed_at_its_end(changed: W
     module = changed.folder / "workflow/speechmill/training/finetune.py"
     shutil.copy(module, module.with_name("finetune_as_it_is.py"))
     code = module.read_text()
-    module.write_text(FINISHED.format(running=str(running), never=str(never)))
+    module.write_text(INCOMPLETE)
+    failed = changed.snakemake(config, target, "--latency-wait", "0", check=False)
+    assert failed.returncode != 0
+    assert "Removing output files of failed job finetune" in failed.output
+    assert not (changed.folder / target).exists()
+
+    module.write_text(COMPLETE.format(running=str(running), never=str(never)))
     run = subprocess.Popen(
         ["python", "-m", "snakemake", "--configfile", changed.write_config(config), "--cores", "2", target],
         cwd=changed.folder,
@@ -60,11 +73,14 @@ def test_training_is_not_repeated_when_snakemake_is_killed_at_its_end(changed: W
     # Blocks until training has ended.
     running.read_bytes()
     results = [changed.folder / "results/runs/demo_ru" / name for name in ("training.json", "training.jsonl")]
-    expected = [path.read_bytes() for path in results]
+    (finished,) = (changed.folder / "work/demo_ru").glob("finished-*")
+    expected = [(finished / path.name).read_bytes() for path in results]
+    assert [path.read_bytes() for path in results] == expected
     kill_all(changed.folder)
     run.wait()
     module.write_text(code)
-    # A clock that was set back in the meantime: Snakemake deletes outputs that are older than an input.
+
+    # The clock is set back: Snakemake deletes outputs that are older than an input.
     future = time.time() + 7200
     for path in (changed.folder / "results/runs/demo_ru").rglob("*"):
         os.utime(path, (future, future))
