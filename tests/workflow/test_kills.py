@@ -21,50 +21,60 @@ pytestmark = pytest.mark.slow
 
 KILLS = int(os.environ.get("SPEECHMILL_KILLS", "3"))
 SEED = int(os.environ.get("SPEECHMILL_KILLS_SEED", "1"))
-# The longest time between the start of snakemake and a kill, in seconds.
-LONGEST = 16
+# A kill comes within this time, in seconds, after snakemake or its first job has started.
+LONGEST = 8
 
 
-def kill_one(folder: Path, kind: str, rng: random.Random) -> str:
-    """Kill a job, snakemake, or everything that runs in a folder; return what was killed: without a job, snakemake."""
-    running = processes(folder)
-    jobs = sorted(number for number, name in running.items() if name.startswith("speechmill"))
+def jobs(folder: Path) -> list[int]:
+    """Return the numbers of the processes of jobs that run in a folder."""
+    return sorted(number for number, name in processes(folder).items() if name.startswith("speechmill"))
+
+
+def runs_until_kill(run: subprocess.Popen[bytes], folder: Path, rng: random.Random) -> bool:
+    """Wait for a random moment, mostly after the start of a job; return whether snakemake is still running."""
+    if rng.random() < 0.75:
+        wait_until(lambda: run.poll() is not None or bool(jobs(folder)))
+    try:
+        run.wait(rng.uniform(0, LONGEST))
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def kill_one(folder: Path, rng: random.Random) -> str:
+    """Kill a job, snakemake, or everything that runs in a folder; return which. If there is no job, snakemake."""
+    kind, running = rng.choice(["job", "snakemake", "all"]), jobs(folder)
     if kind == "all":
         kill_all(folder)
-    elif kind == "job" and jobs:
-        kill([rng.choice(jobs)])
+    elif kind == "job" and running:
+        kill([rng.choice(running)])
     else:
         kind = "snakemake"
-        kill(number for number, name in running.items() if name == kind)
+        kill(number for number, name in processes(folder).items() if name == kind)
     return kind
 
 
 def run_with_kills(copy: WorkingCopy, kills: int, rng: random.Random) -> Counter[str]:
     """Run the workflow until it succeeds, with at most `kills` kills; return how many there were of each kind."""
     file, killed = copy.write_config(faulty_config()), Counter[str]()
-    output = (copy.folder / "output.txt").open("a")
+    output = copy.folder / "output.txt"
     while True:
-        run = subprocess.Popen(
-            ["python", "-m", "snakemake", "--configfile", file, "--cores", "2", "--nocolor"],
-            cwd=copy.folder,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        was_killed = False
-        if killed.total() < kills:
-            try:
-                run.wait(rng.uniform(0, LONGEST))
-            except subprocess.TimeoutExpired:
-                was_killed = True
-                killed[kill_one(copy.folder, rng.choice(["job", "snakemake", "all"]), rng)] += 1
-        status = run.wait()
-        if status == 0:
-            output.close()
-            # Of snakemake alone: its jobs go on.
+        with output.open("a") as shown:
+            run = subprocess.Popen(
+                ["python", "-m", "snakemake", "--configfile", file, "--cores", "2", "--nocolor"],
+                cwd=copy.folder,
+                stdout=shown,
+                stderr=subprocess.STDOUT,
+            )
+        is_killed = killed.total() < kills and runs_until_kill(run, copy.folder, rng)
+        if is_killed:
+            killed[kill_one(copy.folder, rng)] += 1
+        if run.wait() == 0:
+            # Where snakemake alone was killed, its jobs may still run.
             wait_until(lambda: not processes(copy.folder))
             return killed
-        assert was_killed, (copy.folder / "output.txt").read_text()[-6000:]
-        if list((copy.folder / ".snakemake/locks").glob("*")):
+        assert is_killed, output.read_text()[-6000:]
+        if list((copy.folder / ".snakemake" / "locks").glob("*")):
             copy.snakemake(faulty_config(), "--unlock")
 
 
@@ -86,8 +96,9 @@ def test_random_kills_lose_nothing(finished: WorkingCopy, tmp_path: Path) -> Non
         killed += run_with_kills(copy, KILLS - killed.total(), rng)
         print(dict(killed))
         results = copy.results()
-        assert results.keys() == expected.keys()
-        assert [name for name in results if results[name] != expected[name]] == []
+        # Snakemake deletes temporary files of a job only while it runs.
+        assert {name for name in results if not name.endswith("ctc_outputs.parquet")} == expected.keys()
+        assert [name for name in expected if results[name] != expected[name]] == []
         saved, last = copy.read_json("results/runs/demo_ru/plan.json")["checkpoints"], 0
         sessions = trained_steps(copy)
         for steps in sessions:
