@@ -415,7 +415,11 @@ def main() -> None:
             with exclusive_use(args.work, args.run):
                 if finished.is_dir():
                     check_finished(finished)
-                    print(f"training has finished: its results are taken from {finished}", file=sys.stderr)
+                    print(
+                        f"training has finished: its results are taken from {finished} (to train again: rm -r"
+                        f" {finished})",
+                        file=sys.stderr,
+                    )
                 else:
                     device = train_on_devices()
                     kept = kept_steps(read_log(work), plan["checkpoints"], best, settings.metric)
