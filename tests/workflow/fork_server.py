@@ -83,6 +83,8 @@ def _run(files: list[int], arguments: list[str], environment: dict[str, str], fo
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    # The name of the process, by which a test finds it (proc(5)).
+    Path("/proc/self/comm").write_text(arguments[0])
     if arguments[0] == "snakemake":
         # The workflow puts the folder of its Python first on the PATH of its jobs.
         sys.executable = shutil.which("python") or sys.executable

@@ -58,10 +58,37 @@ def config() -> dict[str, Any]:
     return settings
 
 
-def run_on_bucket(address: str, copy: WorkingCopy, *options: str) -> SnakemakeRun:
+def run_on_bucket(address: str, copy: WorkingCopy, *options: str, check: bool = True) -> SnakemakeRun:
     """Run snakemake with all inputs and outputs in the bucket."""
     storage = ["--default-storage-provider", "s3", "--default-storage-prefix", "s3://speech/mine"]
-    return copy.snakemake(config(), *storage, "--storage-s3-endpoint-url", address, *options, **KEYS)
+    return copy.snakemake(config(), *storage, "--storage-s3-endpoint-url", address, *options, check=check, **KEYS)
+
+
+# Trains, and adds a file to its outputs that cannot be uploaded: its name is not UTF-8.
+NOT_UPLOADED = """
+import os, sys
+from pathlib import Path
+from speechmill.core.command import run_command
+from speechmill.training import finetune_as_it_is
+run_command(finetune_as_it_is.main)
+Path(sys.argv[sys.argv.index("--checkpoints") + 1], os.fsdecode(bytes([255]))).touch()
+"""
+
+
+def test_training_is_not_repeated_after_a_failed_upload(tmp_path: Path, address: str, bucket: Any) -> None:
+    copy, target = working_copy(tmp_path / "copy"), f"{RUN}/training.json"
+    module = copy.folder / "workflow/speechmill/training/finetune.py"
+    code = module.read_text()
+    module.with_name("finetune_as_it_is.py").write_text(code)
+    module.write_text(NOT_UPLOADED)
+    failed = run_on_bucket(address, copy, "--until", "finetune", check=False)
+    assert failed.returncode != 0
+    assert "Failed to store output in storage" in failed.output
+    module.write_text(code)
+    again = run_on_bucket(address, copy, "--until", "finetune")
+    assert again.executed == {"finetune"}
+    assert "training has finished: its results are taken from work/demo_ru/finished-" in again.output
+    assert f"mine/{target}" in {each.key for each in bucket.objects.all()}
 
 
 def test_bucket_has_all_results_and_the_machine_none(tmp_path: Path, address: str, bucket: Any) -> None:

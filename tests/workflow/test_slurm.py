@@ -13,7 +13,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from servers import wait_until
 from slurm_cluster import NODES, SlurmCluster, control, slurm_cluster
@@ -23,10 +22,6 @@ pytestmark = pytest.mark.slow
 
 RUN = Path("results/runs/demo_ru")
 PROFILE = "workflow/profiles/slurm"
-# Fields of results that depend on the speed of the machine.
-TIMES = {
-    "wall_seconds", "forward_seconds", "decoding_seconds", "sessions", "audio_seconds_per_second", "mfu",
-}  # fmt: skip
 # This cluster has no accounting. Without shared software deployment, a job runs the `python` on its PATH.
 OPTIONS = [
     "--slurm-no-account", "--slurm-status-command=squeue",
@@ -180,35 +175,8 @@ def on_slurm(copy: WorkingCopy, config: dict[str, Any], path: str) -> None:
     assert run.returncode == 0, run.stdout[-6000:]
 
 
-def results(copy: WorkingCopy) -> dict[str, Any]:
-    """Return the content of all result files by name, without recorded times."""
-    files = [path for path in (copy.folder / "results").rglob("*") if path.is_file()]
-    return {path.relative_to(copy.folder).as_posix(): without_times(path) for path in files}
-
-
-def without_times(path: Path) -> Any:
-    """Return the content of a file without the times that it records."""
-    if path.suffix == ".parquet":
-        table = pq.read_table(path)
-        return table.select([name for name in table.column_names if name not in TIMES])
-    if path.suffix == ".json":
-        content = json.loads(path.read_text())
-        if path.name == "manifest.json":
-            # It has digests of files that record times.
-            return content | {"files": list(content["files"])}
-        if isinstance(content, dict):
-            return {name: value for name, value in content.items() if name not in TIMES}
-        return content
-    if path.suffix == ".jsonl":
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return [{name: row[name] for name in row if name not in TIMES} for row in rows]
-    if path.suffix in (".md", ".html"):
-        return re.sub(r"[\d.]+ (minutes|sessions?)", "", path.read_text())
-    return path.read_bytes()
-
-
 def test_all_results_equal_those_of_a_local_run(runs: Runs) -> None:
-    local, slurm = results(runs.local), results(runs.slurm)
+    local, slurm = runs.local.results(), runs.slurm.results()
     assert RUN / "card.html" in map(Path, slurm)
     assert slurm.keys() == local.keys()
     assert [name for name in slurm if slurm[name] != local[name]] == []

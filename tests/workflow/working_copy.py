@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
@@ -23,6 +24,11 @@ SPOKEN = "results/speak/demo_ru.tar.gz"
 """The archive that the workflow synthesises."""
 
 NOTHING_TO_DO = "Nothing to be done"
+
+# Fields of results that depend on the speed of the machine.
+TIMES = {
+    "wall_seconds", "forward_seconds", "decoding_seconds", "sessions", "audio_seconds_per_second", "mfu",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,37 @@ class WorkingCopy:
         versions[stage] |= {"version": versions[stage]["version"] + 1, "since": "9.9.9"}
         path.write_text(yaml.safe_dump(versions), encoding="utf-8")
 
+    def results(self) -> dict[str, Any]:
+        """Return the content of all result files by name, without recorded times."""
+        files = [path for path in (self.folder / "results").rglob("*") if path.is_file()]
+        return {path.relative_to(self.folder).as_posix(): _without_times(path) for path in files}
+
     def copy(self, target: Path) -> "WorkingCopy":
         """Return another working copy with the same results, Snakemake's records of them, and times of change."""
         shutil.copytree(self.folder, target, symlinks=True)
         return WorkingCopy(target)
+
+
+def _without_times(path: Path) -> Any:
+    """Return the content of a file without the times that it records."""
+    if path.suffix == ".parquet":
+        names = pq.read_schema(path).names
+        if not TIMES.isdisjoint(names):
+            return pq.read_table(path, columns=[name for name in names if name not in TIMES])
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.name == "manifest.json":
+            # It has digests of files that record times.
+            return content | {"files": list(content["files"])}
+        if isinstance(content, dict):
+            return {name: value for name, value in content.items() if name not in TIMES}
+        return content
+    if path.suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [{name: row[name] for name in row if name not in TIMES} for row in rows]
+    if path.suffix in (".md", ".html"):
+        return re.sub(r"[\d.]+ (minutes|sessions?)", "", path.read_text(encoding="utf-8"))
+    return path.read_bytes()
 
 
 def working_copy(folder: Path) -> WorkingCopy:

@@ -27,7 +27,9 @@ checkpoint select:
         version=stage_version("select"),
     shell:
         "python -m speechmill.scoring.select --settings {params.settings:q} --summary {input.steps}"
-        " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log}"
+        " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log};"
+        # Snakemake has accepted the checkpoints, so that training need not keep its results any more.
+        " rm -rf work/{wildcards.run}/finished-*"
 
 
 rule select_base:

@@ -4,6 +4,8 @@
 #
 # Exit status 75 means that training stopped at a signal, as a cluster sends it at its time limit, after saving its
 # state. Run snakemake again, or give it --retries, and training resumes; so it does after a kill, from the last save.
+# The results of a finished training also stay in work/{run}, until the rule `select` has used them: Snakemake deletes
+# outputs that it does not accept, for example after a failed upload, and training would start over.
 
 
 checkpoint finetune:

@@ -1,5 +1,6 @@
 import itertools
 import json
+import re
 import shutil
 import signal
 import sys
@@ -385,7 +386,7 @@ def test_run_killed_before_export_keeps_its_time(
         raise KilledError
 
     with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(finetune, "export_checkpoints", raise_killed)
+        patch.setattr(finetune, "finish", raise_killed)
         run_main(monkeypatch, arguments)
     run_main(monkeypatch, arguments)
     assert recorded_time(tmp_path) == (4, 1)
@@ -570,10 +571,16 @@ def run_main(monkeypatch: pytest.MonkeyPatch, arguments: Arguments) -> None:
 
 
 def states(tmp_path: Path) -> list[Path]:
-    return [path for path in (tmp_path / "work").iterdir() if path.name != "tensorboard"]
+    """Return the work folders of trainings that have not finished."""
+    names = re.compile(r"[0-9a-f]{16}")
+    return [path for path in (tmp_path / "work").iterdir() if names.fullmatch(path.name)]
 
 
-def test_stage_exports_planned_checkpoints_and_cleans_up(
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_stage_exports_planned_checkpoints_and_keeps_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
 ) -> None:
     run_main(monkeypatch, arguments)
@@ -589,6 +596,55 @@ def test_stage_exports_planned_checkpoints_and_cleans_up(
     assert record["kept"] == [2, 4]
     assert [line["step"] for line in logged(out) if "loss" in line] == [1, 2, 3, 4]
     assert states(tmp_path) == []
+    (finished,) = (tmp_path / "work").glob("finished-*")
+    assert list(finished.glob("checkpoint-*")) == []
+    weights = [each / "checkpoints" / "checkpoint-4" / "model.safetensors" for each in (finished, out)]
+    assert weights[0].samefile(weights[1])
+
+
+def test_finished_training_whose_outputs_were_deleted_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_main(monkeypatch, arguments)
+    first = files(tmp_path / "out")
+    monkeypatch.setattr(finetune, "train", None)
+    monkeypatch.setattr(finetune, "acquire_devices", None)
+    for deleted in ("", "checkpoints", "checkpoints/checkpoint-2"):
+        shutil.rmtree(tmp_path / "out" / deleted)
+        run_main(monkeypatch, arguments)
+        assert files(tmp_path / "out") == first
+    assert "training has finished: its results are taken from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("point", ["finetune.finish", "finished.sync_files", "finetune.export", "finished.write_text"])
+def test_training_killed_at_its_end_has_the_same_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, point: str
+) -> None:
+    def raise_killed(*_: object) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(f"speechmill.training.{point}", raise_killed)
+        run_main(monkeypatch, arguments)
+    (log,) = (tmp_path / "work").glob("*/training.jsonl")
+    steps = [row for row in read_log(log.parent) if "loss" in row]
+    run_main(monkeypatch, arguments)
+    assert [line for line in logged(tmp_path / "out") if "loss" in line] == steps
+    assert read_json(tmp_path / "out" / "training.json")["kept"] == [2, 4]
+    assert (tmp_path / "out" / "checkpoints" / "checkpoint-2").is_dir()
+
+
+def test_finished_training_with_a_changed_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments
+) -> None:
+    run_main(monkeypatch, arguments)
+    (finished,) = (tmp_path / "work").glob("finished-*")
+    weights = finished / "checkpoints" / "checkpoint-2" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(SpeechmillError, match=rf"{weights} has changed since .* rm -r {finished}"):
+        run_main(monkeypatch, arguments)
 
 
 def test_stage_resumes_only_with_the_same_settings(
@@ -647,7 +703,9 @@ def test_only_the_best_checkpoints_on_dev_are_kept(tmp_path: Path, clips: Stored
     weights = trained(tmp_path / "work", given, clips, letters)
     rows = [line for line in logged(tmp_path / "work") if "dev_wer" in line]
     assert [(row["step"], row["dev_clips"]) for row in rows] == [(step, len(clips[0])) for step in (1, 2, 3, 4)]
-    assert sorted(weights) == kept_steps(rows, [1, 2, 3, 4], 2, "wer")
+    # Those of the last step, and those of the step before, from whose resume state training could continue.
+    kept = [kept_steps(rows[:end], [1, 2, 3, 4], 2, "wer") for end in (3, 4)]
+    assert sorted(weights) == sorted({*kept[0], *kept[1]})
     step = min(weights)
     model, processor = load_checkpoint(tmp_path / "work" / "checkpoints" / f"checkpoint-{step}")
     hypotheses, losses = transcribe(model, processor, *clips, given.batch_seconds, CPU)
@@ -702,6 +760,24 @@ def test_worse_checkpoint_is_deleted_after_the_commit(
     assert {path.name for path in (work / "checkpoints").iterdir()} == {"checkpoint-1", "checkpoint-2"}
     wers = iter([0.8, 0.9, 0.7])
     assert list(trained(work, given, clips, letters)) == [1]
+
+
+def test_checkpoints_that_the_previous_state_needs_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clips: Stored, letters: Wav2Vec2Processor
+) -> None:
+    given = settings({"clips": 32}, save_steps=1, best=1)
+    inputs = write_inputs(tmp_path, clips, letters, planned(given, clips))
+    arguments = inputs | settings_arguments(given) | output_arguments(tmp_path)
+    wers = iter([0.5, 0.6, 0.4])
+    monkeypatch.setattr(DevEvaluator, "__call__", lambda *_: {"dev_wer": next(wers), "dev_clips": 1, "dev_empty": 0})
+    killed_at(monkeypatch, 4, "on_step_end", lambda: run_main(monkeypatch, arguments))
+    (work,) = states(tmp_path)
+    (work / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    # Step 3 is trained again, as on a GPU: with another result, by which step 1 is the best.
+    wers = iter([0.7, 0.6])
+    run_main(monkeypatch, arguments)
+    assert read_json(tmp_path / "out" / "training.json")["kept"] == [1]
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["checkpoint-1"]
 
 
 def test_log_with_long_intervals_is_equal_after_a_kill(

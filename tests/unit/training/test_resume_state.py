@@ -14,11 +14,11 @@ from speechmill.training.resume_state import (
     append_log,
     commit,
     cut_log,
-    disk_space_for_state,
     empty_unfinished,
     newest_resume_state,
     read_log,
     step_of,
+    writing_state,
 )
 
 FILES = {"model.safetensors": b"w" * 3_000_000, "optimizer.pt": b"m" * 5_000_000, "trainer_state.json": b"{}"}
@@ -146,17 +146,34 @@ DISK_ERRORS = [
 def test_full_disk_is_reported_and_newest_state_kept(tmp_path: Path, error: Exception) -> None:
     saved(tmp_path, 2)
     unfinished_state(tmp_path, 4)
-    with pytest.raises(SpeechmillError) as caught, disk_space_for_state(tmp_path, 4, 12_000_000_000):
+    with pytest.raises(SpeechmillError) as caught, writing_state(tmp_path, 4, 12_000_000_000):
         raise error
     message = str(caught.value)
     assert f"the resume state of step 4 could not be saved in {tmp_path} (" in message
-    assert "it needs about 12.00 GB" in message
+    assert "It needs about 12.00 GB" in message
     assert "the state of step 2 is kept" in message
     assert names(tmp_path) == {"checkpoint-2"}
 
 
+OTHER_ERRORS = [
+    OSError(errno.EIO, "Input/output error"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory", "work/unfinished"),
+    SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"),
+]
+
+
+@pytest.mark.parametrize("error", OTHER_ERRORS, ids=str)
+def test_other_errors_are_not_called_a_full_disk(tmp_path: Path, error: Exception) -> None:
+    saved(tmp_path, 2)
+    with pytest.raises(SpeechmillError) as caught, writing_state(tmp_path, 4, 12_000_000_000):
+        raise error
+    message = str(caught.value)
+    assert f"could not be saved in {tmp_path} ({error}); the state of step 2 is kept." in message
+    assert "space" not in message
+
+
 def test_unrelated_errors_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="CUDA error"), disk_space_for_state(tmp_path, 4):
+    with pytest.raises(RuntimeError, match="CUDA error"), writing_state(tmp_path, 4):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
 

@@ -5,7 +5,11 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -72,18 +76,7 @@ class Training:
             read: Whether the output goes to a file; otherwise to a pipe that nothing reads.
             workers: The number of data loader workers.
         """
-        self.folder.mkdir(exist_ok=True)
-        runtime_settings = as_json({"finetune": RUNTIME_SETTINGS | {"workers": workers}})
-        arguments = self._inputs | output_arguments(self.folder)
-        arguments |= {"--settings": [as_json(SETTINGS)], "--runtime-settings": [runtime_settings]}
-        context = fork_context()
-        events, sender = context.Pipe(duplex=False)
-        child = context.Process(
-            target=run_reporting_events,
-            args=(command_line(arguments), sender, max_bytes, self.output if read else None),
-        )
-        child.start()
-        sender.close()
+        child, events = self.start(self.output if read else None, max_bytes, workers)
         try:
             for _ in range(after or sys.maxsize):
                 events.recv_bytes()
@@ -95,10 +88,25 @@ class Training:
             child.join()
         return child.exitcode
 
+    def start(
+        self, output: Path | None, max_bytes: int | None = None, workers: int = 0
+    ) -> tuple[ForkServerProcess, Connection]:
+        """Start the stage; return its process, and the connection to which it writes at every event."""
+        self.folder.mkdir(exist_ok=True)
+        runtime_settings = as_json({"finetune": RUNTIME_SETTINGS | {"workers": workers}})
+        arguments = self._inputs | output_arguments(self.folder)
+        arguments |= {"--settings": [as_json(SETTINGS)], "--runtime-settings": [runtime_settings]}
+        context = fork_context()
+        events, sender = context.Pipe(duplex=False)
+        child = context.Process(target=run_reporting_events, args=(command_line(arguments), sender, max_bytes, output))
+        child.start()
+        sender.close()
+        return child, events
+
     @property
     def work(self) -> Path:
         """The folder of the resume states."""
-        (folder,) = (path for path in (self.folder / "work").iterdir() if path.name != "tensorboard")
+        (folder,) = (path for path in (self.folder / "work").iterdir() if path.name not in ("tensorboard", "lock"))
         return folder
 
     def states(self) -> list[Path]:
@@ -168,6 +176,32 @@ def test_ten_kills_leave_identical_results(inputs: Arguments, uninterrupted: Tra
     assert training.run() == 0
     assert_same(training, uninterrupted)
     assert "resuming from step" in training.output.read_text()
+
+
+def test_second_training_waits_for_the_first(inputs: Arguments, uninterrupted: Training, tmp_path: Path) -> None:
+    # Snakemake alone was killed, and its job is still running when the same command is run again.
+    training = Training(inputs, tmp_path / "run")
+    first, events = training.start(None)
+    for _ in range(20):
+        events.recv_bytes()
+    assert first.pid is not None
+    os.killpg(first.pid, signal.SIGSTOP)
+    shown = tmp_path / "shown"
+    os.mkfifo(shown)
+    second, _ = training.start(shown)
+    with shown.open(encoding="utf-8") as output:
+        # Blocks until the second one waits.
+        message = output.readline()
+        assert message.startswith(f"waiting for process {first.pid} on {socket.gethostname()}, which is training run")
+        os.killpg(first.pid, signal.SIGCONT)
+        with suppress(EOFError):
+            while True:
+                events.recv_bytes()
+        assert "training has finished: its results are taken from" in output.read()
+    for each in (first, second):
+        each.join()
+        assert each.exitcode == 0
+    assert_same(training, uninterrupted)
 
 
 def test_signals_save_and_leave_identical_results(inputs: Arguments, uninterrupted: Training, tmp_path: Path) -> None:

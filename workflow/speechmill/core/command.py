@@ -5,7 +5,10 @@ import re
 import sys
 from collections.abc import Callable
 
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from speechmill.core.file_times import reset_future_times
+
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""The numbers of the system errors that mean that there is no room for a file."""
 _NO_PERMISSION = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 # All but tabs and line ends.
@@ -17,9 +20,13 @@ class SpeechmillError(Exception):
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Run the `main` of a stage; print an error that the user can fix without a traceback and exit with status 1."""
+    """Run the `main` of a stage; print an error that the user can fix without a traceback and exit with status 1.
+
+    After a success, no file in the folders of results that the command line names has a time in the future.
+    """
     try:
         main()
+        reset_future_times(sys.argv)
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -37,7 +44,7 @@ def user_message(error: Exception) -> str | None:
     """Return what the user can do about `error`, or None for a bug, which needs its traceback."""
     if isinstance(error, SpeechmillError):
         return str(error)
-    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return (
             f"the disk is full, or a quota or size limit is reached ({error}); free some space and run snakemake again:"
             " no incomplete file was left behind"

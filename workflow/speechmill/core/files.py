@@ -31,6 +31,9 @@ _DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+)(?=/
 # Outputs of the rule that trains: without one of them, snakemake deletes the others and trains again.
 _TRAINING_OUTPUTS = re.compile(r"((?:.*/)?results/runs/[^/]+)/(?:checkpoints/checkpoint-(\d+)/.+|training\.jsonl?)")
 
+# The results of a finished training, which the next run would use if snakemake deletes the outputs of the rule.
+_FINISHED = re.compile(r"((?:.*/)?work/(?:[^/]+/)?finished-[^/]+)/.+")
+
 
 def corrupt_file_error(path: Path, problem: str) -> SpeechmillError:
     """Return the error for a result that cannot be used any more; `problem` completes the sentence "the file ...".
@@ -39,6 +42,11 @@ def corrupt_file_error(path: Path, problem: str) -> SpeechmillError:
     directory, and the target of a link into snakemake's cache, which would otherwise be linked again. Where deleting
     would train again, it names the copy that restores the file, and what it costs to go on without one.
     """
+    if found := _FINISHED.fullmatch(path.as_posix()):
+        return SpeechmillError(
+            f"{path} {problem}, so the results of this training cannot be used again; to train again from the start:"
+            f" rm -r {found[1]}, and run snakemake again"
+        )
     if found := _TRAINING_OUTPUTS.fullmatch(path.as_posix()):
         return SpeechmillError(f"{path} {problem}; {_how_to_restore(path, Path(found[1]), found[2])}")
     directory = _DIRECTORY_OUTPUTS.match(path.as_posix())

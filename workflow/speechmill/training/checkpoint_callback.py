@@ -23,12 +23,13 @@ from speechmill.training.resume_state import (
     TrainingTime,
     append_log,
     commit,
-    disk_space_for_state,
     link,
     read_log,
+    resume_states,
     step_of,
     sync_files,
     write_training_time,
+    writing_state,
 )
 
 CHECKPOINTS = "checkpoints"
@@ -103,17 +104,17 @@ class CheckpointCallback(TrainerCallback):
         step = state.global_step
         planned = step in self._plan["checkpoints"]
         if planned:
-            with disk_space_for_state(self._work, step):
+            with writing_state(self._work, step):
                 self._keep(step)
             if self._evaluator is not None and model is not None:
                 self._record({"step": step, **self._evaluator(model, args.device)})
-        with disk_space_for_state(self._work, step):
+        with writing_state(self._work, step):
             seconds = self._earlier.wall_seconds + monotonic() - self._started
             unfinished = self._work / UNFINISHED / f"checkpoint-{step}"
             write_training_time(TrainingTime(seconds, self._earlier.sessions + 1), unfinished)
             commit(self._work, step)
         if planned:
-            # Only after the commit: a run that resumes from the previous state may need what is deleted here.
+            # Only after the commit, which deletes the state before the previous one.
             self._delete_worse()
             self._warn_of_blanks(step)
 
@@ -130,7 +131,12 @@ class CheckpointCallback(TrainerCallback):
         sync_files(kept)
 
     def _delete_worse(self) -> None:
-        kept = kept_steps(read_log(self._work), self._plan["checkpoints"], self._best, self._metric)
+        rows, kept = read_log(self._work), set[int]()
+        # Training may resume from either state. From the older one, it evaluates later checkpoints again, on a GPU with
+        # slightly different results, so that another checkpoint may be among the best.
+        for state in resume_states(self._work):
+            until = [row for row in rows if row["step"] <= step_of(state)]
+            kept.update(kept_steps(until, self._plan["checkpoints"], self._best, self._metric))
         for folder in (self._work / CHECKPOINTS).iterdir():
             if step_of(folder) not in kept:
                 shutil.rmtree(folder)

@@ -62,14 +62,16 @@ def world_size() -> int:
     return int(os.environ["WORLD_SIZE"]) if launched() else 1
 
 
-def launch(module: str, arguments: Sequence[str], devices: Sequence[torch.device]) -> bool:
+def is_first_task() -> bool:
+    """Return whether this is the first task of a Slurm step, which writes the results; true without Slurm."""
+    return slurm_tasks() == 1 or os.environ["SLURM_PROCID"] == "0"
+
+
+def launch(module: str, arguments: Sequence[str], devices: Sequence[torch.device]) -> None:
     """Run `python -m module arguments` in one process per device of `devices`, and wait until all have ended.
 
     The output of rank 0 is shown, that of the other processes is not. No process is left when this function ends, nor
     when the launcher is killed.
-
-    Returns:
-        Whether this is the first Slurm task, which writes the results.
 
     Raises:
         SystemExit: With status 75 if the processes stopped at a signal and can resume; with status 1, after printing
@@ -125,7 +127,6 @@ def launch(module: str, arguments: Sequence[str], devices: Sequence[torch.device
             _raise_failure(folder, first_rank, failed, started[failed].returncode)
     if any(each.returncode for each in started):
         sys.exit(EXIT_RESUMABLE)
-    return task == 0
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -25,7 +24,7 @@ from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import check_folder, file_digest, read_json, write_json
+from speechmill.core.files import check_folder, file_digest, read_json
 from speechmill.core.progress import ignore_broken_pipes
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import check_clips_digest, clips_digest, read_table
@@ -36,21 +35,29 @@ from speechmill.model.models import Processor, encoder_config, load_processor, m
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.training.augment import Augmenter, DeviceFeatures, audio_files
-from speechmill.training.checkpoint_callback import CHECKPOINTS, CheckpointCallback, kept_steps
+from speechmill.training.checkpoint_callback import CheckpointCallback, kept_steps
 from speechmill.training.dev_evaluator import DevEvaluator, spread_over_lengths
-from speechmill.training.distributed import broadcast, launch, launched, process_group, rank, world_size
+from speechmill.training.distributed import (
+    broadcast,
+    is_first_task,
+    launch,
+    launched,
+    process_group,
+    rank,
+    world_size,
+)
+from speechmill.training.finished import check_finished, export, finish, finished_folder
 from speechmill.training.guards import EXIT_RESUMABLE, NotFiniteError, not_finite, out_of_memory, stop_requests
 from speechmill.training.resume_state import (
-    LOG,
     TrainingTime,
     cut_log,
-    link,
     newest_resume_state,
     read_log,
     read_training_time,
     step_of,
 )
 from speechmill.training.trainer import BatchTransform, CtcTrainer, SaveStopCallback, training_arguments
+from speechmill.training.work_lock import exclusive_use
 
 # Texts are checked in batches of this many rows.
 _ROWS = 8192
@@ -349,25 +356,6 @@ def augmentation_files(augment: AugmentConfig) -> str:
     return json.dumps([[path.as_posix(), path.stat().st_size] for path in files])
 
 
-def export_checkpoints(work: Path, steps: list[int], checkpoints: Path, log: Path) -> None:
-    """Write the checkpoints of `steps` and the log of a finished training run to the results.
-
-    They are linked, not moved, so that a run that is killed here can be repeated from `work`.
-    """
-    for step in steps:
-        if not (work / CHECKPOINTS / f"checkpoint-{step}").is_dir():
-            raise SpeechmillError(
-                f"{work / CHECKPOINTS} lacks the checkpoint of step {step}, which another program has removed; to start"
-                f" over: rm -r {work.parent}"
-            )
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    checkpoints.mkdir(parents=True)
-    for step in steps:
-        name = f"checkpoint-{step}"
-        shutil.copytree(work / CHECKPOINTS / name, checkpoints / name, copy_function=link)
-    shutil.copy(work / LOG, log)
-
-
 def main() -> None:
     """Run the stage from the command line; exit status 75 means that it stopped at a signal and can resume."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -408,7 +396,7 @@ def main() -> None:
         file_digest(args.base_source[0]) if args.base_source else "",
         clips_digest(dev) if best else "",
     )
-    work.mkdir(parents=True, exist_ok=True)
+    finished = finished_folder(work)
 
     def train_on(device: torch.device) -> None:
         clips, processor = read_table(args.clips), load_processor(args.vocab)
@@ -419,29 +407,39 @@ def main() -> None:
             print(f"stopped by {signal_name} after a save; run the same command again to resume", file=sys.stderr)
             sys.exit(EXIT_RESUMABLE)
 
+    def train_on_devices() -> torch.device:
+        work.mkdir(parents=True, exist_ok=True)
+        with acquire_devices(settings.device, args.run, args.gpus, settings.gpus) as devices:
+            if settings.gpus == 1:
+                train_on(devices[0])
+            else:
+                launch("speechmill.training.finetune", sys.argv[1:], devices)
+            return devices[0]
+
     with ignore_broken_pipes():
         if launched():
             with process_group() as device:
                 train_on(device)
-            return
-        with acquire_devices(settings.device, args.run, args.gpus, settings.gpus) as devices:
-            if settings.gpus == 1:
-                train_on(devices[0])
-            elif not launch("speechmill.training.finetune", sys.argv[1:], devices):
-                return
-        kept = kept_steps(read_log(work), plan["checkpoints"], best, settings.metric)
-        export_checkpoints(work, kept, args.checkpoints, args.log)
-        # A state is saved at the last step, which is always a planned checkpoint.
-        time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
-        base_source = args.base_source[0] if args.base_source else None
-        write_json(record(args.run, settings, plan, kept, devices[0], time, work / LOG, base_source), args.record)
-        # A copy of each, with which a damaged one can be restored without training again.
-        for file in (args.record, args.log):
-            shutil.copy2(file, args.checkpoints)
-        # Renamed first, since a partly deleted work folder must not look like a run that can resume.
-        work.rename(work.with_name(f"done-{work.name}"))
-        for done in args.work.glob("done-*"):
-            shutil.rmtree(done)
+        elif not is_first_task():
+            if not finished.is_dir():
+                train_on_devices()
+        else:
+            with exclusive_use(args.work, args.run):
+                if finished.is_dir():
+                    check_finished(finished)
+                    print(
+                        f"training has finished: its results are taken from {finished} (to train again: rm -r"
+                        f" {finished})",
+                        file=sys.stderr,
+                    )
+                else:
+                    device = train_on_devices()
+                    kept = kept_steps(read_log(work), plan["checkpoints"], best, settings.metric)
+                    # A state is saved at the last step, which is always a planned checkpoint.
+                    time = read_training_time(work / f"checkpoint-{plan['total_steps']}")
+                    base_source = args.base_source[0] if args.base_source else None
+                    finish(work, record(args.run, settings, plan, kept, device, time, work / LOG, base_source))
+                export(finished, args.checkpoints, args.record, args.log)
 
 
 if __name__ == "__main__":

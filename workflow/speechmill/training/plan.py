@@ -133,8 +133,9 @@ def make_plan(
         else settings.gpus * H100_FLOPS / cost.flop_per_audio_second,
         "disk_bytes": {
             "checkpoint": cost.weights,
-            # One more than are kept: a checkpoint is written before the worst one is deleted.
-            "checkpoints": cost.weights * min(len(saved), settings.best + 1 if settings.best else len(saved)),
+            # Two more than are kept: a checkpoint is written before the worst one is deleted, and the previous resume
+            # state may need another one.
+            "checkpoints": cost.weights * min(len(saved), settings.best + 2 if settings.best else len(saved)),
             # Two resume states are kept, and a third is written before one is deleted.
             "resume": 3 * (cost.weights + cost.optimizer),
             "log_probs": _log_probs_bytes(scored, config) if settings.log_probs else 0,

@@ -14,7 +14,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from speechmill.core.command import SpeechmillError
+from speechmill.core.command import DISK_FULL, SpeechmillError
 from speechmill.core.files import file_digest, read_json, write_json, write_text
 
 WEIGHTS = "model.safetensors"
@@ -62,15 +62,21 @@ def newest_resume_state(work: Path) -> Path | None:
     A state with a missing, truncated or changed file is renamed to `broken-{step}`, with a message on stderr.
     """
     shutil.rmtree(work / UNFINISHED, ignore_errors=True)
-    for step, state in reversed(_states(work)):
+    for state in reversed(resume_states(work)):
         defect = _defect(state)
         if defect is None:
             return state
+        step = step_of(state)
         broken = work / f"broken-{step}"
         print(f"the resume state of step {step} is corrupt and was moved to {broken}: {defect}", file=sys.stderr)
         shutil.rmtree(broken, ignore_errors=True)
         state.rename(broken)
     return None
+
+
+def resume_states(work: Path) -> list[Path]:
+    """Return the resume states in `work`, the newest last."""
+    return sorted((path for path in work.glob("*") if re.fullmatch(r"checkpoint-\d+", path.name)), key=step_of)
 
 
 def step_of(state: Path | None) -> int:
@@ -85,7 +91,7 @@ def empty_unfinished(work: Path) -> None:
 
 
 @contextmanager
-def disk_space_for_state(work: Path, step: int, needed: int = 0) -> Iterator[None]:
+def writing_state(work: Path, step: int, needed: int = 0) -> Iterator[None]:
     """Delete the unfinished state and raise a clear error if the block cannot write it.
 
     Args:
@@ -94,7 +100,8 @@ def disk_space_for_state(work: Path, step: int, needed: int = 0) -> Iterator[Non
         needed: The expected size of the state in bytes.
 
     Raises:
-        SpeechmillError: The disk is full; the message names the folder, the size and the state that is kept.
+        SpeechmillError: The disk is full, or another error of the file system; the message names the folder, the
+            reason and the state that is kept, and the size where the disk is full.
     """
     try:
         yield
@@ -104,12 +111,17 @@ def disk_space_for_state(work: Path, step: int, needed: int = 0) -> Iterator[Non
             raise
         needed = max(needed, sum(path.stat().st_size for path in (work / UNFINISHED).glob("*/*")))
         shutil.rmtree(work / UNFINISHED, ignore_errors=True)
-        states = _states(work)
-        kept = f"the state of step {states[-1][0]} is kept" if states else "there is no earlier state"
+        states = resume_states(work)
+        kept = f"the state of step {step_of(states[-1])} is kept" if states else "there is no earlier state"
+        advice = "Run the same command again once the reason is removed"
+        if _is_disk_full(error):
+            advice = (
+                f"It needs about {_gigabytes(needed)}, and {_gigabytes(shutil.disk_usage(work).free)} are free: free"
+                " some space and run the same command again"
+            )
         raise SpeechmillError(
-            f"the resume state of step {step} could not be saved in {work} ({str(error).splitlines()[0]}): it needs"
-            f" about {_gigabytes(needed)}, and {_gigabytes(shutil.disk_usage(work).free)} are free. Free some space and"
-            f" run the same command again; {kept}"
+            f"the resume state of step {step} could not be saved in {work} ({str(error).splitlines()[0]}); {kept}."
+            f" {advice}"
         ) from error
 
 
@@ -129,7 +141,7 @@ def commit(work: Path, step: int) -> None:
     shutil.rmtree(committed, ignore_errors=True)
     state.rename(committed)
     _sync(work)
-    for _, older in _states(work)[:-_KEPT_STATES]:
+    for older in resume_states(work)[:-_KEPT_STATES]:
         shutil.rmtree(older)
     for broken in work.glob("broken-*"):
         shutil.rmtree(broken)
@@ -190,10 +202,6 @@ def link(source: str, target: str) -> None:
         shutil.copy(source, target)
 
 
-def _states(work: Path) -> list[tuple[int, Path]]:
-    return sorted((step_of(path), path) for path in work.glob("*") if re.fullmatch(r"checkpoint-\d+", path.name))
-
-
 def _defect(state: Path) -> str | None:
     """Return what is wrong with a state, or None if it is intact."""
     try:
@@ -208,6 +216,14 @@ def _defect(state: Path) -> str | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return str(error)
     return None
+
+
+def _is_disk_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in DISK_FULL
+    # The messages of safetensors end with the number of the error; those of torch have none.
+    number = re.search(r"os error (\d+)", str(error))
+    return number is None or int(number[1]) in DISK_FULL
 
 
 def _stamp(path: Path) -> dict[str, int | str]:

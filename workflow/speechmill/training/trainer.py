@@ -19,7 +19,7 @@ from speechmill.model.ctc import clip_losses
 from speechmill.model.models import forward, output_frames
 from speechmill.training.distributed import AnyRank, all_reduce_sum, barrier, rank, world_size
 from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
-from speechmill.training.resume_state import UNFINISHED, disk_space_for_state, empty_unfinished
+from speechmill.training.resume_state import UNFINISHED, empty_unfinished, writing_state
 
 BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
 """A function from a batch of the `Collator`, on the device, to a batch with the same keys."""
@@ -153,7 +153,7 @@ class CtcTrainer(Trainer):
         if rank() == 0:
             empty_unfinished(self._work)
         barrier()
-        with disk_space_for_state(self._work, self.state.global_step, self._state_bytes()):
+        with writing_state(self._work, self.state.global_step, self._state_bytes()):
             super()._save_checkpoint(model, trial)
         barrier()
 
