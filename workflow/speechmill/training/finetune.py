@@ -49,6 +49,7 @@ from speechmill.training.distributed import (
 from speechmill.training.finished import check_finished, export, finish, finished_folder
 from speechmill.training.guards import EXIT_RESUMABLE, NotFiniteError, not_finite, out_of_memory, stop_requests
 from speechmill.training.resume_state import (
+    LOG,
     TrainingTime,
     cut_log,
     newest_resume_state,
