@@ -35,8 +35,8 @@ _MAX_HOURS = 6
 # Over all channels, 4 MiB as 32-bit floats: nearly every clip is a single block.
 _BLOCK_SAMPLES = 1 << 20
 
-# libsndfile gives at least this number of samples if a header leaves the length open.
-_UNKNOWN_LENGTH = 1 << 60
+# libsndfile gives at least this number of samples if a header leaves the length open: 2**61 divided by the channels.
+_UNKNOWN_LENGTH = 1 << 48
 
 # The resamplers `sox` and `torchaudio` need all samples at once: 70 minutes at 16 kHz, 23 at 48 kHz, 256 MiB as
 # 32-bit floats.
@@ -298,7 +298,7 @@ class Stream:
         rate: Sampling rate in Hz.
         channels: Number of channels.
         subtype: The encoding of the samples in the file; None if a decoder program has converted them.
-        num_samples: Samples per channel according to the header, and at least 2**60 if it does not give them.
+        num_samples: Samples per channel according to the header, and at least 2**48 if it does not give them.
         samples_read: Samples per channel read so far.
         is_target_format: Whether the file is 16-bit mono at 16 kHz.
     """
