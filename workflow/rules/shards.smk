@@ -14,7 +14,8 @@ rule shards:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=1500,
+        # Six hours of noise, the largest clip that is kept, take 2.1 GiB; clips of up to an hour take less than 1 GiB.
+        mem_mb=2500,
         runtime=60,
     params:
         settings=from_config(stage_settings.shards),

@@ -300,6 +300,12 @@ def test_wav_with_wrong_sizes_is_read_completely(fields: dict[int, int]) -> None
     np.testing.assert_array_equal(decode_to_16k(bytes(encoded), "soxr"), recording(1.0))
 
 
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_flac_of_unknown_length_is_read(channels: int) -> None:
+    encoded = by_ffmpeg("-ac", str(channels), "-f", "flac")
+    assert len(decode_to_16k(encoded, "soxr")) == 9600
+
+
 def test_vbr_mp3_without_header_is_read_completely() -> None:
     # libsndfile estimates the length from the first frames, which are small, and reads only a third.
     samples = np.concatenate([tone(48_000), noise(1.2, 48_000, seed=1)])

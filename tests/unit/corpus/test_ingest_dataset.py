@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
-from material import RELEASE, as_json, tar, tsv
+from material import RELEASE, as_json, audio_file, noise, tar, tsv
 from speechmill.config.datasets import Download, IngestSettings
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import file_digest, read_json
 from speechmill.core.tables import read_table
 from speechmill.corpus import ingest_dataset
+from speechmill.corpus.audio import decode
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.ingest_dataset import SourceLocation, ingest
 
 TOP = f"{RELEASE}/ru"
@@ -73,11 +75,15 @@ def test_a_clip_keeps_its_bytes_and_columns(tmp_path: Path, archive: Path) -> No
         "splits": ["train", "validated"],
         "file": "00.mp3",
         "encoded": b"clip 0",
+        "encoded_file": None,
+        "encoded_file_sha256": None,
         "sentence": "предложение 0",
         "speaker_id": "s0",
         "gender": None,
         "age": None,
         "accent": None,
+        "reason": None,
+        "detail": None,
     }
 
 
@@ -165,6 +171,88 @@ def test_a_folder_of_recordings_is_ingested(tmp_path: Path) -> None:
     ingest(SourceLocation(path=tmp_path / "corpus"), settings("folder", train=1, dev=1), "unchanged", tmp_path / "raw")
     (row,) = read_table(tmp_path / "raw" / "dev" / "shard-00000.parquet").to_pylist()
     assert (row["id"], row["sentence"], row["encoded"]) == ("dev/two.wav", "two", b"dev/two.wav")
+
+
+def test_a_large_recording_is_copied_beside_its_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechmill.corpus.encoded._MAX_BYTES_IN_MEMORY", 9)
+    recordings = {"a/small.wav": b"123456789", "a/large.wav": b"1234567890"}
+    for name, content in recordings.items():
+        (tmp_path / "corpus" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "corpus" / name).write_bytes(content)
+    ingest(SourceLocation(path=tmp_path / "corpus"), settings("folder", a=1), "unchanged", tmp_path / "raw")
+    large, small = read_table(tmp_path / "raw/a/shard-00000.parquet").to_pylist()
+    assert (small["encoded"], small["encoded_file"]) == (b"123456789", None)
+    assert (large["encoded"], large["encoded_file"]) == (None, "shard-00000-00000")
+    assert large["encoded_file_sha256"] == file_digest(tmp_path / "raw/a/shard-00000-00000")
+    assert contents(tmp_path / "raw/a").keys() == {"shard-00000.parquet", "shard-00000-00000"}
+    assert (tmp_path / "raw/a/shard-00000-00000").read_bytes() == b"1234567890"
+
+
+def test_a_large_member_of_an_archive_is_copied_beside_its_shard(
+    tmp_path: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechmill.corpus.encoded._MAX_BYTES_IN_MEMORY", 5)
+    ingest(SourceLocation(path=archive), settings(train=2, dev=1), "unchanged", tmp_path / "raw")
+    rows = read_table(tmp_path / "raw/train/shard-00001.parquet").to_pylist()
+    found = [row["encoded_file"] and (tmp_path / "raw/train" / row["encoded_file"]).read_bytes() for row in rows]
+    assert found == [b"clip 1", b"clip 3", None]
+    assert {path.name for path in tmp_path.iterdir()} == {"raw", "corpus.tar.gz"}
+
+
+def kaldi(folder: Path, segments: str, **recordings: bytes) -> Path:
+    """Write a corpus of recordings that are cut by `segments`, and return its folder."""
+    (folder / "train").mkdir(parents=True)
+    for name, content in recordings.items():
+        (folder / f"{name}.wav").write_bytes(content)
+    utterances = [line.split()[0] for line in segments.splitlines()]
+    (folder / "train/wav.scp").write_text("".join(f"{name} {name}.wav\n" for name in [*recordings, "lost"]))
+    (folder / "train/segments").write_text(segments)
+    (folder / "train/text").write_text("".join(f"{name} one\n" for name in utterances))
+    return folder
+
+
+def ingest_kaldi(folder: Path, shards: int, raw: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows of all raw shards of a Kaldi folder by id."""
+    source = {"source": "folder", "path": "", "language": "ru", "manifest": "{split}"}
+    about = {"source": source, "splits": ["train"], "shards": {"train": shards}}
+    ingest(SourceLocation(path=folder), IngestSettings.model_validate(about), "unchanged", raw)
+    rows = (row for shard in sorted(raw.glob("train/*.parquet")) for row in read_table(shard).to_pylist())
+    return {row["id"]: row for row in rows}
+
+
+def test_pieces_are_cut_or_rejected_with_the_reason(tmp_path: Path) -> None:
+    segments = "a call 0 0.5\nb call 5 6\nc page 0 1\nd lost 0 1\ne call 0.5 -1\n"
+    recording = audio_file(noise(1))
+    corpus = kaldi(tmp_path / "corpus", segments, call=recording, page=b"<!doctype html>")
+    rows = ingest_kaldi(corpus, 2, tmp_path / "raw")
+    assert {name: row["file"] for name, row in rows.items()} == {
+        "a": "call.wav [0.0 s – 0.5 s]",
+        "b": "call.wav [5.0 s – 6.0 s]",
+        "c": "page.wav [0.0 s – 1.0 s]",
+        "d": "lost.wav [0.0 s – 1.0 s]",
+        "e": "call.wav [0.5 s – end]",
+    }
+    assert rows["a"]["encoded"][44:] + rows["e"]["encoded"][44:] == recording[44:]
+    assert (rows["b"]["reason"], rows["b"]["detail"]) == ("outside", "begins at 5 s, the recording ends at 1 s")
+    assert rows["c"]["reason"] == "unreadable"
+    assert rows["c"]["detail"].startswith("libsndfile: Format not recognised; ")
+    # A later stage counts it as missing.
+    assert (rows["d"]["encoded"], rows["d"]["reason"]) == (None, None)
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus", "raw"}
+
+
+def test_a_recording_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+
+    def counted(recording: Encoded, name: str, *rest: Any) -> Any:
+        decoded.append(name)
+        return decode(recording, name, *rest)
+
+    monkeypatch.setattr("speechmill.corpus.pieces.decode", counted)
+    segments = "".join(f"{name}-{i} {name} {i / 10} {(i + 1) / 10}\n" for i in range(10) for name in ("one", "two"))
+    corpus = kaldi(tmp_path / "corpus", segments, one=audio_file(noise(1)), two=audio_file(noise(1)))
+    assert all(row["encoded"] for row in ingest_kaldi(corpus, 3, tmp_path / "raw").values())
+    assert decoded == ["one.wav", "two.wav"]
 
 
 def test_a_path_that_does_not_exist_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Files of many containers and encoders, also with faulty headers: decoded as by ffmpeg, or rejected for a reason."""
+"""Files of many containers and encoders, also with faults in their headers: decoded, cut or rejected."""
 
+import io
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from odd_files import ODD_FILES, OddFile, speech
 from speechmill.corpus.audio import UnreadableAudioError, decode_to_16k
+from speechmill.corpus.pieces import Piece, cut
 
 
 def by_ffmpeg(path: Path) -> NDArray[Any]:
@@ -44,6 +46,19 @@ def test_samples_are_those_of_the_file(tmp_path: Path, odd: OddFile) -> None:
     assert signal_to_difference(expected[:common], samples[:common] / 32768) > odd.least
 
 
+@pytest.mark.parametrize("odd", DECODED.values(), ids=DECODED)
+def test_pieces_have_the_samples_of_the_whole(tmp_path: Path, odd: OddFile) -> None:
+    path = odd.make(tmp_path)
+    times = [(0.0, None), (0.0, 0.31), (0.31, 0.32), (0.32, 0.7), (0.7, None)]
+    found = cut(path, path.name, [Piece(*each) for each in times], tmp_path)
+    whole, *parts = (piece.read() for piece in found if not isinstance(piece, UnreadableAudioError))
+    # `test_samples_are_those_of_the_file` compares these with ffmpeg's.
+    expected = decode_to_16k(path.read_bytes(), "soxr", path.name).samples
+    np.testing.assert_array_equal(decode_to_16k(whole, "soxr").samples, expected)
+    joined = np.concatenate([sf.read(io.BytesIO(part), dtype="float32")[0] for part in parts])
+    np.testing.assert_array_equal(joined, sf.read(io.BytesIO(whole), dtype="float32")[0])
+
+
 @pytest.mark.parametrize("odd", REJECTED.values(), ids=REJECTED)
 def test_rejected_for_the_true_reason(tmp_path: Path, odd: OddFile) -> None:
     path = odd.make(tmp_path)
@@ -51,3 +66,6 @@ def test_rejected_for_the_true_reason(tmp_path: Path, odd: OddFile) -> None:
         decode_to_16k(path.read_bytes(), "soxr", path.name)
     assert error.value.reason == odd.reason
     assert odd.message in str(error.value)
+    with pytest.raises(UnreadableAudioError) as of_pieces:
+        next(cut(path, path.name, [Piece()], tmp_path))
+    assert (of_pieces.value.reason, str(of_pieces.value)) == (error.value.reason, str(error.value))

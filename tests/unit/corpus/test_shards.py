@@ -1,4 +1,5 @@
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from material import audio_file, noise, recording
 from speechmill.config.shards import ShardSettings
 from speechmill.core import tables
 from speechmill.core.command import SpeechmillError
+from speechmill.core.files import file_digest
 from speechmill.core.flac import decode_flac
 from speechmill.core.schemas import RAW
 from speechmill.core.tables import read_table, write_table
@@ -22,7 +24,7 @@ SETTINGS = ShardSettings(name="Common Voice", version="8.0", licence="CC0-1.0", 
 
 def listed(name: str, encoded: bytes | None, **more: Any) -> dict[str, Any]:
     about = {"id": name, "splits": ["train"], "file": f"{name}.wav", "encoded": encoded, "sentence": f"say {name}"}
-    return about | {"speaker_id": "s1", "gender": None, "age": None, "accent": None} | more
+    return about | {"speaker_id": "s1"} | more
 
 
 READABLE = {f"clip {i:02d}": audio_file(noise(0.2, 48_000, seed=i), 48_000) for i in range(20)}
@@ -34,6 +36,7 @@ LISTED = [
     listed("in two splits", audio_file(recording(0.3)), splits=["train", "validated"]),
     listed("truncated", audio_file(recording(0.3))[:-4000]),
     listed("shortened", audio_file(recording(0.3))[:-1000]),
+    listed("behind the end", None, reason="outside", detail="begins at 5 s, the recording ends at 4 s"),
     listed("loud", audio_file(np.tile(np.array([32767, -32768], dtype=np.int16), 1600))),
     listed("half silent", audio_file(np.concatenate([np.zeros(3200), np.full(3200, 0.1)]))),
     listed("no header", bytes(range(256)) * 10, file="call.ul"),
@@ -69,6 +72,7 @@ def test_reasons_of_rejected_clips_name_the_file(converted: Path) -> None:
         ),
         "empty": ("empty", "empty.wav: the file is empty"),
         "truncated": ("truncated", "truncated.wav: the file is truncated by 4000 bytes"),
+        "behind the end": ("outside", "behind the end.wav: begins at 5 s, the recording ends at 4 s"),
     }
 
 
@@ -159,6 +163,29 @@ def test_shard_metadata_describes_its_source(converted: Path, tmp_path: Path) ->
     other = SETTINGS.model_copy(update={"resampler": "sox"})
     convert(converted / "raw.parquet", 3, other, tmp_path / "shard.parquet", tmp_path / "rows.parquet")
     assert pq.read_schema(tmp_path / "shard.parquet").metadata[b"configuration"] != metadata[b"configuration"]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A folder with a raw shard, and beside it the only recording of it."""
+    (tmp_path / "raw-00000").write_bytes(READABLE["clip 00"])
+    row = listed("clip 00", None, encoded_file="raw-00000", encoded_file_sha256=file_digest(tmp_path / "raw-00000"))
+    write_table([row], RAW, tmp_path / "raw.parquet")
+    return tmp_path
+
+
+def test_recording_beside_its_raw_shard_is_read(large: Path, converted: Path) -> None:
+    convert(large / "raw.parquet", 3, SETTINGS, large / "shard.parquet", large / "rows.parquet")
+    clips = {row["id"]: row for row in read_table(converted / "shard.parquet").to_pylist()}
+    assert read_table(large / "shard.parquet").to_pylist() == [clips["clip 00"]]
+    assert read_table(large / "rows.parquet")["encoded_bytes"].to_pylist() == [len(READABLE["clip 00"])]
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?")])
+def test_damaged_recording_beside_its_raw_shard_is_named(large: Path, damage: Callable[[Path], object]) -> None:
+    damage(large / "raw-00000")
+    with pytest.raises(SpeechmillError, match=r"raw-00000 is missing, or differs .*; delete it and run"):
+        convert(large / "raw.parquet", 3, SETTINGS, large / "shard.parquet", large / "rows.parquet")
 
 
 def test_empty_raw_shard_gives_an_empty_shard(tmp_path: Path) -> None:

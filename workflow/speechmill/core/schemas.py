@@ -15,11 +15,20 @@ RAW = pa.schema(
         ("splits", pa.list_(pa.string())),
         ("file", pa.string()),
         ("encoded", pa.binary()),
+        ("encoded_file", pa.string()),
+        ("encoded_file_sha256", pa.string()),
         ("sentence", pa.string()),
         *_SPEAKER,
+        ("reason", pa.string()),
+        ("detail", pa.string()),
     ]
 )
-"""Clips of the corpus with the bytes of their files; `encoded` is null if the corpus lists a file but lacks it."""
+"""Clips of the corpus with the bytes of their files.
+
+`encoded` are the bytes. Where they are more than 32 MiB, it is null, and `encoded_file` names a file with them in the
+folder of the raw shard. Both are null if the corpus lists a file but lacks it, or if `reason` and `detail` say why it
+cannot be read.
+"""
 
 _CLIP_TYPES = {
     "id": ("string", pa.string()),

@@ -75,9 +75,12 @@ def write_row_groups(groups: Iterable[list[dict[str, Any]]], schema: pa.Schema, 
     with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, **options) as writer:
 
         def write(group: list[dict[str, Any]]) -> int:
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+            size, table = len(group), pa.Table.from_pylist(group, schema=schema)
+            # The writer copies the audio twice, so the rows should not hold it as well.
+            group.clear()
+            writer.write_table(table)
             _release_memory()
-            return len(group)
+            return size
 
         return list(map(write, groups))
 

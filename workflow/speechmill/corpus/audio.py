@@ -1,7 +1,8 @@
-"""Decoding of audio files to 16 kHz mono samples, and the shares of silence and clipping in them."""
+"""Decoding of audio files, resampling to 16 kHz mono, and the shares of silence and clipping in the samples."""
 
 import io
 import itertools
+import math
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile as sf
@@ -23,8 +24,9 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples, Int16Samples, encode_flac
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.corpus.containers import MAX_MISSING_SECONDS, ContainerInfo, inspect_container, split_flac
+from speechmill.corpus.encoded import Encoded, mapped, num_bytes
 
-Reason = Literal["unreadable", "truncated", "empty"]
+Reason = Literal["missing", "unreadable", "truncated", "empty", "outside"]
 
 # 660 MiB as 16-bit samples at 16 kHz. Everything before that is processed in blocks, so that a job needs little more
 # memory than this, even if a small file expands to a very long recording.
@@ -32,6 +34,9 @@ _MAX_HOURS = 6
 
 # Over all channels, 4 MiB as 32-bit floats: nearly every clip is a single block.
 _BLOCK_SAMPLES = 1 << 20
+
+# libsndfile gives at least this number of samples if a header leaves the length open: 2**61 divided by the channels.
+_UNKNOWN_LENGTH = 1 << 48
 
 # The resamplers `sox` and `torchaudio` need all samples at once: 70 minutes at 16 kHz, 23 at 48 kHz, 256 MiB as
 # 32-bit floats.
@@ -59,6 +64,9 @@ _FFMPEG_ALLOWED_FORMATS = (
 )
 
 
+Samples = TypeVar("Samples")
+
+
 class UnreadableAudioError(Exception):
     """Bytes that are not a complete audio file with samples; the message gives the details, `reason` the category."""
 
@@ -67,50 +75,79 @@ class UnreadableAudioError(Exception):
         self.reason = reason
 
 
-class Decoded(NamedTuple):
+class Decoded(NamedTuple, Generic[Samples]):
     """The samples of a file, and how many seconds it lacks of the length that its header states."""
 
-    samples: Int16Samples
+    samples: Samples
     missing_seconds: float
 
 
-def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
+def decode_to_16k(encoded: Encoded, resampler: str, name: str = "") -> Decoded[Int16Samples]:
     """Return the samples of an audio file, mixed to mono (mean of the channels) and resampled to 16 kHz, 16 bits.
+
+    Beside the returned samples, one block is held in memory, or all samples with the resamplers `sox` and `torchaudio`.
+
+    Args:
+        encoded: The file.
+        resampler: `soxr` (quality HQ), `sox` (the `rate` effect with its default, high quality) or `torchaudio`.
+        name: The name of the file; see `decode`.
+
+    Raises:
+        UnreadableAudioError: As for `decode`. For the resamplers `sox` and `torchaudio`, files are also too long if
+            they have more than 2**26 samples at a rate other than 16 kHz.
+        SpeechmillError: As for `decode`.
+    """
+    decoded = decode(encoded, name, partial(_to_16k, resampler=resampler), _MAX_HOURS)
+    if len(decoded.samples) == 0:
+        raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
+    return decoded
+
+
+def decode(encoded: Encoded, name: str, collect: "Callable[[Stream], Samples]", max_hours: float) -> Decoded[Samples]:
+    """Return the samples of an audio file, as `collect` returns them.
 
     A file is decoded with libsndfile, then with `ffmpeg`, then with `sox`, if these programs are installed, until one
     of them finds what the container states and holds: the rate, the channels, the type and the number of the samples.
     If none finds all samples, and the best lacks no more than `MAX_MISSING_SECONDS`, its samples are returned. The
-    format is detected from the content; SoX uses the extension of `name` for formats without a header. Beside the
-    returned samples, one block is held in memory, or all samples with the resamplers `sox` and `torchaudio`.
+    format is detected from the content; SoX uses the extension of `name` for formats without a header.
 
     Args:
-        encoded: The bytes of the file.
-        resampler: `soxr` (quality HQ), `sox` (the `rate` effect with its default, high quality) or `torchaudio`.
+        encoded: The file.
         name: The name of the file.
+        collect: Reads the stream of a decoder to its end. It is called for each decoder that opens the file.
+        max_hours: The greatest length.
 
     Raises:
-        UnreadableAudioError: With the reason `unreadable`, if no decoder can read the file, it is longer than six
-            hours (for `sox` and `torchaudio`, longer than 2**26 samples at a rate other than 16 kHz), a sample is not
-            finite, or the rate is outside 1 kHz to 1 MHz; with `truncated`, if the file lacks more than
-            `MAX_MISSING_SECONDS` of what it states; with `empty`, if it has no samples. The same file always gives the
-            same message.
+        UnreadableAudioError: With the reason `unreadable`, if no decoder can read the file, it is longer than
+            `max_hours`, a sample is not finite, or the rate is outside 1 kHz to 1 MHz; with `truncated`, if the file
+            lacks more than `MAX_MISSING_SECONDS` of what it states; with `empty`, if it has no samples. The same file
+            always gives the same message.
         SpeechmillError: A decoder program was killed by the system, which is not the fault of the file.
     """
-    if not encoded:
+    if num_bytes(encoded) == 0:
         raise UnreadableAudioError("the file is empty", "empty")
-    container = inspect_container(encoded)
+    with mapped(encoded) as content:
+        container = inspect_container(content)
     if container.truncated:
         raise UnreadableAudioError(f"the file is truncated {container.truncated}", "truncated")
     if container.fault:
         raise UnreadableAudioError(container.fault)
-    if container.correction:
-        offset, size = container.correction
-        encoded = encoded[:offset] + size + encoded[offset + len(size) :]
     if container.max_samples == 0:
         raise UnreadableAudioError("the file has no samples", "empty")
+    with _corrected(encoded, container.correction) as corrected:
+        return _decode(corrected, name, collect, max_hours, container)
+
+
+def _decode(
+    encoded: Encoded,
+    name: str,
+    collect: "Callable[[Stream], Samples]",
+    max_hours: float,
+    container: ContainerInfo,
+) -> Decoded[Samples]:
     failures: list[str] = []
     found_seconds: list[float] = []
-    shortened: Decoded | None = None
+    shortened: Decoded[Samples] | None = None
     empty = False
     for decoder in _decoder_order(container, name):
         stream = samples = None
@@ -119,7 +156,8 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
                 raise _DecoderError(container.ffmpeg_only)
             with _DECODERS[decoder](encoded, name) as stream:
                 _check_format(container, stream)
-                samples = _to_16k(stream, resampler)
+                stream.limit(max_hours)
+                samples = collect(stream)
             empty |= stream.samples_read == 0
             _check_count(container, stream)
         except _DecoderError as error:
@@ -128,11 +166,9 @@ def decode_to_16k(encoded: bytes, resampler: str, name: str = "") -> Decoded:
                 continue
             found_seconds.append(stream.samples_read / stream.rate)
             missing = _missing_seconds(container, stream)
-            if len(samples) and 0 < missing <= (shortened.missing_seconds if shortened else MAX_MISSING_SECONDS):
+            if stream.samples_read and 0 < missing <= (shortened.missing_seconds if shortened else MAX_MISSING_SECONDS):
                 shortened = Decoded(samples, missing)
         else:
-            if len(samples) == 0:
-                raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
             return Decoded(samples, _missing_seconds(container, stream))
     if shortened is not None:
         return shortened
@@ -162,7 +198,7 @@ def _decoder_order(container: ContainerInfo, name: str) -> list[str]:
     return ["libsndfile", "ffmpeg", "sox"]
 
 
-def _check_format(container: ContainerInfo, stream: "_Stream") -> None:
+def _check_format(container: ContainerInfo, stream: "Stream") -> None:
     """Raise a _DecoderError if a decoder takes a file for something else than its container states."""
     # Creative Voice files give the rate as the length of a sample, which decoders round differently.
     if container.fixed_rate and container.rate and abs(container.rate - stream.rate) > 1:
@@ -173,7 +209,7 @@ def _check_format(container: ContainerInfo, stream: "_Stream") -> None:
         raise _DecoderError(f"finds samples of the type {stream.subtype} instead of {container.subtype}")
 
 
-def _check_count(container: ContainerInfo, stream: "_Stream") -> None:
+def _check_count(container: ContainerInfo, stream: "Stream") -> None:
     """Raise a _DecoderError if a decoder found fewer or more samples than the file holds."""
     if stream.samples_read == 0:
         raise _DecoderError("no samples")
@@ -183,31 +219,50 @@ def _check_count(container: ContainerInfo, stream: "_Stream") -> None:
         raise _DecoderError(f"finds {stream.samples_read} samples, more than the file holds")
 
 
-def _found(container: ContainerInfo, stream: "_Stream") -> float:
+def _found(container: ContainerInfo, stream: "Stream") -> float:
     """Return the number of samples that a decoder found, at the rate at which the container counts them."""
     if container.fixed_rate or container.rate is None:
         return stream.samples_read
     return stream.samples_read * container.rate / stream.rate
 
 
-def _lacking(container: ContainerInfo, stream: "_Stream") -> float:
+def _lacking(container: ContainerInfo, stream: "Stream") -> float:
     """Return the number of samples that a decoder must find and did not find."""
     # At another rate, the first and the last sample may be rounded.
     rounding = 0.0 if container.fixed_rate else 2 * (container.rate or 0) / stream.rate
     return max(container.min_samples - _found(container, stream) - rounding, 0)
 
 
-def _missing_seconds(container: ContainerInfo, stream: "_Stream") -> float:
+def _missing_seconds(container: ContainerInfo, stream: "Stream") -> float:
     return (container.missing_samples + _lacking(container, stream)) / (container.rate or stream.rate)
 
 
-def encode_clip(samples: Int16Samples, original: bytes) -> bytes:
+@contextmanager
+def _corrected(encoded: Encoded, correction: tuple[int, bytes] | None) -> Iterator[Encoded]:
+    """Yield a file in which the bytes at an offset are replaced."""
+    if correction is None:
+        yield encoded
+        return
+    offset, replacement = correction
+    if isinstance(encoded, bytes):
+        yield encoded[:offset] + replacement + encoded[offset + len(replacement) :]
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        with encoded.open("rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+        file.seek(offset)
+        file.write(replacement)
+        file.flush()
+        yield Path(file.name)
+
+
+def encode_clip(samples: Int16Samples, original: Encoded) -> bytes:
     """Return samples as a 16-bit mono FLAC file at 16 kHz.
 
-    If `original`, the file that they were decoded from, is already in that format, its frames are copied, which takes
-    half the time; its tags, pictures and padding are dropped.
+    If `original`, the file that they were decoded from, is already in that format and in memory, its frames are
+    copied, which takes half the time; its tags, pictures and padding are dropped.
     """
-    if parts := split_flac(original):
+    if isinstance(original, bytes) and (parts := split_flac(original)):
         stream_info, frames = parts
         # RFC 9639, section 8.2: rate in 20 bits, channels minus one in 3, bits minus one in 5, samples in 36.
         if int.from_bytes(stream_info[10:18]) == SAMPLE_RATE << 44 | 15 << 36 | len(samples):
@@ -236,16 +291,16 @@ class _DecoderError(Exception):
     """A decoder failed on a file, or did not find what the file holds."""
 
 
-class _Stream:
+class Stream:
     """An open file that is read once, from start to end.
 
     Attributes:
         rate: Sampling rate in Hz.
         channels: Number of channels.
         subtype: The encoding of the samples in the file; None if a decoder program has converted them.
-        num_samples: Samples per channel according to the header.
+        num_samples: Samples per channel according to the header, and at least 2**48 if it does not give them.
         samples_read: Samples per channel read so far.
-        is_target_format: Whether the file is 16-bit mono at 16 kHz. Its blocks are then int16, otherwise float32.
+        is_target_format: Whether the file is 16-bit mono at 16 kHz.
     """
 
     def __init__(self, file: int | BinaryIO) -> None:
@@ -264,19 +319,25 @@ class _Stream:
         self.num_samples: int = audio.frames
         self.samples_read = 0
         self.is_target_format = (audio.samplerate, audio.channels, audio.subtype) == (SAMPLE_RATE, 1, "PCM_16")
+        self._max_samples = math.inf
 
-    def blocks(self) -> Iterator[NDArray[Any]]:
-        """Yield the samples, mixed to one channel, in blocks of shape (samples,)."""
-        dtype = "int16" if self.is_target_format else "float32"
-        block_size = max(1, _BLOCK_SAMPLES // self._audio.channels)
+    def limit(self, max_hours: float) -> None:
+        """Make longer streams an error: at once if the header gives the length, otherwise when they are read."""
+        self._max_samples = max_hours * 3600 * self.rate
+        if self._max_samples < self.num_samples < _UNKNOWN_LENGTH:
+            raise too_long(max_hours)
+
+    def blocks(self, dtype: Literal["int16", "float32"] = "float32") -> Iterator[NDArray[Any]]:
+        """Yield the samples in blocks of shape (samples, channels)."""
+        block_size = max(1, _BLOCK_SAMPLES // self.channels)
         with self._audio:
             while (requested := min(block_size, self.num_samples - self.samples_read)) > 0:
                 try:
-                    samples = self._audio.read(requested, dtype=dtype)
+                    samples = self._audio.read(requested, dtype=dtype, always_2d=True)
                 except sf.LibsndfileError as error:
                     raise _libsndfile_failure(error) from error
                 self.samples_read += len(samples)
-                yield _mean_of_channels(samples)
+                yield samples
                 if len(samples) < requested:
                     return
 
@@ -287,26 +348,27 @@ def _libsndfile_failure(error: sf.LibsndfileError) -> _DecoderError:
 
 
 @contextmanager
-def _with_libsndfile(encoded: bytes, name: str) -> Iterator[_Stream]:
-    if encoded.startswith((b"fLaC", b"RIFF")):
-        yield _of_known_length(_Stream(io.BytesIO(encoded)))
+def _with_libsndfile(encoded: Encoded, name: str) -> Iterator[Stream]:
+    if isinstance(encoded, Path):
+        with encoded.open("rb") as opened:
+            yield _of_known_length(Stream(opened.fileno()))
+    elif encoded.startswith((b"fLaC", b"RIFF")):
+        yield _of_known_length(Stream(io.BytesIO(encoded)))
     else:
         # libsndfile reads MP3 and Ogg in small pieces. From BytesIO, each piece would be a call into Python.
         with tempfile.TemporaryFile(buffering=0) as file:
             file.write(encoded)
             file.seek(0)
-            yield _of_known_length(_Stream(file.fileno()))
+            yield _of_known_length(Stream(file.fileno()))
 
 
-def _of_known_length(stream: _Stream) -> _Stream:
-    if stream.num_samples == np.iinfo(np.int64).max:
+def _of_known_length(stream: Stream) -> Stream:
+    if stream.num_samples >= _UNKNOWN_LENGTH:
         raise _DecoderError("the header does not give the number of samples")
-    if stream.num_samples > _MAX_HOURS * 3600 * stream.rate:
-        raise _too_long()
     return stream
 
 
-def _with_sox_program(encoded: bytes, name: str) -> AbstractContextManager[_Stream]:
+def _with_sox_program(encoded: Encoded, name: str) -> AbstractContextManager[Stream]:
     extension = Path(name).suffix.lower()
     return _with_program(
         "sox",
@@ -317,7 +379,7 @@ def _with_sox_program(encoded: bytes, name: str) -> AbstractContextManager[_Stre
     )
 
 
-def _with_ffmpeg(encoded: bytes, name: str) -> AbstractContextManager[_Stream]:
+def _with_ffmpeg(encoded: Encoded, name: str) -> AbstractContextManager[Stream]:
     return _with_program(
         "ffmpeg",
         encoded,
@@ -330,20 +392,18 @@ def _with_ffmpeg(encoded: bytes, name: str) -> AbstractContextManager[_Stream]:
 
 @contextmanager
 def _with_program(
-    program: str, encoded: bytes, extension: str, input_options: list[str], output_options: list[str]
-) -> Iterator[_Stream]:
+    program: str, encoded: Encoded, extension: str, input_options: list[str], output_options: list[str]
+) -> Iterator[Stream]:
     """Yield the output of a decoder program as a stream while it runs; AU can be read from a pipe."""
     if shutil.which(program) is None:
         raise _DecoderError(f"{program} is not installed")
-    timeout = _TIMEOUT_SECONDS + len(encoded) // _BYTES_PER_EXTRA_SECOND
-    with tempfile.NamedTemporaryFile(suffix=extension) as file, tempfile.TemporaryFile() as errors:
-        file.write(encoded)
-        file.flush()
+    timeout = _TIMEOUT_SECONDS + num_bytes(encoded) // _BYTES_PER_EXTRA_SECOND
+    with _named(encoded, extension) as file, tempfile.TemporaryFile() as errors:
         stream = None
-        with _running([program, *input_options, file.name, *output_options], errors, timeout) as process:
+        with _running([program, *input_options, file, *output_options], errors, timeout) as process:
             assert process.stdout is not None
             try:
-                stream = _Stream(process.stdout.fileno())
+                stream = Stream(process.stdout.fileno())
                 stream.subtype = None
             except _DecoderError:
                 process.stdout.close()
@@ -356,7 +416,7 @@ def _with_program(
         errors.seek(0)
         message = errors.readline(1000).decode(errors="replace").strip()
     # Without file names and memory addresses, the message is the same in every run.
-    message = message.replace(f" `{file.name}'", "").replace(f"{file.name}: ", "")
+    message = message.replace(f" `{file}'", "").replace(f"{file}: ", "")
     message = re.sub(r"^(sox FAIL \w+: |(\[\S+ @ 0x[0-9a-f]+\] )+)", "", message)
     if status == -signal.SIGKILL:
         raise SpeechmillError(f"{program} was killed, perhaps because memory ran out; run snakemake again")
@@ -364,6 +424,21 @@ def _with_program(
     failed = status != 0 or (program == "sox" and message)
     if failed or stream is None:
         raise _DecoderError(message or "no samples")
+
+
+@contextmanager
+def _named(encoded: Encoded, extension: str) -> Iterator[str]:
+    """Yield the path of a file with these bytes and this extension."""
+    if isinstance(encoded, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, f"recording{extension}")
+            link.symlink_to(encoded.resolve())
+            yield str(link)
+    else:
+        with tempfile.NamedTemporaryFile(suffix=extension) as file:
+            file.write(encoded)
+            file.flush()
+            yield file.name
 
 
 @contextmanager
@@ -387,18 +462,24 @@ def _running(command: list[str], errors: BinaryIO, timeout: float) -> Iterator[s
         raise _DecoderError(f"takes longer than {timeout} seconds")
 
 
-def _to_16k(stream: _Stream, resampler: str) -> Int16Samples:
-    blocks = stream.blocks()
+def _to_16k(stream: Stream, resampler: str) -> Int16Samples:
+    dtype: Literal["int16", "float32"] = "int16" if stream.is_target_format else "float32"
+    blocks: Iterator[NDArray[Any]] = map(mean_of_channels, stream.blocks(dtype))
     if not stream.is_target_format:
-        blocks = _check_finite(blocks, "some samples are not finite numbers")
+        blocks = check_finite(blocks, "some samples are not finite numbers")
         if stream.rate != SAMPLE_RATE:
             resampled = _RESAMPLERS[resampler](blocks, stream.rate)
-            blocks = _check_finite(resampled, "the samples are too large to be resampled")
+            blocks = check_finite(resampled, "the samples are too large to be resampled")
         blocks = map(_to_int16, blocks)
-    return _concatenate(blocks, np.dtype(np.int16), _MAX_HOURS * 3600 * SAMPLE_RATE, _too_long())
+    return _concatenate(blocks, np.dtype(np.int16), _MAX_HOURS * 3600 * SAMPLE_RATE, too_long(_MAX_HOURS))
 
 
-def _check_finite(blocks: Iterable[FloatSamples], message: str) -> Iterator[FloatSamples]:
+def check_finite(blocks: Iterable[FloatSamples], message: str) -> Iterator[FloatSamples]:
+    """Yield the blocks.
+
+    Raises:
+        UnreadableAudioError: A sample is infinite or not a number; with this message.
+    """
     for block in blocks:
         if not np.isfinite(block).all():
             raise UnreadableAudioError(message)
@@ -418,13 +499,15 @@ def _concatenate(
     return np.frombuffer(buffer, dtype)
 
 
-def _too_long() -> UnreadableAudioError:
-    return UnreadableAudioError(f"the file is longer than {_MAX_HOURS} hours")
+def too_long(max_hours: float) -> UnreadableAudioError:
+    """Return the error for a file that is longer than that."""
+    return UnreadableAudioError(f"the file is longer than {max_hours} hours")
 
 
-def _mean_of_channels(samples: NDArray[Any]) -> NDArray[Any]:
-    if samples.ndim == 1:
-        return samples
+def mean_of_channels(samples: NDArray[Any]) -> NDArray[Any]:
+    """Return samples of shape (samples, channels) as one channel, shape (samples,)."""
+    if samples.shape[1] == 1:
+        return samples[:, 0]
     # Channel by channel, because np.mean is many times slower over a last axis with few elements.
     mono = samples[:, 0].copy()
     for channel in range(1, samples.shape[1]):
@@ -433,7 +516,7 @@ def _mean_of_channels(samples: NDArray[Any]) -> NDArray[Any]:
     return mono
 
 
-_DECODERS: dict[str, Callable[[bytes, str], AbstractContextManager[_Stream]]] = {
+_DECODERS: dict[str, Callable[[Encoded, str], AbstractContextManager[Stream]]] = {
     "libsndfile": _with_libsndfile,
     "sox": _with_sox_program,
     "ffmpeg": _with_ffmpeg,

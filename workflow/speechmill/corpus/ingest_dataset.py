@@ -2,8 +2,8 @@
 
 import argparse
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,18 @@ from pydantic import BaseModel
 from speechmill.config.datasets import CommonVoice, Download, Folder, IngestSettings, Zeroth
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import write_json
+from speechmill.core.progress import progress
 from speechmill.core.schemas import RAW
 from speechmill.core.tables import write_in_row_groups
+from speechmill.corpus.audio import UnreadableAudioError
 from speechmill.corpus.download import download
 from speechmill.corpus.download_record import downloaded
+from speechmill.corpus.encoded import Encoded, sha256
+from speechmill.corpus.pieces import cut
 from speechmill.corpus.sources.common_voice import open_common_voice
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, UnavailableError
 from speechmill.corpus.sources.folder import open_folder
+from speechmill.corpus.sources.spool import Spool, open_spool
 from speechmill.corpus.sources.zeroth import open_zeroth
 
 _ROW_GROUP = 32
@@ -35,8 +40,11 @@ def ingest(location: SourceLocation, settings: IngestSettings, fingerprint: str,
     """Write every clip of the corpus to `raw/{split}/shard-{number}.parquet`, and a summary to `raw/source.json`.
 
     The clips of a split are distributed to its shards in turn, so that the shards have equal sizes and each is a fair
-    sample. A clip of several splits is in the first of them. A listed clip without a file has null for its bytes, so
-    that later stages count it. An optional corpus that is unavailable yields empty shards.
+    sample. A clip of several splits is in the first of them. A listed clip without a file, or one that cannot be read,
+    has null for its bytes, so that later stages count it. An optional corpus that is unavailable yields empty shards.
+
+    A recording that does not fit into memory is copied to a file beside its shard. Recordings of which clips are pieces
+    are decoded one after the other, and their pieces are kept on the disk until they are in the shards.
     """
     temporary = raw.with_name(f".{raw.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -99,26 +107,77 @@ def _write_shards(corpus: Corpus, settings: IngestSettings, folder: Path) -> Non
     by_split: dict[str, list[SourceClip]] = {split: [] for split in settings.splits}
     for clip in corpus.clips:
         by_split[clip.splits[0]].append(clip)
-    for split, clips in by_split.items():
-        count = settings.shards[split]
-        for number in range(count):
-            shard = folder / split / f"shard-{number:05d}.parquet"
-            write_in_row_groups(_rows(corpus, clips[number::count]), RAW, shard, _ROW_GROUP)
+    with _open_clips(corpus, folder) as read:
+        for split, clips in by_split.items():
+            count = settings.shards[split]
+            for number in range(count):
+                shard = folder / split / f"shard-{number:05d}.parquet"
+                write_in_row_groups(_rows(read, clips[number::count], shard), RAW, shard, _ROW_GROUP)
 
 
-def _rows(corpus: Corpus, clips: list[SourceClip]) -> Iterator[dict[str, Any]]:
-    for clip in clips:
-        yield {
+@contextmanager
+def _open_clips(corpus: Corpus, work: Path) -> Iterator[Callable[[SourceClip], Encoded | None]]:
+    """Cut all clips that are pieces, and yield a function that reads any clip as `Corpus.read` reads a recording."""
+    by_recording: dict[str, list[SourceClip]] = {}
+    for clip in corpus.clips:
+        if clip.piece is not None:
+            by_recording.setdefault(clip.file, []).append(clip)
+    failed: dict[str, UnreadableAudioError] = {}
+    with open_spool(work) as spool:
+        for clips in progress(by_recording.values(), desc="cutting", unit="recording", disable=not by_recording):
+            failed |= _cut(corpus, clips, spool, work)
+
+        def read(clip: SourceClip) -> Encoded | None:
+            if clip.id in failed:
+                raise failed[clip.id]
+            return corpus.read(clip) if clip.piece is None else spool.encoded(clip.id)
+
+        yield read
+
+
+def _cut(corpus: Corpus, clips: list[SourceClip], spool: Spool, work: Path) -> dict[str, UnreadableAudioError]:
+    """Store the clips, which are pieces of one recording, in `spool`, and return the errors of the others by id."""
+    failed: dict[str, UnreadableAudioError] = {}
+    pieces = [clip.piece for clip in clips if clip.piece is not None]
+    try:
+        recording = corpus.read(clips[0])
+        if recording is not None:
+            for clip, found in zip(clips, cut(recording, clips[0].file, pieces, work), strict=True):
+                if isinstance(found, UnreadableAudioError):
+                    failed[clip.id] = found
+                else:
+                    spool.add(clip.id, found)
+    except UnreadableAudioError as error:
+        return {clip.id: error for clip in clips}
+    return failed
+
+
+def _rows(
+    read: Callable[[SourceClip], Encoded | None], clips: list[SourceClip], shard: Path
+) -> Iterator[dict[str, Any]]:
+    for number, clip in enumerate(clips):
+        row: dict[str, Any] = {
             "id": clip.id,
             "splits": list(clip.splits),
-            "file": clip.file,
-            "encoded": corpus.read(clip),
+            "file": clip.file if clip.piece is None else f"{clip.file} {clip.piece}",
             "sentence": clip.sentence,
             "speaker_id": clip.speaker_id,
             "gender": clip.gender,
             "age": clip.age,
             "accent": clip.accent,
         }
+        try:
+            encoded = read(clip)
+        except UnreadableAudioError as error:
+            row |= {"reason": error.reason, "detail": str(error)}
+        else:
+            if isinstance(encoded, Path):
+                file = shard.with_name(f"{shard.stem}-{number:05d}")
+                shutil.copyfile(encoded, file)
+                row |= {"encoded_file": file.name, "encoded_file_sha256": sha256(file)}
+            else:
+                row["encoded"] = encoded
+        yield row
 
 
 def main() -> None:

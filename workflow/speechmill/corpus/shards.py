@@ -10,10 +10,12 @@ import pyarrow as pa
 
 from speechmill.config.shards import ShardSettings
 from speechmill.core.command import run_command
+from speechmill.core.files import corrupt_file_error
 from speechmill.core.progress import progress
 from speechmill.core.schemas import ROWS, clip_schema
 from speechmill.core.tables import read_rows, write_in_row_groups
 from speechmill.corpus.audio import UnreadableAudioError, clipped_share, decode_to_16k, encode_clip, silent_share
+from speechmill.corpus.encoded import Encoded, num_bytes, sha256
 
 # Small, so that reading one clip at random reads little else.
 _ROW_GROUP = 16
@@ -51,12 +53,13 @@ def _clips(raw: Path, number: int, resampler: str, tables: list[pa.Table]) -> It
     """Yield the clips to store, and append to `tables` a row for each listed clip."""
     rows: list[dict[str, Any]] = []
     for listed in progress(read_rows(raw), desc=f"{raw.parent.name}/{raw.name}", unit="clip"):
-        row, clip = _convert_clip(listed, resampler)
+        row, clip = _convert_clip(listed, raw.parent, resampler)
         row["shard"] = number
         if clip is not None:
-            yield clip
-            # Frees the memory of a long clip before the next one is decoded.
+            # Without a reference, the memory of a long clip is free once it is written.
+            clips = [clip]
             del clip
+            yield clips.pop()
         rows.append(row)
         if len(rows) == _BUFFERED_ROWS:
             tables.append(pa.Table.from_pylist(rows, schema=ROWS))
@@ -64,26 +67,43 @@ def _clips(raw: Path, number: int, resampler: str, tables: list[pa.Table]) -> It
     tables.append(pa.Table.from_pylist(rows, schema=ROWS))
 
 
-def _convert_clip(listed: dict[str, Any], resampler: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Return the row of a listed clip, and the clip to store, or None if it cannot be read."""
-    encoded, file, splits = listed.pop("encoded"), listed.pop("file"), listed.pop("splits")
+def _convert_clip(listed: dict[str, Any], folder: Path, resampler: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return the row of a listed clip, and the clip to store, or None if it cannot be read.
+
+    `folder` contains the files of clips that are not in the raw shard itself.
+    """
+    file, splits = listed.pop("file"), listed.pop("splits")
+    reason, detail = listed.pop("reason"), listed.pop("detail")
+    encoded, digest = _encoded(listed, folder)
     row = listed | {"splits": splits}
     if encoded is None:
-        row |= {"reason": "missing", "detail": f"{file}: the corpus lists this file but does not contain it"}
-        return row, None
-    row["encoded_bytes"] = len(encoded)
+        missing = "the corpus lists this file but does not contain it"
+        return row | {"reason": reason or "missing", "detail": f"{file}: {detail or missing}"}, None
+    row["encoded_bytes"] = num_bytes(encoded)
     try:
         samples, missing_seconds = decode_to_16k(encoded, resampler, file)
     except UnreadableAudioError as error:
         return row | {"reason": error.reason, "detail": f"{file}: {error}"}, None
     clip = listed | {
         "num_samples": len(samples),
-        "sha256": hashlib.sha256(encoded).hexdigest(),
+        "sha256": digest,
         "audio_sha256": hashlib.sha256(samples.data).hexdigest(),
     }
     row |= clip | {"silence": silent_share(samples), "clipping": clipped_share(samples)}
     row["missing_seconds"] = missing_seconds
     return row, clip | {"audio": {"bytes": encode_clip(samples, encoded), "path": f"{Path(listed['id']).name}.flac"}}
+
+
+def _encoded(listed: dict[str, Any], folder: Path) -> tuple[Encoded | None, str]:
+    """Remove the recording from a row of a raw shard, and return it with its sha256."""
+    encoded: Encoded | None = listed.pop("encoded")
+    name, expected = listed.pop("encoded_file"), listed.pop("encoded_file_sha256")
+    if name is not None:
+        path = folder / name
+        if not path.is_file() or sha256(path) != expected:
+            raise corrupt_file_error(path, "is missing, or differs from the recording that was read")
+        return path, expected
+    return encoded, "" if encoded is None else sha256(encoded)
 
 
 def main() -> None:

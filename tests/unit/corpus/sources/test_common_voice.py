@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from material import RELEASE, TSV_COLUMNS, tar, tsv
 from speechmill.config.datasets import CommonVoice
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.sources.common_voice import open_common_voice
 from speechmill.corpus.sources.corpus import Corpus, SourceClip
 
@@ -42,13 +43,13 @@ def members(
     )
 
 
-def read(archive: Path, splits: list[str] = SPLITS, language: str = "ru") -> list[tuple[SourceClip, bytes | None]]:
+def read(archive: Path, splits: list[str] = SPLITS, language: str = "ru") -> list[tuple[SourceClip, Encoded | None]]:
     """Return all clips of the corpus in `archive`, each with its bytes."""
     config = CommonVoice(source="common_voice", path="", language=language)
     work = archive.parent / "work"
     work.mkdir(exist_ok=True)
 
-    def all_of(corpus: Corpus) -> list[tuple[SourceClip, bytes | None]]:
+    def all_of(corpus: Corpus) -> list[tuple[SourceClip, Encoded | None]]:
         return [(clip, corpus.read(clip)) for clip in corpus.clips]
 
     with open_common_voice(archive, config, splits, work) as corpus:

@@ -11,11 +11,12 @@ from pydantic import ValidationError
 from material import tsv
 from speechmill.config.datasets import Folder
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.sources.corpus import SourceClip
 from speechmill.corpus.sources.folder import open_folder
 
 
-def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceClip, bytes | None]]:
+def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceClip, Encoded | None]]:
     """Return all clips of the corpus at `path`, each with its bytes."""
     folder = Folder.model_validate({"source": "folder", "path": "", "language": "en", **settings})
     with open_folder(path, folder, splits, path) as corpus:

@@ -21,6 +21,7 @@ from hub_server import Repository, served
 from material import ROOT, audio_file, noise
 from speechmill.config.datasets import Dataset, Hub, HubDataset
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.sources.corpus import SourceClip, UnavailableError
 from speechmill.corpus.sources.hub import open_hub
 
@@ -145,7 +146,7 @@ def on_hub(hub_id: str, revision: str = "main", **settings: Any) -> Hub:
 
 def read(
     tmp_path: Path, settings: Hub, splits: Sequence[str], path: Path | None = None
-) -> tuple[list[SourceClip], dict[str, bytes | None], dict[str, Any]]:
+) -> tuple[list[SourceClip], dict[str, Encoded | None], dict[str, Any]]:
     """Return the clips, their bytes by id and the recorded identity, and check that no temporary files remain."""
     work = tmp_path / "work"
     work.mkdir(exist_ok=True)
@@ -158,7 +159,7 @@ def read(
 
 def read_folder(
     tmp_path: Path, files: Mapping[str, bytes], splits: Sequence[str] = ("train",), **settings: Any
-) -> tuple[list[SourceClip], dict[str, bytes | None]]:
+) -> tuple[list[SourceClip], dict[str, Encoded | None]]:
     """Return the clips of a folder with these files, and their bytes by id."""
     folder = tmp_path / "corpus"
     for name, content in files.items():

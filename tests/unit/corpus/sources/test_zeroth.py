@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from material import tar
 from speechmill.config.datasets import Zeroth
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.sources.corpus import SourceClip
 from speechmill.corpus.sources.zeroth import open_zeroth
 
@@ -43,7 +44,7 @@ EXPECTED = [
 ]
 
 
-def read(path: Path, *splits: str) -> list[tuple[SourceClip, bytes | None]]:
+def read(path: Path, *splits: str) -> list[tuple[SourceClip, Encoded | None]]:
     """Return all clips of the corpus at `path`, each with its bytes."""
     work = path.parent / "work"
     work.mkdir(exist_ok=True)
@@ -55,7 +56,7 @@ def read(path: Path, *splits: str) -> list[tuple[SourceClip, bytes | None]]:
         assert list(work.iterdir()) == []
 
 
-def read_both(tmp_path: Path, files: Mapping[str, bytes], *splits: str) -> list[tuple[SourceClip, bytes | None]]:
+def read_both(tmp_path: Path, files: Mapping[str, bytes], *splits: str) -> list[tuple[SourceClip, Encoded | None]]:
     """Return all clips of the archive of `files`, and check that their folder gives the same."""
     found = read(tar(tmp_path / "corpus.tar.gz", list(files.items())), *splits)
     assert found == read(unpack(tmp_path / "data", files), *splits)

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.progress import progress
+from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.spool import Spool, open_spool
 
 _LARGEST = 1 << 30
@@ -46,13 +47,15 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of a corpus: `names`, and `read(name)`, which returns the bytes of a file or None if there is none.
+    """The files of a corpus: `names`, and two functions that return a file by its name, or None if there is none.
 
-    Only listed files are opened: a name from a table or an archive is never used as a path on this host.
+    `read(name)` returns the bytes of a table, `encoded(name)` a recording, of which a large one stays on the disk. Only
+    listed files are opened: a name from a table or an archive is never used as a path on this host.
     """
 
     names: Collection[str]
     read: Callable[[str], bytes | None]
+    encoded: Callable[[str], Encoded | None]
     about: dict[str, Any] = field(default_factory=dict)
     """`bytes` and `sha256` of an archive; empty for a folder."""
 
@@ -85,7 +88,7 @@ def open_tree(path: Path, work: Path, keep: Callable[[str], str | None]) -> Iter
             raise SpeechmillError(
                 f"{path} cannot be read, or {work} has no room for it ({error}); check both"
             ) from error
-        yield Tree(spool.names, spool.read, about)
+        yield Tree(spool.names, spool.read, spool.encoded, about)
 
 
 class _RefusedError(tarfile.TarError):
@@ -276,18 +279,22 @@ def _open_folder(path: Path, keep: Callable[[str], str | None]) -> Tree:
     except OSError as error:
         raise SpeechmillError(f"{path} cannot be read ({error}); check its permissions") from error
 
-    def read(name: str) -> bytes | None:
+    def encoded(name: str) -> Encoded | None:
         if name not in files:
             return None
         file = root / files[name]
         try:
             if file.stat().st_size > _LARGEST:
                 raise SpeechmillError(f"{file} has more than {_LARGEST:,} bytes, which no clip or table has; remove it")
-            return file.read_bytes()
+            return read_encoded(file)
         except OSError as error:
             raise SpeechmillError(f"{file} cannot be read ({error}); check its permissions") from error
 
-    return Tree(files.keys(), read)
+    def read(name: str) -> bytes | None:
+        content = encoded(name)
+        return content.read_bytes() if isinstance(content, Path) else content
+
+    return Tree(files.keys(), read, encoded)
 
 
 def _list_files(folder: Path | str, depth: int, linked: bool = False) -> Iterator[tuple[str, bool]]:

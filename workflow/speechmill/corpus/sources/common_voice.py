@@ -62,7 +62,7 @@ def open_common_voice(path: Path, settings: CommonVoice, splits: list[str], work
             split: list(_clips(tree.read(f"{split}.tsv") or b"", split, f"{path}: {split}.tsv", tree.names))
             for split in splits
         }
-        yield Corpus(merge_splits(listed), lambda clip: tree.read(f"clips/{clip.file}"), tree.about)
+        yield Corpus(merge_splits(listed), lambda clip: tree.encoded(f"clips/{clip.file}"), tree.about)
 
 
 def _language_folder(path: Path, language: str) -> Path:

@@ -1,15 +1,23 @@
-"""The result of every source: the clips as the corpus publishes them, and a function that reads the bytes of each."""
+"""The result of every source: the clips as the corpus publishes them, and a function that reads their recordings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.encoded import Encoded
+from speechmill.corpus.pieces import Piece
 
 
 @dataclass(frozen=True, slots=True)
 class SourceClip:
-    """A clip as its corpus publishes it: `file` is its name there, `splits` are all requested splits that list it."""
+    """A clip as its corpus publishes it.
+
+    Attributes:
+        splits: All requested splits that list it.
+        file: The name of its recording in the corpus.
+        piece: The part of the recording that it is; None for all of it.
+    """
 
     id: str
     splits: tuple[str, ...]
@@ -19,17 +27,19 @@ class SourceClip:
     gender: str | None = None
     age: str | None = None
     accent: str | None = None
+    piece: Piece | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
 class Corpus:
     """The distinct clips of the requested splits in published order, and a function that reads them.
 
-    `read(clip)` returns the encoded bytes of a clip, or None if the corpus lists the file but does not contain it.
+    `read(clip)` returns the recording of a clip, all of it also for a piece, or None if the corpus lists the file but
+    does not contain it. It may raise UnreadableAudioError to give the reason.
     """
 
     clips: list[SourceClip]
-    read: Callable[[SourceClip], bytes | None]
+    read: Callable[[SourceClip], Encoded | None]
     about: dict[str, Any] = field(default_factory=dict)
     """The recorded identity of the source: `bytes` and `sha256` of an archive, `commit` of a dataset on the Hub."""
 

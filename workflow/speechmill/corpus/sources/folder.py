@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import Folder, ValueMap
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.pieces import Piece, cut
+from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.kaldi import KALDI_FILES, Entry, read_kaldi, read_lines
 
@@ -29,7 +29,6 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
     path = path.resolve()
     listed: dict[str, list[SourceClip]] = {split: [] for split in splits}
-    pieces: dict[str, tuple[str, Piece]] = {}
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
     for entry in _from_manifests(path, settings, splits) if settings.manifest else _from_names(path, settings):
@@ -37,7 +36,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
         split = _split(entry, settings)
         if split not in listed:
             continue
-        clip, file = _clip(path, entry, settings, split)
+        clip = _clip(path, entry, settings, split)
         location, before = first.setdefault(clip.id, (entry.location, clip))
         if replace(before, splits=clip.splits) != clip:
             raise SpeechmillError(
@@ -45,8 +44,6 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
                 f" to {before.file} with “{before.sentence}”, or the speakers differ; correct the lines, or set"
                 " `columns.id` to a column that distinguishes the clips"
             )
-        if entry.piece is not None:
-            pieces[clip.id] = file, entry.piece
         listed[split].append(clip)
     for name in {"sentence": "sentence"} | settings.columns:
         if known and _field(settings, name) not in known:
@@ -60,15 +57,13 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
             f"{path}: no recording belongs to the split {empty[0]}; check the dataset's `split` and `splits`"
         )
 
-    def read(clip: SourceClip) -> bytes | None:
-        name, piece = pieces.get(clip.id, (clip.file, None))
-        file = path / name
+    def read(clip: SourceClip) -> Encoded | None:
+        file = path / clip.file
         # Path.is_file() would raise for a name that is too long for the file system.
         if not os.path.isfile(file):  # noqa: PTH113
             return None
         try:
-            with file.open("rb") as recording:
-                return recording.read() if piece is None else cut(recording, piece)
+            return read_encoded(file)
         except OSError as error:
             raise SpeechmillError(f"{file} cannot be read ({error.strerror}); fix this and run again") from error
 
@@ -181,20 +176,17 @@ def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
         raise SpeechmillError(f"{path}: no file name matches the dataset's `pattern`, {settings.pattern}; correct it")
 
 
-def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> tuple[SourceClip, str]:
-    """Return the clip of an entry, and the name of its recording in the directory `path`."""
+def _clip(path: Path, entry: Entry, settings: Folder, split: str) -> SourceClip:
     id_, name, sentence, *speaker = (_value(entry, column, settings) for column in _COLUMNS)
     file = _inside(path, name or "", entry.location)
-    clip = SourceClip(
-        id_ or file, (split,), file if entry.piece is None else f"{file} {entry.piece}", sentence or "", *speaker
-    )
+    clip = SourceClip(id_ or file, (split,), file, sentence or "", *speaker, piece=entry.piece)
     try:
         "".join(entry.fields.values()).encode()
     except UnicodeEncodeError as error:
         raise SpeechmillError(
             f"{entry.location!a} contains text that UTF-8 cannot encode ({error.reason}); correct it"
         ) from error
-    return clip, file
+    return clip
 
 
 _COLUMNS = ("id", "path", "sentence", "speaker_id", "gender", "age", "accent")

@@ -82,7 +82,7 @@ def open_hub(path: Path | None, settings: Hub, splits: list[str], work: Path) ->
         with _reading_errors(where):
             builder = _builder(source, commit, settings, where, cache)
             clips = _read(builder, settings, splits, where, root, spool)
-        yield Corpus(clips, lambda clip: spool.read(clip.id), about)
+        yield Corpus(clips, lambda clip: spool.encoded(clip.id), about)
 
 
 def _commit(settings: Hub) -> str:
@@ -178,7 +178,7 @@ def _read(
                 )
             file = _store(row[columns["audio"]], clip_id, root, spool)
             sentence = values.pop("sentence") or ""
-            clips[clip_id] = SourceClip(clip_id, (split,), file, sentence, **values)
+            clips[clip_id] = SourceClip(clip_id, (split,), file, sentence, *map(values.get, _COLUMNS[3:]))
     return list(clips.values())
 
 

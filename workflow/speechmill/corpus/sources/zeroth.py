@@ -55,7 +55,7 @@ def open_zeroth(path: Path, settings: Zeroth, splits: list[str], work: Path) -> 
             raise SpeechmillError(f"{path} contains the corpus more than once, in {folders}; set `path` to one of them")
         clips = list(_clips(tree, path, _genders(tree, f"{tops.pop()}AUDIO_INFO", path)))
         listed = {split: [clip for clip in clips if clip.splits == (split,)] for split in splits}
-        yield Corpus(merge_splits(listed), lambda clip: tree.read(clip.file), tree.about)
+        yield Corpus(merge_splits(listed), lambda clip: tree.encoded(clip.file), tree.about)
 
 
 def _clips(tree: Tree, path: Path, genders: dict[str, str]) -> Iterator[SourceClip]:
