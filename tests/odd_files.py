@@ -510,6 +510,12 @@ ODD_FILES: dict[str, OddFile] = {
     ),
     "wav behind a tag": OddFile(".wav", bytes_of(lambda: id3(500) + riff(PCM, data()))),
     "wav before zeros": OddFile(".wav", bytes_of(lambda: riff(PCM, data()) + bytes(600))),
+    "wav before erased memory": OddFile(".wav", bytes_of(lambda: riff(PCM, data()) + b"\xff" * 10_000)),
+    "wav before a tag": OddFile(".wav", bytes_of(lambda: riff(PCM, data()) + b"TAG" + bytes(125))),
+    "wav whose odd samples are not padded": OddFile(
+        ".wav",
+        bytes_of(lambda: riff(wave_format(1, 8), chunk(b"data", speech_u8()[:15_999])[:-1], chunk(b"LIST", S16))),
+    ),
     "wav of two data chunks": OddFile(
         ".wav",
         bytes_of(lambda: riff(PCM, chunk(b"data", S16[:16_000]), chunk(b"data", S16[16_000:]))),

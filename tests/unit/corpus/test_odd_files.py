@@ -35,10 +35,6 @@ DECODED = {name: odd for name, odd in ODD_FILES.items() if odd.reason is None}
 REJECTED = {name: odd for name, odd in ODD_FILES.items() if odd.reason is not None}
 
 
-def test_there_are_enough_odd_files() -> None:
-    assert len(ODD_FILES) >= 60
-
-
 @pytest.mark.parametrize("odd", DECODED.values(), ids=DECODED)
 def test_samples_are_those_of_the_file(tmp_path: Path, odd: OddFile) -> None:
     path = odd.make(tmp_path)

@@ -9,14 +9,16 @@ from speechmill.corpus.containers.info import ContainerInfo, Content, by_bytes
 def inspect_mp4(content: Content) -> ContainerInfo:
     """Inspect an MP4 file (ISO/IEC 14496-12), also one of QuickTime or 3GPP.
 
-    The number of samples is that of the edit list of the first audio track, or of its media header. In a file of
-    fragments neither is known, and the sizes of the boxes show whether it is truncated.
+    If the sizes of the boxes show that it is truncated, the number of samples is that of the edit list of the first
+    audio track, or of its media header. A complete file may have fewer, for example after a pause in the recording.
     """
     end, samples, rate = 0, 0, None
     for kind, start, end in _mp4_boxes(content, 0, len(content)):
         if kind == b"moov":
             rate, samples = _mp4_length(content, start, min(end, len(content)))
-    incomplete = by_bytes(end - len(content)) if end > len(content) else None
+    if end <= len(content):
+        return ContainerInfo(fixed_rate=False)
+    incomplete = by_bytes(end - len(content))
     if not (rate and samples):
         return ContainerInfo(truncated=incomplete)
     return ContainerInfo(incomplete=incomplete, rate=rate, fixed_rate=False, min_samples=samples)
@@ -100,18 +102,21 @@ _LAST_PACKET = 26
 
 
 def inspect_webm(content: Content) -> ContainerInfo:
-    """Inspect a WebM or Matroska file (RFC 8794, RFC 9559); samples are counted in milliseconds."""
+    """Inspect a WebM or Matroska file (RFC 8794, RFC 9559), as `inspect_mp4`; samples are counted in milliseconds.
+
+    The duration is that of the longest track, so it is used only if there is no other.
+    """
     segment = next((element for element in _elements(content, 0, len(content)) if element[0] == _SEGMENT), None)
     if segment is None:
         return ContainerInfo(truncated="within its header")
     _, start, end = segment
-    incomplete = by_bytes(end - len(content)) if end is not None and end > len(content) else None
-    values: dict[bytes, bytes] = {}
-    for kind, offset, stop in _elements(content, start, len(content)):
-        if kind in (_INFO, _TRACKS):
-            values |= _values(content, offset, min(stop or len(content), len(content)))
+    if end is None or end <= len(content):
+        return ContainerInfo(fixed_rate=False)
+    incomplete = by_bytes(end - len(content))
+    fields = list(_webm_fields(content, start, len(content)))
+    values = dict(fields)
     duration = values.get(_DURATION, b"")
-    if len(duration) in (4, 8):
+    if len(duration) in (4, 8) and [kind for kind, _ in fields].count(_TRACK) == 1:
         nanoseconds = struct.unpack(">f" if len(duration) == 4 else ">d", duration)[0] * _integer(values, _SCALE, 10**6)
         milliseconds = (nanoseconds - _integer(values, _DELAY, 0)) / 1e6 - _LAST_PACKET
         if 0 < milliseconds < 1e12:
@@ -119,15 +124,14 @@ def inspect_webm(content: Content) -> ContainerInfo:
     return ContainerInfo(truncated=incomplete)
 
 
-def _values(content: Content, start: int, stop: int) -> dict[bytes, bytes]:
-    """Return the values of the elements that `inspect_webm` needs."""
-    values: dict[bytes, bytes] = {}
+def _webm_fields(content: Content, start: int, stop: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the identifiers and the values of the elements above, from `start` to `stop`."""
     for kind, offset, end in _elements(content, start, stop):
-        if kind == _TRACK:
-            values |= _values(content, offset, min(end or stop, stop))
+        if kind in (_INFO, _TRACKS, _TRACK):
+            yield kind, b""
+            yield from _webm_fields(content, offset, stop if end is None else min(end, stop))
         elif kind in (_SCALE, _DURATION, _DELAY) and end is not None:
-            values[kind] = content[offset:end]
-    return values
+            yield kind, content[offset:end]
 
 
 def _integer(values: dict[bytes, bytes], kind: bytes, default: int) -> int:

@@ -7,6 +7,9 @@ from speechmill.corpus.containers.info import ContainerInfo, Content
 # The last frame is looked for in this many bytes; a frame of 65,535 samples in stereo without compression has 262,140.
 _MAX_FRAME_BYTES = 1 << 18
 
+# The samples of the last frame may look like a header, whose checksum has only 8 bits.
+_MAX_HEADERS = 4
+
 
 def split_flac(encoded: Content, start: int = 0) -> tuple[bytes, memoryview] | None:
     """Return the STREAMINFO block (34 bytes) and the frames of a FLAC file, without tags, pictures and padding.
@@ -51,9 +54,10 @@ def _end_of_last_frame(content: bytes, stream_info: bytes, stated: int) -> int:
     """
     if content[-128:-125] == b"TAG":
         content = content[:-128]
-    offset = len(content)
-    while (offset := content.rfind(b"\xff", 0, offset)) >= 0:
+    offset, headers = len(content), 0
+    while headers < _MAX_HEADERS and (offset := content.rfind(b"\xff", 0, offset)) >= 0:
         end = _end_of_frame(content[offset : offset + 16], stream_info)
+        headers += end is not None
         if end is not None and (end == stated or _crc(content[offset:], 16, 0x8005) == 0):
             return end
     return 0

@@ -27,7 +27,7 @@ class ContainerInfo:
         truncated: How the file is truncated, as in "by 12 bytes", if more is missing than `MAX_MISSING_SECONDS`.
         incomplete: How the file is truncated, if only a decoder can show how much is missing.
         rate: The sampling rate in Hz, or that at which the samples are counted.
-        fixed_rate: Whether `rate` is that of every decoder, which Opus, MP4 and WebM leave open.
+        fixed_rate: Whether a decoder must find this rate; MP3, Opus, MP4 and WebM leave it open.
         channels: The number of channels.
         subtype: The encoding of the samples, as libsndfile names it.
         min_samples: The least number of samples that a decoder must find.

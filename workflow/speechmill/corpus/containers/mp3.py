@@ -79,9 +79,9 @@ def inspect_mp3(content: Content, start: int) -> ContainerInfo:
         skipped += 2 * 4095
     return ContainerInfo(
         rate=rate,
+        # Bytes at the end of another format may look like a frame.
+        fixed_rate=False,
         min_samples=max(frames * frame_samples - skipped, 0),
-        # Each frame of a damaged file may be decoded, and the delay of the decoder.
-        max_samples=(frames + 3) * frame_samples,
         missing_samples=missing * frame_samples,
     )
 

@@ -30,7 +30,8 @@ _AIFF_INTEGERS = (b"NONE", b"sowt", b"twos", b"raw ", b"in24", b"in32")
 _AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}
 _VOC_BYTES = {0: 1, 4: 2, 6: 1, 7: 1}
 
-_NOT_ZERO = re.compile(rb"[^\0]")
+# What recorders fill a file up with.
+_NOT_PADDING = {0: re.compile(rb"[^\0]"), 0xFF: re.compile(rb"[^\xff]")}
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,6 @@ def _info(
         missing_samples=max((stated or 0) // form.block * form.block_samples - samples, 0),
         correction=correction,
     )
-
-
-def _fault(what: str) -> ContainerInfo:
-    return ContainerInfo(fault=what)
 
 
 def _wave_format(chunk: bytes, order: Order) -> _Format | None:
@@ -127,28 +124,48 @@ def inspect_wav(content: Content, start: int) -> ContainerInfo:
             if offset + size >= end:
                 # If the size of the file is right, nothing is missing, and the size of the samples is wrong.
                 return _info(form, end - offset, None if total == end else size)
-            rest = _after_wav_samples(content, offset + size, order)
+            rest = _after_wav_samples(content, offset + size, size % 2, order)
             if rest == "unknown bytes" and (size == 0 or total == end):
                 return _info(form, end - offset, None, (size_offset, (end - offset).to_bytes(size_bytes, order)))
-            if rest and (form is None or form.seconds(end - offset - size) > MAX_MISSING_SECONDS):
-                return _fault(
-                    f"after the samples that its header states, {end - offset - size} bytes with {rest} follow"
-                )
-            return _info(form, size, size)
+            return _with_rest(form, size, end - offset - size, rest)
     missing = total - end
     return ContainerInfo(truncated=by_bytes(missing) if 0 < missing < _UNKNOWN_SIZE else None)
 
 
-def _after_wav_samples(content: Content, offset: int, order: Order) -> str | None:
-    """Return what follows the samples, if it may be samples as well; None for other chunks and for zeros."""
-    if not _NOT_ZERO.search(content, offset):
+def _after_wav_samples(content: Content, offset: int, padding: int, order: Order) -> str | None:
+    """Return what follows the samples, if it may be samples as well; None for other chunks and for padding."""
+    if _is_padding(content, offset):
         return None
-    for name, _, _ in _chunks(content, offset + offset % 2, order):
+    # Some writers leave out the padding of an odd size.
+    return _first_unknown(content, offset, order) and _first_unknown(content, offset + padding, order)
+
+
+def _first_unknown(content: Content, offset: int, order: Order) -> str | None:
+    for name, _, _ in _chunks(content, offset, order):
         if name in (b"data", b"RIFF", b"RIFX", b"RF64"):
             return f"a second {name.decode()} chunk"
-        if not name.decode("latin-1").isprintable() or not name.isascii():
+        if not _is_name(name):
             return "unknown bytes"
     return None
+
+
+def _is_padding(content: Content, offset: int) -> bool:
+    """Return whether all bytes from an offset on are zero, or all bits are one."""
+    if offset >= len(content):
+        return True
+    other = _NOT_PADDING.get(content[offset])
+    return other is not None and other.search(content, offset) is None
+
+
+def _is_name(name: bytes) -> bool:
+    return name.isascii() and name.decode().isprintable()
+
+
+def _with_rest(form: _Format | None, size: int, rest_size: int, rest: str | None) -> ContainerInfo:
+    """Return the result for a file with `size` bytes of samples before `rest_size` bytes, which may be samples too."""
+    if rest and (form is None or form.block < 1 or form.rate < 1 or form.seconds(rest_size) > MAX_MISSING_SECONDS):
+        return ContainerInfo(fault=f"{rest_size} bytes with {rest} follow the samples that its header states")
+    return _info(form, size, size)
 
 
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
@@ -166,10 +183,11 @@ def inspect_w64(content: Content) -> ContainerInfo:
         elif name == b"data" + _W64_TAIL:
             if size >= 1 << 62 or size < 0:
                 return _info(form, end - start)
+            if start + size >= end:
+                return _info(form, end - start, size)
             after = start + size + -size % 8
-            if after + 24 < end and content[after + 4 : after + 16] != _W64_TAIL and _NOT_ZERO.search(content, after):
-                return _fault(f"after the samples that its header states, {end - after} unknown bytes follow")
-            return _info(form, min(size, end - start), size)
+            known = content[after + 4 : after + 16] == _W64_TAIL or _is_padding(content, after)
+            return _with_rest(form, size, max(end - after, 0), None if known else "unknown bytes")
         offset = start + max(size, 0) + -size % 8
     return ContainerInfo(truncated="before its samples")
 
@@ -182,7 +200,9 @@ def inspect_aiff(content: Content) -> ContainerInfo:
         if name == b"COMM":
             form = _aiff_format(content[offset : offset + min(size, 22)])
         elif name == b"SSND":
-            samples = offset + 8, max(size - 8, 0)
+            # The samples may begin with bytes to skip.
+            skipped = int.from_bytes(content[offset : offset + 4])
+            samples = offset + 8 + skipped, max(size - 8 - skipped, 0)
     if samples is None:
         return ContainerInfo(truncated=by_bytes(total - end) if end < total < _UNKNOWN_SIZE else None)
     start, size = samples
@@ -208,7 +228,7 @@ def inspect_au(content: Content) -> ContainerInfo:
     if len(content) < 24:
         return ContainerInfo(truncated="within its header")
     start, size, encoding, rate, channels = struct.unpack(">5I", content[4:24])
-    held = len(content) - start
+    held = max(len(content) - start, 0)
     form = _Format(rate, channels, channels * _AU_BYTES.get(encoding, 0))
     if size == 0 and held > 0:
         return _info(form, held, None, (8, held.to_bytes(4)))
@@ -239,10 +259,11 @@ def inspect_caf(content: Content) -> ContainerInfo:
             # The samples follow a counter of edits in 4 bytes.
             if size < 0:
                 return _info(form, end - start - 4, None, (offset + 4, (end - start).to_bytes(8)))
-            after = content[start + size : start + size + 4]
-            if len(after) == 4 and not (after.isascii() and after.decode().isprintable()):
-                return _fault(f"after the samples that its header states, {end - start - size} unknown bytes follow")
-            return _info(form, min(size, end - start) - 4, size - 4)
+            if start + size >= end:
+                return _info(form, max(end - start - 4, 0), size - 4)
+            after = start + size
+            known = _is_name(content[after : after + 4]) or _is_padding(content, after)
+            return _with_rest(form, size - 4, end - after, None if known else "unknown bytes")
         if size < 0:
             break
         offset = start + size
@@ -260,7 +281,7 @@ def inspect_sphere(content: Content) -> ContainerInfo:
     header_size = re.match(rb"NIST_1A\n\s*(\d{1,6})\n", header)
     block = fields[b"channel_count"] * fields[b"sample_n_bytes"]
     form = _Format(fields[b"sample_rate"], fields[b"channel_count"], block)
-    held = len(content) - int(header_size[1] if header_size else 1024)
+    held = max(len(content) - int(header_size[1] if header_size else 1024), 0)
     return _up_to_the_end(form, held, fields[b"sample_count"] * block)
 
 
@@ -287,7 +308,7 @@ def inspect_voc(content: Content) -> ContainerInfo:
             rate, _, channels, codec = struct.unpack("<IBBH", block[:8])
             form = _Format(rate, channels, channels * _VOC_BYTES.get(codec, 0))
         elif kind in (3, 6, 7):
-            return _fault("it has blocks of silence or repeated blocks, which decoders skip")
+            return ContainerInfo(fault="it has blocks of silence or repeated blocks, which decoders skip")
         if kind in (1, 2, 9):
             held += max(size - header, 0)
         offset = start + size
