@@ -80,6 +80,12 @@ def test_empty_cells_at_the_end_are_ignored(tmp_path: Path, empty: str) -> None:
     assert read(tmp_path, content) == [("a", "one"), ("b", "two")]
 
 
+def test_spaces_around_names_of_columns_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("path , sentence\na, one\n")
+    (entry,) = read_table(tmp_path / "all.csv", None, None)
+    assert entry.fields == {"path": "a", "sentence": " one"}
+
+
 def test_a_cell_without_a_name_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         SpeechmillError, match=r"line 3 has 4 columns, but the first line of the file has 2, .*`separat"

@@ -102,7 +102,8 @@ def read_table(manifest: Path, separator: str | None, names: list[str] | None) -
     rows = _rows(manifest, separator)
     location, header = f"{manifest}: line 1", names
     if header is None:
-        location, header = next(rows, (location, []))
+        location, cells = next(rows, (location, []))
+        header = [cell.strip() for cell in cells]
         while header and not header[-1]:
             header.pop()
     if not header or len(set(header)) < len(header):
