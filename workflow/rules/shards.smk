@@ -14,7 +14,7 @@ rule shards:
     conda:
         "../../envs/data.yaml"
     resources:
-        # Six hours of noise, the largest clip that is kept, take 2.3 GiB; clips of up to an hour take less than 1 GiB.
+        # Six hours of noise, the largest clip that is kept, take 2.1 GiB; clips of up to an hour take less than 1 GiB.
         mem_mb=2500,
         runtime=60,
     params:

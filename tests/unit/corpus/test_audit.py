@@ -48,6 +48,7 @@ def clip(name: str, *splits: str, seconds: float = 2.0, **known: Any) -> dict[st
         "speaker_id": f"speaker of {name}",
         "silence": 0.25,
         "clipping": 0.0,
+        "missing_seconds": 0.0,
         "encoded_bytes": 1000,
         "sha256": unique,
         "audio_sha256": unique[::-1],
@@ -247,6 +248,18 @@ def test_extremes_have_five_clips_each(tmp_path: Path) -> None:
     assert ids(found["longest"]) == ids(found["slowest"]) == ["7", "6", "5", "4", "3"]
     assert ids(found["shortest"]) == ids(found["fastest"]) == ["0", "1", "2", "3", "4"]
     assert found["fastest"][0] == {"id": "0", "sentence": "абвг", "rate": 4.0, "seconds": 1.0}
+
+
+def test_shortened_clips_are_listed_with_what_they_lack(tmp_path: Path) -> None:
+    audit = audit_of(tmp_path, [clip("a", missing_seconds=0.023), clip("b", missing_seconds=0.045), clip("c")])
+    assert [(each["id"], each["missing_seconds"]) for each in audit["all"]["shortened"]["examples"]] == [
+        ("b", 0.045),
+        ("a", 0.023),
+    ]
+    assert audit["splits"]["train"]["shortened"]["clips"] == 2
+    sentence = "Clips that lack a tenth of a second or less of the length that their headers state"
+    assert f"{sentence}: 2." in format_summary(audit)
+    assert f"<summary>{sentence}: 2</summary>" in render_page(audit, PNG)
 
 
 def test_rejected_clips_are_grouped_by_reason(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from material import RELEASE, ROOT, as_json, audio_file, noise, run_measured, tar, tsv
@@ -77,6 +76,31 @@ def test_long_recordings_need_less_than_a_gibibyte(tmp_path: Path) -> None:
     assert peak(conversion("test", tmp_path)) < GIBIBYTE
     rows = read_table(tmp_path / "rows.parquet")
     assert rows["num_samples"].to_pylist() == [2 * 3600 * 16_000] * 2
-    # Each has its own row group, also in the raw shard.
+    # Each has its own row group.
     assert rows["row_group"].to_pylist() == [0, 1]
-    assert pq.read_metadata(tmp_path / "raw" / "test" / "shard-00000.parquet").num_row_groups == 2
+
+
+def silent_wav(path: Path, size: int) -> None:
+    """Write a WAV file with `size` bytes of silence, 48 kHz in two channels, that takes no room on the disk."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<4sI8sIHHIIHH", b"RIFF", size + 36, b"WAVEfmt ", 16, 1, 2, 48_000, 192_000, 4, 16))
+        file.write(struct.pack("<4sI", b"data", size))
+        file.truncate(44 + size)
+
+
+def test_memory_does_not_follow_the_largest_file(tmp_path: Path) -> None:
+    sizes = {"long": 1200 * 192_000, **dict.fromkeys("abcdefgh", 180 * 192_000)}
+    corpus = tmp_path / "corpus"
+    (corpus / "train").mkdir(parents=True)
+    for name, size in sizes.items():
+        silent_wav(corpus / f"{name}.wav", size)
+    (corpus / "train.csv").write_text("path,sentence\n" + "".join(f"{name}.wav,{name}\n" for name in sizes))
+    (corpus / "train/wav.scp").write_text("long long.wav\n")
+    (corpus / "train/segments").write_text("".join(f"{i} long {50 * i} {50 * i + 50}\n" for i in range(24)))
+    (corpus / "train/text").write_text("".join(f"{i} hello\n" for i in range(24)))
+    for manifest, lengths in (("{split}", [50 * 16_000] * 24), ("{split}.csv", [1200 * 16_000, *[180 * 16_000] * 8])):
+        source = {"source": "folder", "path": "", "language": "ru", "manifest": manifest}
+        settings = IngestSettings.model_validate({"source": source, "splits": ["train"], "shards": {"train": 1}})
+        assert peak(ingestion(settings, corpus, tmp_path / "raw")) < sizes["long"]
+        assert peak(conversion("train", tmp_path)) < GIBIBYTE // 2
+        assert read_table(tmp_path / "rows.parquet")["num_samples"].to_pylist() == lengths

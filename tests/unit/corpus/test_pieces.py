@@ -124,7 +124,7 @@ def test_a_piece_is_reproducible(tmp_path: Path, subtype: str) -> None:
     ("recording", "reason", "message"),
     [
         (b"", "empty", "the file is empty"),
-        (b"<!doctype html>", "unreadable", "libsndfile: Format not recognised; sox: .*; ffmpeg: Invalid data found"),
+        (b"<!doctype html>", "unreadable", "libsndfile: Format not recognised; ffmpeg: Invalid data found .*; sox: "),
         (sound(1, kind="FLAC")[:3000], "truncated", "truncated or damaged"),
         (sound(1)[:-9000], "truncated", "truncated by 9000 bytes"),
         (audio_file(np.array([0.1, np.nan] * 800), subtype="FLOAT"), "unreadable", "not finite"),

@@ -22,6 +22,7 @@ def row(name: str, *splits: str, reason: str | None = None) -> dict[str, Any]:
         "speaker_id": f"speaker of {name}",
         "sentence": name,
         "num_samples": None if reason else 16_000,
+        "missing_seconds": None if reason else 0.0,
         "encoded_bytes": None if reason == "missing" else 100,
         "reason": reason,
         "detail": reason and f"{name} is {reason}",
@@ -69,6 +70,7 @@ def test_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
         "listed": {"train": 3, "dev": 2, "validated": 6},
         "kept": {"train": 1, "dev": 2, "validated": 4},
         "rejected": {"train": 2, "dev": 0, "validated": 2},
+        "shortened": {split: {"clips": 0, "missing_seconds": 0.0} for split in SPLITS},
         "reasons": {"missing": 1, "unreadable": 2},
         "sets": {"train": 3, "dev": 2, "validated": 6},
         "memberships": [
@@ -89,6 +91,14 @@ def test_clip_of_several_splits_counts_in_each(tmp_path: Path) -> None:
 def test_kept_and_rejected_add_up_to_listed(tmp_path: Path) -> None:
     _, counts = count_clips(settings(), SOURCE, tables(tmp_path))
     assert Counter(counts["kept"]) + Counter(counts["rejected"]) == Counter(counts["listed"])
+
+
+def test_shortened_clips_are_counted_with_what_they_lack(tmp_path: Path) -> None:
+    rows = [row("a", "train") | {"missing_seconds": 0.023}, row("b", "train") | {"missing_seconds": 0.045}]
+    stored = {"train": [[*rows, row("c", "train")]]}
+    _, counts = count_clips(settings("train"), source({"train": 3}), tables(tmp_path, stored))
+    assert counts["shortened"] == {"train": {"clips": 2, "missing_seconds": 0.068}}
+    assert counts["kept"] == {"train": 3}
 
 
 def test_rejected_clips_are_listed_once(tmp_path: Path) -> None:

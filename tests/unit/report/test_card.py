@@ -103,6 +103,7 @@ STATUS = {
     "listed": {"train": 6},
     "kept": {"train": 5},
     "rejected": {"train": 1},
+    "shortened": {"train": {"clips": 0, "missing_seconds": 0.0}},
     "differences": ["train has 6 clips, but 7 were expected"],
     "about": {"commit": "0123abc", "sha256": "ab" * 32},
 }
@@ -204,11 +205,12 @@ def test_data_table_lists_used_and_excluded_clips() -> None:
     ]  # fmt: skip
 
 
-def test_corpus_table_lists_rejected_clips() -> None:
+def test_corpus_table_lists_rejected_and_shortened_clips() -> None:
     status = {"dataset": "cv", "listed": {"train": 1000}, "kept": {"train": 998}, "rejected": {"train": 2}}
+    status["shortened"] = {"train": {"clips": 16, "missing_seconds": 0.5445}}
     (line,) = corpus_table(SETTINGS, [status]).splitlines()[2:]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
-        "Common Voice 8.0", "CC0-1.0", "train", "1,000", "998", "2",
+        "Common Voice 8.0", "CC0-1.0", "train", "1,000", "998", "2", "16 (by 0.54 s in total)",
     ]  # fmt: skip
 
 

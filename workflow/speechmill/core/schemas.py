@@ -67,6 +67,7 @@ ROWS = pa.schema(
         *_SPEAKER,
         ("silence", pa.float32()),
         ("clipping", pa.float32()),
+        ("missing_seconds", pa.float32()),
         ("encoded_bytes", pa.int64()),
         ("sha256", pa.string()),
         ("audio_sha256", pa.string()),
@@ -76,7 +77,8 @@ ROWS = pa.schema(
 )
 """Clips of one shard with where they are stored, or the reason why they could not be read.
 
-`silence` is the share of silent frames, `clipping` the share of samples at full scale.
+`silence` is the share of silent frames, `clipping` the share of samples at full scale, and `missing_seconds` what the
+file lacks of the length that its header states.
 """
 
 INDEX = pa.schema([field for field in ROWS if field.name not in ("reason", "detail")])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import soundfile as sf
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples, Int16Samples, encode_flac
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.corpus.containers import inspect_container, split_flac
+from speechmill.corpus.containers import MAX_MISSING_SECONDS, ContainerInfo, inspect_container, split_flac
 from speechmill.corpus.encoded import Encoded, mapped, num_bytes
 
 Reason = Literal["missing", "unreadable", "truncated", "empty", "outside"]
@@ -35,8 +35,8 @@ _MAX_HOURS = 6
 # Over all channels, 4 MiB as 32-bit floats: nearly every clip is a single block.
 _BLOCK_SAMPLES = 1 << 20
 
-# libsndfile gives at least this number of samples if a header leaves the length open.
-_UNKNOWN_LENGTH = 1 << 60
+# libsndfile gives at least this number of samples if a header leaves the length open: 2**61 divided by the channels.
+_UNKNOWN_LENGTH = 1 << 48
 
 # The resamplers `sox` and `torchaudio` need all samples at once: 70 minutes at 16 kHz, 23 at 48 kHz, 256 MiB as
 # 32-bit floats.
@@ -49,9 +49,10 @@ _MIN_RATE, _MAX_RATE = 1_000, 1_000_000
 _TIMEOUT_SECONDS = 120
 _BYTES_PER_EXTRA_SECOND = 100_000
 
-# Formats without a header, or with one that SoX does not recognise, for which it needs the file name's extension.
-# SoX knows more formats, but among them are playlists, whose entries it would open.
-_SOX_EXTENSIONS = {".al", ".gsm", ".mp3", ".ul", ".vox"}
+# Formats without a header. SoX needs their extension, and also that of MP3, which it does not always recognise. It
+# knows more formats, but among them are playlists, whose entries it would open.
+_HEADERLESS_EXTENSIONS = {".al", ".gsm", ".ul", ".vox"}
+_SOX_EXTENSIONS = {*_HEADERLESS_EXTENSIONS, ".mp3"}
 
 # ffmpeg knows more formats, but among them are playlists and scripts, whose entries it would open.
 _FFMPEG_ALLOWED_FORMATS = (
@@ -63,7 +64,7 @@ _FFMPEG_ALLOWED_FORMATS = (
 )
 
 
-Result = TypeVar("Result")
+Samples = TypeVar("Samples")
 
 
 class UnreadableAudioError(Exception):
@@ -74,7 +75,14 @@ class UnreadableAudioError(Exception):
         self.reason = reason
 
 
-def decode_to_16k(encoded: Encoded, resampler: str, name: str = "") -> Int16Samples:
+class Decoded(NamedTuple, Generic[Samples]):
+    """The samples of a file, and how many seconds it lacks of the length that its header states."""
+
+    samples: Samples
+    missing_seconds: float
+
+
+def decode_to_16k(encoded: Encoded, resampler: str, name: str = "") -> Decoded[Int16Samples]:
     """Return the samples of an audio file, mixed to mono (mean of the channels) and resampled to 16 kHz, 16 bits.
 
     Beside the returned samples, one block is held in memory, or all samples with the resamplers `sox` and `torchaudio`.
@@ -89,23 +97,31 @@ def decode_to_16k(encoded: Encoded, resampler: str, name: str = "") -> Int16Samp
             they have more than 2**26 samples at a rate other than 16 kHz.
         SpeechmillError: As for `decode`.
     """
-    samples = decode(encoded, name, partial(_to_16k, resampler=resampler), _MAX_HOURS)
-    if len(samples) == 0:
+    decoded = decode(encoded, name, partial(_to_16k, resampler=resampler), _MAX_HOURS)
+    if len(decoded.samples) == 0:
         raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
-    return samples
+    return decoded
 
 
-def decode(encoded: Encoded, name: str, consume: "Callable[[Stream], Result]", max_hours: float) -> Result:
-    """Return what `consume` makes of the samples of an audio file.
+def decode(encoded: Encoded, name: str, collect: "Callable[[Stream], Samples]", max_hours: float) -> Decoded[Samples]:
+    """Return the samples of an audio file, as `collect` returns them.
 
-    Files that libsndfile cannot read are decoded with `sox`, then with `ffmpeg`, if these programs are installed.
-    `consume` reads the stream of each decoder to its end, until one of them has read all samples of the file. The
+    A file is decoded with libsndfile, then with `ffmpeg`, then with `sox`, if these programs are installed, until one
+    of them finds what the container states and holds: the rate, the channels, the type and the number of the samples.
+    If none finds all samples, and the best lacks no more than `MAX_MISSING_SECONDS`, its samples are returned. The
     format is detected from the content; SoX uses the extension of `name` for formats without a header.
+
+    Args:
+        encoded: The file.
+        name: The name of the file.
+        collect: Reads the stream of a decoder to its end. It is called for each decoder that opens the file.
+        max_hours: The greatest length.
 
     Raises:
         UnreadableAudioError: With the reason `unreadable`, if no decoder can read the file, it is longer than
             `max_hours`, a sample is not finite, or the rate is outside 1 kHz to 1 MHz; with `truncated`, if the file
-            ends early; with `empty`, if it has no samples. The same file always gives the same message.
+            lacks more than `MAX_MISSING_SECONDS` of what it states; with `empty`, if it has no samples. The same file
+            always gives the same message.
         SpeechmillError: A decoder program was killed by the system, which is not the fault of the file.
     """
     if num_bytes(encoded) == 0:
@@ -114,33 +130,130 @@ def decode(encoded: Encoded, name: str, consume: "Callable[[Stream], Result]", m
         container = inspect_container(content)
     if container.truncated:
         raise UnreadableAudioError(f"the file is truncated {container.truncated}", "truncated")
-    if (offset := container.unset_size_offset) is not None and isinstance(encoded, bytes):
-        encoded = encoded[:offset] + (len(encoded) - offset - 4).to_bytes(4, "little") + encoded[offset + 4 :]
+    if container.fault:
+        raise UnreadableAudioError(container.fault)
+    if container.max_samples == 0:
+        raise UnreadableAudioError("the file has no samples", "empty")
+    with _corrected(encoded, container.correction) as corrected:
+        return _decode(corrected, name, collect, max_hours, container)
+
+
+def _decode(
+    encoded: Encoded,
+    name: str,
+    collect: "Callable[[Stream], Samples]",
+    max_hours: float,
+    container: ContainerInfo,
+) -> Decoded[Samples]:
     failures: list[str] = []
-    partial_counts: list[int] = []
-    for decoder, open_stream in _DECODERS.items():
+    found_seconds: list[float] = []
+    shortened: Decoded[Samples] | None = None
+    empty = False
+    for decoder in _decoder_order(container, name):
+        stream = samples = None
         try:
-            if container.chained and decoder != "ffmpeg":
-                raise _DecoderError("reads only the first of the chained streams")
-            with open_stream(encoded, name) as stream:
+            if container.ffmpeg_only and decoder != "ffmpeg":
+                raise _DecoderError(container.ffmpeg_only)
+            with _DECODERS[decoder](encoded, name) as stream:
+                _check_format(container, stream)
                 stream.limit(max_hours)
-                result = consume(stream)
-            if stream.samples_read == 0:
-                raise UnreadableAudioError("the file has no samples", "empty")
-            if stream.samples_read < container.min_samples:
-                raise _DecoderError("reads only a part of the file", stream.samples_read)
+                samples = collect(stream)
+            empty |= stream.samples_read == 0
+            _check_count(container, stream)
         except _DecoderError as error:
             failures.append(f"{decoder}: {error}")
-            partial_counts += [] if error.samples_read is None else [error.samples_read]
+            if samples is None or stream is None:
+                continue
+            found_seconds.append(stream.samples_read / stream.rate)
+            missing = _missing_seconds(container, stream)
+            if stream.samples_read and 0 < missing <= (shortened.missing_seconds if shortened else MAX_MISSING_SECONDS):
+                shortened = Decoded(samples, missing)
         else:
-            return result
-    if partial_counts and max(partial_counts) < container.min_samples:
+            return Decoded(samples, _missing_seconds(container, stream))
+    if shortened is not None:
+        return shortened
+    if container.incomplete:
+        raise UnreadableAudioError(f"the file is truncated {container.incomplete}", "truncated")
+    if found_seconds and container.rate and max(found_seconds) < container.min_samples / container.rate:
         raise UnreadableAudioError(
-            f"the file is truncated or damaged: only {max(partial_counts)} of its {container.min_samples} samples can"
-            " be read",
+            f"the file is truncated or damaged: only {max(found_seconds):.2f} s of its"
+            f" {container.min_samples / container.rate:.2f} s can be read",
             "truncated",
         )
+    if empty:
+        raise UnreadableAudioError("the file has no samples", "empty")
     raise UnreadableAudioError("; ".join(failures))
+
+
+def _decoder_order(container: ContainerInfo, name: str) -> list[str]:
+    """Return the names of the decoders that are asked, one after the other.
+
+    SoX is the last: it keeps the encoder's delay of MP3, and takes floats and 64-bit integers in some containers for
+    other numbers. Without a header, however, it is told the format, where ffmpeg would find one by chance.
+    """
+    if container == ContainerInfo() and Path(name).suffix.lower() in _HEADERLESS_EXTENSIONS:
+        return ["libsndfile", "sox"]
+    if container.subtype in ("FLOAT", "DOUBLE", "PCM_64"):
+        return ["libsndfile", "ffmpeg"]
+    return ["libsndfile", "ffmpeg", "sox"]
+
+
+def _check_format(container: ContainerInfo, stream: "Stream") -> None:
+    """Raise a _DecoderError if a decoder takes a file for something else than its container states."""
+    # Creative Voice files give the rate as the length of a sample, which decoders round differently.
+    if container.fixed_rate and container.rate and abs(container.rate - stream.rate) > 1:
+        raise _DecoderError(f"finds a sample rate of {stream.rate} Hz instead of {container.rate} Hz")
+    if container.channels not in (None, stream.channels):
+        raise _DecoderError(f"finds {stream.channels} channels instead of {container.channels}")
+    if None not in (container.subtype, stream.subtype) and container.subtype != stream.subtype:
+        raise _DecoderError(f"finds samples of the type {stream.subtype} instead of {container.subtype}")
+
+
+def _check_count(container: ContainerInfo, stream: "Stream") -> None:
+    """Raise a _DecoderError if a decoder found fewer or more samples than the file holds."""
+    if stream.samples_read == 0:
+        raise _DecoderError("no samples")
+    if _lacking(container, stream) > 0:
+        raise _DecoderError("reads only a part of the file")
+    if _found(container, stream) > container.max_samples:
+        raise _DecoderError(f"finds {stream.samples_read} samples, more than the file holds")
+
+
+def _found(container: ContainerInfo, stream: "Stream") -> float:
+    """Return the number of samples that a decoder found, at the rate at which the container counts them."""
+    if container.fixed_rate or container.rate is None:
+        return stream.samples_read
+    return stream.samples_read * container.rate / stream.rate
+
+
+def _lacking(container: ContainerInfo, stream: "Stream") -> float:
+    """Return the number of samples that a decoder must find and did not find."""
+    # At another rate, the first and the last sample may be rounded.
+    rounding = 0.0 if container.fixed_rate else 2 * (container.rate or 0) / stream.rate
+    return max(container.min_samples - _found(container, stream) - rounding, 0)
+
+
+def _missing_seconds(container: ContainerInfo, stream: "Stream") -> float:
+    return (container.missing_samples + _lacking(container, stream)) / (container.rate or stream.rate)
+
+
+@contextmanager
+def _corrected(encoded: Encoded, correction: tuple[int, bytes] | None) -> Iterator[Encoded]:
+    """Yield a file in which the bytes at an offset are replaced."""
+    if correction is None:
+        yield encoded
+        return
+    offset, replacement = correction
+    if isinstance(encoded, bytes):
+        yield encoded[:offset] + replacement + encoded[offset + len(replacement) :]
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        with encoded.open("rb") as original:
+            shutil.copyfileobj(original, file, 1 << 20)
+        file.seek(offset)
+        file.write(replacement)
+        file.flush()
+        yield Path(file.name)
 
 
 def encode_clip(samples: Int16Samples, original: Encoded) -> bytes:
@@ -175,11 +288,7 @@ def clipped_share(samples: Int16Samples) -> float:
 
 
 class _DecoderError(Exception):
-    """A decoder failed on a file; `samples_read` is the number of samples per channel that it read before."""
-
-    def __init__(self, message: str, samples_read: int | None = None) -> None:
-        super().__init__(message)
-        self.samples_read = samples_read
+    """A decoder failed on a file, or did not find what the file holds."""
 
 
 class Stream:
@@ -188,7 +297,8 @@ class Stream:
     Attributes:
         rate: Sampling rate in Hz.
         channels: Number of channels.
-        num_samples: Samples per channel according to the header, and at least 2**60 if it does not give them.
+        subtype: The encoding of the samples in the file; None if a decoder program has converted them.
+        num_samples: Samples per channel according to the header, and at least 2**48 if it does not give them.
         samples_read: Samples per channel read so far.
         is_target_format: Whether the file is 16-bit mono at 16 kHz.
     """
@@ -205,6 +315,7 @@ class Stream:
         self._audio = audio
         self.rate: int = audio.samplerate
         self.channels: int = audio.channels
+        self.subtype: str | None = audio.subtype
         self.num_samples: int = audio.frames
         self.samples_read = 0
         self.is_target_format = (audio.samplerate, audio.channels, audio.subtype) == (SAMPLE_RATE, 1, "PCM_16")
@@ -293,6 +404,7 @@ def _with_program(
             assert process.stdout is not None
             try:
                 stream = Stream(process.stdout.fileno())
+                stream.subtype = None
             except _DecoderError:
                 process.stdout.close()
             else:
@@ -310,10 +422,8 @@ def _with_program(
         raise SpeechmillError(f"{program} was killed, perhaps because memory ran out; run snakemake again")
     # ffmpeg also writes warnings to stderr; SoX exits with status 0 after some errors.
     failed = status != 0 or (program == "sox" and message)
-    if stream is None:
+    if failed or stream is None:
         raise _DecoderError(message or "no samples")
-    if failed or stream.samples_read == 0:
-        raise _DecoderError(message or "no samples", stream.samples_read)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ The statistics:
     empty                            clips without letters or digits in the sentence
     too_short                        clips with fewer frames of 20 ms than CTC needs for the letters, marks, digits and
                                      single spaces of the sentence in lower case
+    shortened                        clips whose files lack a little of the length that their headers state
     silence                          quantiles of the share of silence; clips in which it is at least 0.9
     clipping                         clips with a share of at least 0.001 of their samples at full scale
     duplicates.files, .recordings, .sentences   clips with the same file, the same samples at 16 kHz, or the same
@@ -83,6 +84,7 @@ _CODES = {
 _WARNINGS = {
     "too_short": "Clips too short for CTC to emit the sentence",
     "empty": "Clips without letters or digits in the sentence",
+    "shortened": "Clips that lack a tenth of a second or less of the length that their headers state",
     "silence": f"Clips with at least {_SILENT_SHARE:.0%} silence",
     "clipping": f"Clips with at least {_CLIPPED_SHARE:.1%} of the samples at full scale",
 }
@@ -199,6 +201,7 @@ def compute_statistics(clips: pd.DataFrame) -> dict[str, Any]:
         "rare_characters": _rare_characters(characters, clips),
         "empty": _count(clips[clips["empty"]], "seconds"),
         "too_short": _count(_descending(too_short, "missing_frames"), "seconds", "frames", "needed"),
+        "shortened": _count(_descending(clips[clips["missing_seconds"] > 0], "missing_seconds"), "missing_seconds"),
         "silence": {
             "quantiles": _quantiles(clips["silence"]),
             **_count(_descending(silent, "silence"), "silence"),

@@ -55,7 +55,7 @@ def cut(
     Raises:
         UnreadableAudioError: The recording cannot be decoded.
     """
-    decoded = decode(recording, name, partial(_Decoded, work), _MAX_HOURS)
+    decoded = decode(recording, name, partial(_Decoded, work), _MAX_HOURS).samples
     for piece in pieces:
         with tempfile.SpooledTemporaryFile(_MAX_BYTES_IN_MEMORY, dir=str(work)) as wav:
             try:

@@ -81,7 +81,7 @@ def _convert_clip(listed: dict[str, Any], folder: Path, resampler: str) -> tuple
         return row | {"reason": reason or "missing", "detail": f"{file}: {detail or missing}"}, None
     row["encoded_bytes"] = num_bytes(encoded)
     try:
-        samples = decode_to_16k(encoded, resampler, file)
+        samples, missing_seconds = decode_to_16k(encoded, resampler, file)
     except UnreadableAudioError as error:
         return row | {"reason": error.reason, "detail": f"{file}: {error}"}, None
     clip = listed | {
@@ -90,6 +90,7 @@ def _convert_clip(listed: dict[str, Any], folder: Path, resampler: str) -> tuple
         "audio_sha256": hashlib.sha256(samples.data).hexdigest(),
     }
     row |= clip | {"silence": silent_share(samples), "clipping": clipped_share(samples)}
+    row["missing_seconds"] = missing_seconds
     return row, clip | {"audio": {"bytes": encode_clip(samples, encoded), "path": f"{Path(listed['id']).name}.flac"}}
 
 

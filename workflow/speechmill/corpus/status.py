@@ -1,7 +1,7 @@
 """status: count the clips that a dataset lists, keeps and rejects, and compare them with the expected numbers."""
 
 import argparse
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ def count_clips(
     """Return the rejected clips, and the value of `status.json`.
 
     `listed`, `kept` and `rejected` count the clips of each split of the corpus; a clip that several splits list counts
-    in each. `sets` counts the listed clips of each split that a run can name; drawn clips count only in the drawn
-    split. `memberships` counts the kept clips by all the splits that they belong to.
+    in each. `shortened` has the number of kept clips whose files lack a little of the length that their headers state,
+    and the seconds that they lack in total. `sets` counts the listed clips of each split that a run can name; drawn
+    clips count only in the drawn split. `memberships` counts the kept clips by all the splits that they belong to.
 
     Args:
         settings: The stage settings.
@@ -47,13 +48,16 @@ def count_clips(
             available dataset is empty.
     """
     counts = {kind: Counter[str]() for kind in ("listed", "kept", "rejected")}
+    shortened: Counter[str] = Counter()
+    missing_seconds: defaultdict[str, float] = defaultdict(float)
     samples: Counter[str] = Counter()
     encoded: Counter[str] = Counter()
     sets: Counter[str] = Counter()
     memberships: Counter[tuple[str, ...]] = Counter()
     rejected: list[dict[str, str]] = []
     seen: set[str] = set()
-    columns = ["id", "splits", "speaker_id", "sentence", "num_samples", "encoded_bytes", "reason", "detail"]
+    columns = ["id", "splits", "speaker_id", "sentence", "num_samples", "missing_seconds", "encoded_bytes"]
+    columns += ["reason", "detail"]
     for stored_split, path in tables:
         for row in read_table(path, columns).to_pylist():
             if row["id"] in seen:
@@ -74,6 +78,8 @@ def count_clips(
                 counts["listed"][split] += 1
                 counts["kept" if row["reason"] is None else "rejected"][split] += 1
                 samples[split] += row["num_samples"] or 0
+                shortened[split] += bool(row["missing_seconds"])
+                missing_seconds[split] += row["missing_seconds"] or 0
                 encoded[split] += row["encoded_bytes"] or 0
     for split in settings.splits:
         if counts["listed"][split] != source["published"][split]:
@@ -101,6 +107,10 @@ def count_clips(
         "available": source["available"],
         "why": source["why"],
         **{kind: {split: counter[split] for split in settings.splits} for kind, counter in counts.items()},
+        "shortened": {
+            split: {"clips": shortened[split], "missing_seconds": round(missing_seconds[split], 3)}
+            for split in settings.splits
+        },
         "reasons": dict(sorted(Counter(row["reason"] for row in rejected).items())),
         "sets": {name: sets[name] for name in [*settings.splits, *settings.drawn]},
         "memberships": [{"splits": list(splits), "kept": kept} for splits, kept in sorted(memberships.items())],

@@ -143,6 +143,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
         "data": card_tables.data_table(settings, evidence.counts),
         "corpora": card_tables.corpus_table(settings, evidence.status),
+        "shortened": any(split["clips"] for each in evidence.status for split in each["shortened"].values()),
         "units": settings.text.units + (" and sequences of them" if settings.text.clusters else ""),
         "text_rules": card_lists.text_rules(evidence.counts["train"]),
         "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],

@@ -131,13 +131,15 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> Markd
 
 
 def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdown:
-    """Return the table of the clips that each split of each corpus lists, and of those kept and rejected."""
-    rows = [["Corpus", "Licence", "Split", "Listed", "Kept", "Rejected"]]
+    """Return the table of the clips that each split of each corpus lists, and of those kept, rejected and shortened."""
+    rows = [["Corpus", "Licence", "Split", "Listed", "Kept", "Rejected", "Shortened"]]
     for each in status:
         dataset = settings.datasets[each["dataset"]]
         for split in each["listed"]:
             counts = [f"{each[kind][split]:,}" for kind in ("listed", "kept", "rejected")]
-            rows.append([dataset.title, dataset.licence, split, *counts])
+            shortened = each["shortened"][split]
+            total = f" (by {shortened['missing_seconds']:.2f} s in total)" if shortened["clips"] else ""
+            rows.append([dataset.title, dataset.licence, split, *counts, f"{shortened['clips']:,}{total}"])
     return table(rows)
 
 

@@ -201,14 +201,14 @@ def _length(file: Path) -> tuple[float, int]:
     """Return the seconds and the channels of a recording; nan and 0 if it cannot be decoded."""
     try:
         with file.open("rb") as recording, sf.SoundFile(recording.fileno(), closefd=False) as audio:
-            if audio.frames < 1 << 60:  # otherwise the header does not give it
+            if audio.frames < 1 << 48:  # otherwise the header does not give it
                 return audio.frames / audio.samplerate, audio.channels
     except OSError:
         return math.nan, 0
     except sf.LibsndfileError:
         pass
     try:
-        return decode(read_encoded(file), file.name, _measure, math.inf)
+        return decode(read_encoded(file), file.name, _measure, math.inf).samples
     except UnreadableAudioError:
         return math.nan, 0
 
