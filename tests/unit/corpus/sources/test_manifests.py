@@ -67,9 +67,9 @@ def test_what_the_csv_module_writes_is_read(tmp_path: Path, separator: str, quot
 
 def test_ljspeech_is_read(tmp_path: Path) -> None:
     # Source: keithito.com/LJ-Speech-Dataset: no header, not quoted.
-    content = 'LJ001-0001|Printing, in 1455,|Printing, in,\nLJ001-0002|"I am," he said.|"I am," he said.\n'
+    content = 'LJ001-0001|Printing, in|Printing, in\nLJ001-0002|"I am," he said.|"I am," he said.\n'
     assert read(tmp_path, content, names=["id", "sentence", "normalised"]) == [
-        ("LJ001-0001", "Printing, in 1455,", "Printing, in,"),
+        ("LJ001-0001", "Printing, in", "Printing, in"),
         ("LJ001-0002", '"I am," he said.', '"I am," he said.'),
     ]
 
@@ -78,6 +78,12 @@ def test_ljspeech_is_read(tmp_path: Path) -> None:
 def test_empty_cells_at_the_end_are_ignored(tmp_path: Path, empty: str) -> None:
     content = f"path,sentence{empty[:2]}\r\na,one,,\r\n{empty}\r\nb,two,,\r\n"
     assert read(tmp_path, content) == [("a", "one"), ("b", "two")]
+
+
+def test_spaces_around_names_of_columns_are_ignored(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("path , sentence\na, one\n")
+    (entry,) = read_table(tmp_path / "all.csv", None, None)
+    assert entry.fields == {"path": "a", "sentence": " one"}
 
 
 def test_a_cell_without_a_name_is_an_error(tmp_path: Path) -> None:
@@ -98,7 +104,7 @@ def test_a_long_line_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("path;sentence,text\na;b,c\n", r"2 columns with each of the separators ',' and ';'; set .*`separator`"),
+        ("path;sentence,text\na;b,c\n", r"2 columns with each of the separators ';' and ','; set .*`separator`"),
         (b"p\0a\0t\0h\0", "line 1 is not text in UTF-8 .*NUL character"),
         ("path,sentence\n".encode("utf-32"), "line 1 is not text in UTF-8 .*NUL character"),
         ("path,sentence\nа,б\n".encode("cp1251"), r"line 2 is not text in UTF-8 .*save the file as UTF-8"),
@@ -113,7 +119,9 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: str | bytes, messa
 
 
 def test_a_table_without_the_named_columns_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SpeechmillError, match="2 columns with none of the separators ',' and ';'"):
+    with pytest.raises(
+        SpeechmillError, match=r"2 columns with none of the separators .* set the dataset's `separator`"
+    ):
         read(tmp_path, "a b\n", names=["path", "sentence"])
     with pytest.raises(SpeechmillError, match="line 2 has 3 columns, but `column_names` has 2, separated by ','"):
         read(tmp_path, "a,b\na,b,c\n", names=["path", "sentence"])

@@ -151,6 +151,27 @@ def test_columns_of_pieces_are_never_ignored(tmp_path: Path, header: str, row: s
         read(tmp_path, "all.csv")
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "column"),
+    [
+        ("segment", {"start": 1.5, "end": 2}, "start"),
+        ("segment", {"start_time": 1.5}, "start"),
+        ("channel", [0, 1], "channel"),
+        ("channel_selector", [0], "channel"),
+    ],
+)
+def test_nested_fields_of_pieces_are_never_ignored(tmp_path: Path, field: str, value: Any, column: str) -> None:
+    json_lines(tmp_path / "all.jsonl", {"path": "a.wav", "sentence": "one", field: value})
+    with pytest.raises(SpeechmillError, match=rf"line 1: the field `{field}\..*` may say .* `columns\.{column}` to it"):
+        read(tmp_path, "all.jsonl")
+
+
+def test_times_of_words_are_no_pieces(tmp_path: Path) -> None:
+    words = [{"word": "one", "start": 0.5, "end": 0.75}]
+    json_lines(tmp_path / "all.jsonl", {"path": "a.wav", "sentence": "one", "words": words})
+    assert read(tmp_path, "all.jsonl") == {"a.wav": None}
+
+
 def test_columns_that_say_something_else_are_set_to_null(tmp_path: Path) -> None:
     recording(tmp_path / "a.wav", 1)
     (tmp_path / "all.csv").write_text("path,sentence,start,end_time,channel\na.wav,one,9:00,9:15,news\n")

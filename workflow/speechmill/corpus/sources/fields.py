@@ -1,6 +1,7 @@
 """The values of columns: what the dataset's `columns` makes of the fields of a file name or of a manifest's line."""
 
 import re
+from collections.abc import Iterable
 
 from speechmill.config.datasets import Column, Folder, ValueMap
 from speechmill.core.command import SpeechmillError
@@ -37,7 +38,7 @@ def column_value(entry: Entry, column: Column, settings: Folder) -> str | None:
                     f" {', '.join(nested)}"
                 )
             if column == "path":
-                raise missing_field(entry.location, column, field, entry.fields)
+                raise missing_field(entry.location, f"columns.{column}", field, entry.fields)
         values[field] = entry.fields.get(field, "")
     if isinstance(source, str) and _IN_BRACES.search(source):
         return _IN_BRACES.sub(lambda match: values[match[1]], source) if all(values.values()) else None
@@ -51,9 +52,9 @@ def column_value(entry: Entry, column: Column, settings: Folder) -> str | None:
     return value or None
 
 
-def missing_field(location: str, column: str, field: str, known: dict[str, str] | set[str]) -> SpeechmillError:
-    """Return the error that a field does not exist."""
+def missing_field(location: str, key: str, field: str, known: Iterable[str]) -> SpeechmillError:
+    """Return the error that the field which a key of the configuration names does not exist."""
     return SpeechmillError(
-        f"{location}: `columns.{column}` reads the field `{field}`, which does not exist; use one of"
+        f"{location}: `{key}` reads the field `{field}`, which does not exist; use one of"
         f" {', '.join(sorted(known))}, or correct `separator` and `column_names` if these are not the columns"
     )

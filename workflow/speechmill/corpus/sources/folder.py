@@ -58,7 +58,7 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
     for column in ("sentence", *settings.columns):
         for field in column_fields(settings, column):
             if known and field not in known:
-                raise missing_field(str(path), column, field, known)
+                raise missing_field(str(path), f"columns.{column}", field, known)
     empty = [split for split, clips in listed.items() if not clips]
     if empty:
         raise SpeechmillError(
@@ -206,10 +206,7 @@ def _is_below(path: Path, real: str) -> bool:
 def _split(entry: Entry, settings: Folder) -> str:
     rule = settings.split
     if rule.field not in entry.fields:
-        raise SpeechmillError(
-            f"{entry.location}: the field `{rule.field}` of `split.field` does not exist; use one of"
-            f" {', '.join(sorted(entry.fields))}"
-        )
+        raise missing_field(entry.location, "split.field", rule.field, entry.fields)
     value = entry.fields[rule.field]
     if rule.values is None:
         return value

@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.pieces import Piece
 
-_SEPARATORS = (",", ";", "\t", "|")
+# Those that are rare in sentences come first.
+_SEPARATORS = ("\t", "|", ";", ",")
 
 # A field may hold a long text; a longer one is an unclosed quotation mark or not a table.
 csv.field_size_limit(1 << 24)
@@ -102,7 +103,8 @@ def read_table(manifest: Path, separator: str | None, names: list[str] | None) -
     rows = _rows(manifest, separator)
     location, header = f"{manifest}: line 1", names
     if header is None:
-        location, header = next(rows, (location, []))
+        location, cells = next(rows, (location, []))
+        header = [cell.strip() for cell in cells]
         while header and not header[-1]:
             header.pop()
     if not header or len(set(header)) < len(header):
@@ -124,7 +126,11 @@ def read_table(manifest: Path, separator: str | None, names: list[str] | None) -
 
 
 def _find_separator(manifest: Path, names: list[str] | None) -> str:
-    """Return the separator that divides the first line into as many columns as `names`, or else into the most."""
+    """Return the separator that divides the first line into as many columns as `names`, or a header into the most.
+
+    Raises:
+        SpeechmillError: There is none, or there are several that divide a header into the same number of columns.
+    """
     if manifest.suffix.lower() == ".tsv":
         return "\t"
     line = next((line for _, line in read_lines(manifest)), "").replace("\r", "")
@@ -132,7 +138,7 @@ def _find_separator(manifest: Path, names: list[str] | None) -> str:
     wanted = len(names) if names else max(counts.values())
     # A line that none divides is one column.
     found = [each for each, count in counts.items() if count == wanted] if wanted > 1 else [","]
-    if len(found) != 1:
+    if len(found) != 1 and not (names and found):
         which = " and ".join(map(repr, found or _SEPARATORS))
         raise SpeechmillError(
             f"{manifest}: the first line has {wanted} columns with {'each' if found else 'none'} of the separators"

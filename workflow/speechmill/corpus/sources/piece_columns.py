@@ -33,6 +33,8 @@ _SIMILAR: dict[str, Column] = {
     **dict.fromkeys(("channel_id", "channel_selector"), "channel"),
 }
 
+_NESTED = {name: column for column, names in _DEFAULTS.items() if column != "duration" for name in names}
+
 
 class Span(NamedTuple):
     """The piece of its recording that a line describes.
@@ -119,7 +121,7 @@ def _wrong(entry: Entry, column: Column, reason: str) -> SpeechmillError:
 
 def _check_similar(entry: Entry, settings: Folder) -> None:
     for field in entry.fields if settings.manifest else ():
-        column = _SIMILAR.get(field.lower())
+        column = _similar_column(field)
         if column is None or column in settings.columns or not entry.fields[field]:
             continue
         used = {name for each in settings.columns for name in column_fields(settings, each)} | {settings.split.field}
@@ -128,6 +130,20 @@ def _check_similar(entry: Entry, settings: Folder) -> None:
                 f"{entry.location}: the field `{field}` may say which piece of the recording the clip is; set the"
                 f" dataset's `columns.{column}` to it (times in seconds), or to null if it says something else"
             )
+
+
+def _similar_column(field: str) -> Column | None:
+    """Return the column that a field probably is, which is not read without an entry in `columns`.
+
+    In JSON, that may be a field of an object, or a list of channels; but not what a list says about words or phones.
+    """
+    *above, name = field.lower().split(".")
+    if above and name.isdecimal():
+        *above, name = above
+    if any(each.isdecimal() for each in above):
+        return None
+    is_nested = "." in field
+    return _SIMILAR.get(name) or (_NESTED.get(name) if is_nested else None)
 
 
 def _decimals(number: str) -> int:
@@ -185,7 +201,7 @@ def _length(file: Path) -> tuple[float, int]:
     """Return the seconds and the channels of a recording; nan and 0 if it cannot be decoded."""
     try:
         with file.open("rb") as recording, sf.SoundFile(recording.fileno(), closefd=False) as audio:
-            if audio.frames < 1 << 60:  # otherwise the header does not give it
+            if audio.frames < 1 << 48:  # otherwise the header does not give it
                 return audio.frames / audio.samplerate, audio.channels
     except OSError:
         return math.nan, 0
