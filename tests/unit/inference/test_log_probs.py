@@ -22,7 +22,7 @@ from transformers.pipelines.automatic_speech_recognition import chunk_iter, resc
 
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import file_digest, read_json, write_digests, write_json
+from speechmill.core.files import file_digest, read_json, write_digests, write_json, write_plain_json
 from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE, clip_schema
 from speechmill.core.tables import ctc_outputs_metadata, read_table, write_table
@@ -358,7 +358,7 @@ def test_memory_is_independent_of_clip_length(tmp_path: Path, letters: Wav2Vec2P
                      "--base", tmp_path / "model", "--step", 0, "--clips", folder / "clips.parquet",
                      "--shards", *shards, "--counts", folder / "counts.json", "--runtime-settings", KEEP,
                      "--ctc-outputs", folder / "ctc_outputs.parquet"]  # fmt: skip
-        write_json([str(argument) for argument in arguments], folder / "arguments.json")
+        write_plain_json([str(argument) for argument in arguments], folder / "arguments.json")
     measure = [sys.executable, "-c", MEASURE, "", str(tmp_path / "10"), str(tmp_path / "60")]
     done = subprocess.run(
         # The peak of a process includes the memory of its parent at the fork, so a small shell starts it.
