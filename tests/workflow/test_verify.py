@@ -1,6 +1,5 @@
 """`verify` on a finished run: its card is confirmed, and every later change is reported."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 import torch
 from working_copy import WorkingCopy, faulty_config
 
+from speechmill.core.files import read_json, write_json
+from speechmill.core.tables import read_table
 from speechmill.report import card, evidence, manifest
 from speechmill.report.verify_folder import check_folder
 from speechmill.report.verify_scores import check_scores
@@ -63,7 +64,7 @@ def test_scores_of_numbered_clips_are_reproduced(changed: WorkingCopy) -> None:
 
 def test_code_in_the_card_prints_the_scored_hypothesis(finished: WorkingCopy) -> None:
     text = (finished.folder / RUN / "model" / card.CARD).read_text(encoding="utf-8")
-    step = json.loads((finished.folder / RUN / "selection.json").read_text())["step"]
+    step = read_json(finished.folder / RUN / "selection.json")["step"]
     for decoder, block in zip(("greedy", "lm"), text.split("```python\n")[1:], strict=True):
         hypotheses = pd.read_parquet(
             finished.folder / RUN / f"evaluation/{step}/demo_ru-dev/{decoder}/hypotheses.parquet"
@@ -74,10 +75,10 @@ def test_code_in_the_card_prints_the_scored_hypothesis(finished: WorkingCopy) ->
 
 
 def test_edited_metrics_fail_verification(changed: WorkingCopy) -> None:
-    step = json.loads((changed.folder / RUN / "selection.json").read_text())["step"]
+    step = read_json(changed.folder / RUN / "selection.json")["step"]
     path = changed.folder / RUN / f"evaluation/{step}/demo_ru-test/greedy/metrics.json"
-    metrics = json.loads(path.read_text())
-    path.write_text(json.dumps(metrics | {"wer": metrics["wer"] / 2}))
+    metrics = read_json(path)
+    write_json(metrics | {"wer": metrics["wer"] / 2}, path)
     # Snakemake writes the card again from the edited file, so that all files agree; the recordings do not.
     run = changed.snakemake(faulty_config(), "verify", check=False)
     assert run.returncode != 0
@@ -101,7 +102,7 @@ def edit_byte_of_weights(results: Path) -> None:
 
 def edit_metric(results: Path) -> None:
     for path in (results / "runs/demo_ru/evaluation").glob("*/demo_ru-test/lm/metrics.json"):
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"cer": 0.0123}))
+        write_json(read_json(path) | {"cer": 0.0123}, path)
 
 
 def edit_evidence(results: Path) -> None:
@@ -165,7 +166,7 @@ def test_swapped_recordings_are_named(results: Path) -> None:
     shard = results / "data/demo_ru/test/shard-00000.parquet"
     clips = pq.read_table(shard).to_pylist()
     clips[0]["audio"], clips[1]["audio"] = clips[1]["audio"], clips[0]["audio"]
-    schema = pq.read_schema(shard)
+    schema = read_table(shard).schema
     pq.write_table(pq.read_table(shard).from_pylist(clips, schema=schema), shard, row_group_size=16)
     found = differences(results, scores=True)
     for clip in clips[:2]:
@@ -174,10 +175,10 @@ def test_swapped_recordings_are_named(results: Path) -> None:
 
 def test_unknown_code_in_the_card_is_not_run(results: Path) -> None:
     path = results / "runs/demo_ru/model" / evidence.FOLDER / "usage.json"
-    shown = json.loads(path.read_text(encoding="utf-8"))
+    shown = read_json(path)
     trap = results / "trap"
     shown[0]["code"] = f"open({str(trap)!r}, 'w')"
-    path.write_text(json.dumps(shown), encoding="utf-8")
+    write_json(shown, path)
     found = check_scores(results / "runs/demo_ru/model", results / "data", CPU)
     assert "skipped     the code for greedy decoding is not from this version of speechmill, so it is not run" in (
         found.passed
@@ -196,9 +197,9 @@ def test_figures_without_a_source_are_named(results: Path) -> None:
 def test_front_matter_of_another_version_is_checked(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = results / "runs/demo_ru/model"
     settings = model / evidence.FOLDER / "settings.json"
-    content = json.loads(settings.read_text(encoding="utf-8"))
+    content = read_json(settings)
     content["versions"]["card"] = 0
-    settings.write_text(json.dumps(content), encoding="utf-8")
+    write_json(content, settings)
     manifest.write(model)
     assert differences(results) == []
     assert "was written by another version of speechmill" in capsys.readouterr().err

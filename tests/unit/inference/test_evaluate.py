@@ -279,6 +279,7 @@ def test_decoder_lm_uses_beam_search(
     vars(decoders).update(Weights=Weights, decode_all=decode_all)
     monkeypatch.setitem(sys.modules, "speechmill.inference.decoders", decoders)
     write_json({"lm_weight": 1.5}, tmp_path / "lm" / "weights.json")
+    write_json({}, tmp_path / "lm" / "arpa.json")
     lm_arguments = {"--decoder": "lm", "--lm": [tmp_path / "lm" / "lm.binary"], "--threads": 3}
     metrics, rows = run(arguments, monkeypatch, **lm_arguments)
     assert received == [arguments["--ctc-outputs"], tmp_path / "lm", 1.5, 3]

@@ -22,9 +22,9 @@ from transformers.pipelines.automatic_speech_recognition import chunk_iter, resc
 
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import file_digest, read_json, write_digests, write_json
+from speechmill.core.files import file_digest, read_json, write_digests, write_json, write_plain_json
 from speechmill.core.flac import Int16Samples
-from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
+from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE, clip_schema
 from speechmill.core.tables import ctc_outputs_metadata, read_table, write_table
 from speechmill.inference import log_probs
 from speechmill.inference.log_probs import (
@@ -253,8 +253,11 @@ def test_shards_are_read_from_given_paths(tmp_path: Path, checkpoints: Path) -> 
 @pytest.mark.parametrize("chunk_seconds", [None, 0.5])
 def test_damaged_audio_is_reported(tmp_path: Path, checkpoints: Path, chunk_seconds: float | None) -> None:
     clips, shards = store(tmp_path, RECORDINGS[:2], TEXTS[:2])
-    content = shards[0].read_bytes()
-    shards[0].write_bytes(content.replace(b"fLaC", b"LaCf"))
+    # The shard itself is intact.
+    rows = read_table(shards[0]).to_pylist()
+    for row in rows:
+        row["audio"]["bytes"] = row["audio"]["bytes"].replace(b"fLaC", b"LaCf")
+    write_table(rows, clip_schema(), shards[0])
     settings = LogProbsSettings(device="cpu", batch_seconds=10, chunk_seconds=chunk_seconds)
     with pytest.raises(SpeechmillError, match="contains damaged audio for clip-000"):
         infer(*load_checkpoint(checkpoints / "checkpoint-0"), clips, shards, settings, CPU)
@@ -355,7 +358,7 @@ def test_memory_is_independent_of_clip_length(tmp_path: Path, letters: Wav2Vec2P
                      "--base", tmp_path / "model", "--step", 0, "--clips", folder / "clips.parquet",
                      "--shards", *shards, "--counts", folder / "counts.json", "--runtime-settings", KEEP,
                      "--ctc-outputs", folder / "ctc_outputs.parquet"]  # fmt: skip
-        write_json([str(argument) for argument in arguments], folder / "arguments.json")
+        write_plain_json([str(argument) for argument in arguments], folder / "arguments.json")
     measure = [sys.executable, "-c", MEASURE, "", str(tmp_path / "10"), str(tmp_path / "60")]
     done = subprocess.run(
         # The peak of a process includes the memory of its parent at the fork, so a small shell starts it.

@@ -17,7 +17,7 @@ from speechmill.config.lm import LmConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest, read_json
 from speechmill.lm.lm import LmSettings, build_model, main
-from speechmill.text.lexicon import Tokens, folder_tokens, tokenizer_tokens
+from speechmill.text.lexicon import Tokens, check_lm, folder_tokens, tokenizer_tokens
 
 LETTERS = ["[PAD]", "[UNK]", "|", *"abcde"]
 SETTINGS = LmSettings(order=2, prune=[0, 0, 1], format="trie", max_words=100)
@@ -126,8 +126,10 @@ def run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, sentences: list[str], tokens: list[str], **settings: Any
 ) -> Path:
     vocab, config = write_tokenizer(folder, tokens)
+    text, digest = write_sentences(folder / "text", sentences), folder / "text.sha256"
+    digest.write_text(file_digest(text) + "\n")
     arguments = [
-        "--settings", as_json(SETTINGS.model_dump() | settings), "--text", write_sentences(folder / "text", sentences),
+        "--settings", as_json(SETTINGS.model_dump() | settings), "--text", text, "--text-digest", digest,
         "--vocab", vocab, "--tokenizer", config, "--memory-mb", 100, "--folder", folder / "lm",
     ]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["lm", *map(str, arguments)])
@@ -153,7 +155,15 @@ def test_folder_contains_lexicon_tokens_and_metadata(tmp_path: Path, monkeypatch
     assert {key: metadata[key] for key in SETTINGS.model_dump()} == SETTINGS.model_dump() | {"max_words": 3}
     assert (metadata["distinct_words"], metadata["words_in_lexicon"], metadata["words_not_spelled"]) == (4, 3, 0)
     assert metadata["text_sha256"] == file_digest(tmp_path / "text")
+    check_lm(folder)
     assert run(tmp_path, monkeypatch, sentences, LETTERS) and read_json(folder / "arpa.json")["words_not_spelled"] == 1
+
+
+def test_changed_file_of_a_language_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = run(tmp_path, monkeypatch, ["cab ad", "ad fee"], LETTERS)
+    (folder / "lexicon.txt").write_text("ad\ta b |\n")
+    with pytest.raises(SpeechmillError, match=rf"{folder}/lexicon.txt has changed since it was written"):
+        check_lm(folder)
 
 
 def test_syllables_are_spelled_in_units_of_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

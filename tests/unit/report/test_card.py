@@ -1,3 +1,4 @@
+import hashlib
 import html
 import itertools
 import re
@@ -314,7 +315,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
     usage = [{"decoder": "greedy", "code": "print(1)\n", "set": "cv-dev", "clip": "clip-007", "printed": "раз"}]
     for name, value in {
         "selection": {"step": 200, "set": "cv-dev", "decoder": "greedy", "metric": "wer",
-                      "sha256": {"model.safetensors": "f00d"}},
+                      "sha256": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}},
         "training": training, "plan": PLAN, "model/vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
         "train": counts, "cv/status": STATUS, "own/status": STATUS | {"dataset": "own", "about": {}},
         "leakage": leakage, "base": {"commit": "c0ffee"}, "breakdown": breakdown, "usage": usage,

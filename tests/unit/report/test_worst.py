@@ -221,7 +221,7 @@ def run_main(folder: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str,
     for step, decoder_rows in (("5", []), ("7", rows)):
         hypotheses.append(folder / step / "corpus-train" / "greedy" / "hypotheses.parquet")
         write_table(decoder_rows, HYPOTHESES, hypotheses[-1])
-    write_json({"step": 7}, folder / "selection.json")
+    write_json({"step": 7, "sha256": {}}, folder / "selection.json")
     arguments = ["--run", "demo", "--settings", as_json(SETTINGS.model_dump()), "--threads", 1, "--set", "corpus-train",
                  "--decoder", "greedy", "--selection", folder / "selection.json", "--hypotheses", *hypotheses,
                  "--model", model, "--clips", folder / "clips.parquet", "--shards", *shards,

@@ -20,7 +20,7 @@ from finetune_process import Arguments, Stored, command_line, output_arguments, 
 from material import GROUP_NORM, LAYER_NORM, STOCHASTIC, as_json, recording, store
 from speechmill.config.augment import AugmentConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.core.files import read_json, write_json
+from speechmill.core.files import check_folder, read_json, write_digests, write_json
 from speechmill.inference.evaluate import score
 from speechmill.inference.log_probs import transcribe
 from speechmill.model.batching import PlannedBatches, SampledClip, batch_stats, clips_from_table
@@ -585,10 +585,15 @@ def test_stage_exports_planned_checkpoints_and_keeps_no_state(
 ) -> None:
     run_main(monkeypatch, arguments)
     out = tmp_path / "out"
-    assert {path.name for path in (out / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4"}
+    records = {"training.json", "training.jsonl"}
+    assert {path.name for path in (out / "checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-4", *records}
+    for name in records:
+        assert (out / "checkpoints" / name).read_bytes() == (out / name).read_bytes()
     assert {path.name for path in (out / "checkpoints" / "checkpoint-4").iterdir()} == {
         "model.safetensors", "config.json", "processor_config.json", "tokenizer_config.json", "vocab.json",
+        "sha256.json",
     }  # fmt: skip
+    assert check_folder(out / "checkpoints" / "checkpoint-4").keys() >= {"model.safetensors"}
     record = read_json(out / "training.json")
     assert record["hyper_parameters"]["total_train_batch_size"] == 32
     assert record["hyper_parameters"]["training_steps"] == 4
@@ -644,6 +649,19 @@ def test_finished_training_with_a_changed_file_is_refused(
     content[len(content) // 2] ^= 1
     weights.write_bytes(content)
     with pytest.raises(SpeechmillError, match=rf"{weights} has changed since .* rm -r {finished}"):
+        run_main(monkeypatch, arguments)
+
+
+@pytest.mark.parametrize("damaged", ["digest", "vocab"])
+def test_changed_input_is_named_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Arguments, damaged: str
+) -> None:
+    (folder,), (file,) = arguments["--vocab"], arguments["--digest"]
+    if damaged == "vocab":
+        write_digests(folder)
+        file = folder / "vocab.json"
+    file.write_bytes(file.read_bytes() + b"x")
+    with pytest.raises(SpeechmillError, match=str(file)):
         run_main(monkeypatch, arguments)
 
 

@@ -24,7 +24,7 @@ from speechmill.report.evidence import Evidence
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.systems import systems
-from speechmill.text.lexicon import check_lm
+from speechmill.text.lexicon import ABOUT
 
 CARD = "README.md"
 """The name of the card in the model folder."""
@@ -87,8 +87,9 @@ def check_inputs(args: argparse.Namespace) -> None:
         if training.get("base_source_sha256") not in (None, file_digest(source)):
             raise corrupt_file_error(source, "has changed since the training: its sha256 is another one")
     check_files(args.model, read_json(args.selection)["sha256"])
-    if args.lm:
-        check_lm(args.model / "lm")
+    for path in args.lm:
+        if path.name == ABOUT:
+            check_files(args.model / "lm", read_json(path).get("sha256", {}))
     (counts,) = (read_json(path) for path in args.counts if path.stem == "train")
     digest = counts.get("sha256")
     if digest is not None and args.train_digest.read_bytes().strip() != digest.encode():
