@@ -1,6 +1,7 @@
 """Reruns after a change: exactly the jobs that depend on it."""
 
 import copy
+import html
 import os
 import re
 from typing import Any
@@ -128,6 +129,16 @@ def test_settings_that_keep_weights_train_nothing(changed: WorkingCopy) -> None:
     leakage = changed.read_json(f"{RUN}/clips/leakage.json")
     assert leakage["demo_ru-train"]["audio"]["clips"] > 0
     assert leakage["demo_ru-train"]["removed"] == 0
+
+
+def test_name_of_a_corpus_trains_and_scores_nothing(changed: WorkingCopy) -> None:
+    config = faulty_config()
+    # Signs of LaTeX, of templates and of HTML: every stage that shows the name shows it as it is.
+    config["datasets"]["demo_ru"]["name"] = name = r"US$ and \CA$ {x} {{ y }} <b>"
+    run = changed.snakemake(config)
+    assert {"shards", "card", "worst", "robustness", "runs_table"} <= run.executed
+    assert not run.executed & {"finetune", "log_probs", "evaluate"}
+    assert html.escape(name) in (changed.folder / RUN / "card.html").read_text(encoding="utf-8")
 
 
 def test_set_without_training_sentences_keeps_the_lm(changed: WorkingCopy) -> None:

@@ -153,6 +153,17 @@ def test_words_are_published_unless_forbidden(redistribute: bool | None, shown: 
     assert json.loads(stage_settings.card(load(raw), "demo_ru"))["datasets"]["demo_ru"]["text_redistributable"] is shown
 
 
+def test_text_ends_no_script_of_the_report() -> None:
+    raw, text = copy.deepcopy(DEMO), "</script><!-- a < b </SCRIPT >"
+    raw["datasets"]["demo_ru"]["name"] = raw["runs"]["demo_ru"]["card"]["title"] = text
+    config = load(raw)
+    card, reproduction = stage_settings.card(config, "demo_ru"), stage_settings.reproduction(config, "demo_ru")
+    audit, table = stage_settings.audit(config, "demo_ru"), stage_settings.runs_table(config)
+    assert not [each for each in (card, reproduction, audit, table) if "</" in each or "<!--" in each]
+    for settings in (json.loads(card), json.loads(reproduction)["runs"]["demo_ru"]):
+        assert settings["card"]["title"] == text
+
+
 def reproduced(raw: dict[str, Any], run: str) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(stage_settings.reproduction(load(raw), run))
     return made

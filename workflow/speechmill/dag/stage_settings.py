@@ -365,7 +365,7 @@ def reproduction(config: Config, run: str) -> str:
         model = config.runs[name].model
         if model.base_is_folder:
             each["model"]["base"] = model.base_without_location
-    return json.dumps({key: value for key, value in chosen.items() if value}, ensure_ascii=False)
+    return _json({key: value for key, value in chosen.items() if value}, sort_keys=False)
 
 
 def _language_model(config: Config, run: str) -> LmConfig:
@@ -417,5 +417,7 @@ def _model(section: Run) -> dict[str, Any]:
     return settings | {"base": section.model.base_without_location}
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+def _json(value: Any, sort_keys: bool = True) -> str:
+    text = json.dumps(value, ensure_ascii=False, sort_keys=sort_keys)
+    # The report of Snakemake has the parameters of jobs in a script element, which a name could otherwise end.
+    return text.replace("</", r"<\/").replace("<!--", r"<\u0021--")
