@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -27,6 +27,7 @@ from speechmill.scoring.systems import System
 FOLDER = "evidence"
 """The name of the folder inside the model folder."""
 
+_LM = ("arpa", "text", "weights")
 _STATUS_KEYS = ("dataset", "listed", "kept", "rejected", "differences", "about")
 
 _SCORED_COLUMNS = [
@@ -97,20 +98,24 @@ def read(model: Path) -> Evidence:
         usage=_read(folder / "usage.json", _read_examples),
         counts={role: read_one(f"counts/{role}.json", "sets", "clips", "excluded") for role in settings.roles},
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
-        lm={path.stem: read_one(f"lm/{path.name}") for path in sorted((folder / "lm").glob("*.json"))},
+        lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
         base=read_one("base.json") if (folder / "base.json").is_file() else None,
-        vocabulary=list(_read(model / "vocab.json", read_json)),
+        vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )
 
 
-def read_configuration(model: Path) -> Config:
-    """Return the configuration that reproduces the run.
+def read_configuration(model: Path, run: str) -> Config:
+    """Return the configuration that reproduces a run.
 
     Raises:
-        SpeechmillError: It is missing or invalid.
+        SpeechmillError: It is missing or invalid, or lacks the run.
     """
-    return cast(Config, _read(model / FOLDER / "config.yaml", _read_configuration))
+    path = model / FOLDER / "config.yaml"
+    config: Config = _read(path, _read_configuration)
+    if run not in config.runs:
+        raise _damaged(path, f"lacks the run {run}")
+    return config
 
 
 def read_scores(path: Path, columns: list[str]) -> pa.Table:

@@ -84,6 +84,13 @@ def _check_selection(model: Path, found: Evidence) -> list[str]:
     ]
 
 
+def _check_configuration(model: Path, found: Evidence) -> list[str]:
+    """Read the configuration, of which the card shows nothing; that of an older release may have other keys."""
+    if found.settings.versions["card"] == stage_version("card"):
+        evidence.read_configuration(model, found.settings.run)
+    return []
+
+
 def _check_sums(model: Path, found: Evidence) -> list[str]:
     """Compare the error counts of each set with the sums over its clips."""
     lines = []
@@ -159,6 +166,7 @@ def _check_sections(model: Path, found: Evidence) -> list[str]:
 
 _CHECKS = {
     _check_selection: f"the files of the checkpoint cannot be compared with {evidence.FOLDER}/selection.json",
+    _check_configuration: f"{evidence.FOLDER}/config.yaml cannot be read",
     _check_sums: f"{evidence.FOLDER}/summary.parquet cannot be compared with the clips in {evidence.FOLDER}/scored",
     _check_rendering: f"{CARD} cannot be rendered from the files in {evidence.FOLDER}",
     _check_run: f"{evidence.FOLDER}/summary.parquet cannot be compared with the scores of the run",

@@ -74,12 +74,9 @@ def check_scores(model: Path, data: Path, device: torch.device) -> CheckResult:
 
 
 def _check_all(model: Path, data: Path, device: torch.device, result: CheckResult) -> None:
-    found, config = evidence.read(model), evidence.read_configuration(model)
+    found = evidence.read(model)
     run = found.settings.run
-    if run not in config.runs:
-        raise SpeechmillError(
-            f"{model / evidence.FOLDER / 'config.yaml'} has no run {run}; download or build the model folder again"
-        )
+    config = evidence.read_configuration(model, run)
     reference = ReferenceModel(model, device)
     # Only the same device and the same version of torch give the same figures.
     same_torch = found.training["versions"]["Pytorch"] == version("torch")
@@ -210,7 +207,7 @@ def _beam_search(folder: Path) -> BeamSearch:
     try:
         return BeamSearch(folder, Weights.model_validate(read_json(folder / "weights.json")))
     # Its files are read by several libraries, of which some check nothing.
-    except (ValueError, LookupError, TypeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         raise SpeechmillError(
             f"the language model in {folder} cannot be used ({type(error).__name__}: {error}); download or build the"
             " model folder again"
