@@ -66,11 +66,12 @@ def copy(tmp_path: Path) -> WorkingCopy:
         "plan.txt",
     ]
     of_run = [*roles, *of_plan, "training.jsonl", *(f"lm/{file}" for file in LM_FILES)]
+    # What the plan reads is older than the plan.
+    for name in SETS:
+        write_json({"unavailable": None}, run / f"clips/{name}.json")
     for file in [*made, *(f"results/runs/demo_ru/{file}" for file in of_run)]:
         (copy.folder / file).parent.mkdir(parents=True, exist_ok=True)
         (copy.folder / file).touch()
-    for name in SETS:
-        write_json({"unavailable": None}, run / f"clips/{name}.json")
     write_json({"parameters": 1, "memory_bytes": 1, "checkpoints": STEPS}, run / "plan.json")
     write_json({}, run / "training.json")
     (run / "checkpoints").mkdir()

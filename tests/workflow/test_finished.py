@@ -204,7 +204,7 @@ def reused(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> R
 
 def test_scored_model_needs_no_training(reused: Reused) -> None:
     logs = {path.relative_to(reused.copy.folder / "logs").as_posix() for path in reused.copy.folder.glob("logs/*/*")}
-    assert "log_probs/scored-0-demo_ru-test.log" in logs
+    assert "log_probs/scored-0-demo_ru-test-ctc_outputs.log" in logs
     assert not {"finetune/scored.log", "plan/scored.log", "vocab/scored.log", "clips/scored-train.log"} & logs
     assert reused.copy.planned(reused.config, *reused.targets) == {}
 

@@ -84,9 +84,11 @@ def test_workflow_on_github_runs_to_the_card_below_a_prefix(tmp_path: Path, clon
     assert "speech/results/runs/demo_ru/model" in verified
 
 
-def test_import_plans_the_same_jobs(tmp_path: Path, clone: Path) -> None:
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_import_plans_the_same_jobs(tmp_path: Path, clone: Path, snakefile: str) -> None:
     own = WorkingCopy(clone).planned(tiny_config(SPOKEN))
-    assert importing(tmp_path / "user", tiny_config(SPOKEN), f'"{clone}/workflow/Snakefile"').planned(None) == own
+    copy = importing(tmp_path / "user", tiny_config(SPOKEN), f'"{clone}/{snakefile}"', names="as its_*")
+    assert {rule.removeprefix("its_"): count for rule, count in copy.planned(None).items()} == own | {"all": 1}
 
 
 def test_text_of_a_language_model_is_not_below_the_prefix(tmp_path: Path, clone: Path) -> None:
