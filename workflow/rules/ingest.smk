@@ -51,9 +51,9 @@ rule ingest_model:
         source="results/models/{model}.json",
     log:
         "logs/ingest_model/{model}.log",
-    localrule: True
     # What does not fit the model should be known before the corpora are converted.
     priority: 20
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
