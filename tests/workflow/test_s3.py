@@ -76,19 +76,19 @@ Path(sys.argv[sys.argv.index("--checkpoints") + 1], os.fsdecode(bytes([255]))).t
 
 
 def test_training_is_not_repeated_after_a_failed_upload(tmp_path: Path, address: str, bucket: Any) -> None:
-    copy, target = working_copy(tmp_path / "copy"), f"{RUN}/training.json"
+    copy, target = working_copy(tmp_path / "copy"), ["--", f"{RUN}/training.json"]
     module = copy.folder / "workflow/speechmill/training/finetune.py"
     code = module.read_text()
     module.with_name("finetune_as_it_is.py").write_text(code)
     module.write_text(NOT_UPLOADED)
-    failed = run_on_bucket(address, copy, "--until", "finetune", check=False)
+    failed = run_on_bucket(address, copy, *target, check=False)
     assert failed.returncode != 0
     assert "Failed to store output in storage" in failed.output
     module.write_text(code)
-    again = run_on_bucket(address, copy, "--until", "finetune")
+    again = run_on_bucket(address, copy, *target)
     assert again.executed == {"finetune"}
     assert "training has finished: its results are taken from work/demo_ru/finished-" in again.output
-    assert f"mine/{target}" in {each.key for each in bucket.objects.all()}
+    assert f"mine/{RUN}/training.json" in {each.key for each in bucket.objects.all()}
 
 
 def test_bucket_has_all_results_and_the_machine_none(tmp_path: Path, address: str, bucket: Any) -> None:
