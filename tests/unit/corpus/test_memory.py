@@ -89,16 +89,16 @@ def silent_wav(path: Path, size: int) -> None:
 
 
 def test_memory_does_not_follow_the_largest_file(tmp_path: Path) -> None:
-    sizes = {"long": 1200 * 192_000, **dict.fromkeys("abcdefgh", 180 * 192_000)}
+    sizes = {"long": 1800 * 192_000, **dict.fromkeys("abcdefgh", 180 * 192_000)}
     corpus = tmp_path / "corpus"
     (corpus / "train").mkdir(parents=True)
     for name, size in sizes.items():
         silent_wav(corpus / f"{name}.wav", size)
     (corpus / "train.csv").write_text("path,sentence\n" + "".join(f"{name}.wav,{name}\n" for name in sizes))
     (corpus / "train/wav.scp").write_text("long long.wav\n")
-    (corpus / "train/segments").write_text("".join(f"{i} long {50 * i} {50 * i + 50}\n" for i in range(24)))
+    (corpus / "train/segments").write_text("".join(f"{i} long {50 * i} {50 * i + 10}\n" for i in range(24)))
     (corpus / "train/text").write_text("".join(f"{i} hello\n" for i in range(24)))
-    for manifest, lengths in (("{split}", [50 * 16_000] * 24), ("{split}.csv", [1200 * 16_000, *[180 * 16_000] * 8])):
+    for manifest, lengths in (("{split}", [10 * 16_000] * 24), ("{split}.csv", [1800 * 16_000, *[180 * 16_000] * 8])):
         source = {"source": "folder", "path": "", "language": "ru", "manifest": manifest}
         settings = IngestSettings.model_validate({"source": source, "splits": ["train"], "shards": {"train": 1}})
         assert peak(ingestion(settings, corpus, tmp_path / "raw")) < sizes["long"]

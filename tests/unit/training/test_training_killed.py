@@ -116,7 +116,7 @@ class Training:
     def results(self) -> tuple[list[dict[str, Any]], dict[str, dict[str, torch.Tensor]]]:
         """Return the log without times and speeds, and the weights of each checkpoint."""
         rows = map(json.loads, (self.folder / "out" / "training.jsonl").read_text().splitlines())
-        checkpoints = sorted((self.folder / "out" / "checkpoints").iterdir())
+        checkpoints = sorted((self.folder / "out" / "checkpoints").glob("checkpoint-*"))
         return [{key: value for key, value in row.items() if key != "audio_seconds_per_second"} for row in rows], {
             path.name: load_file(path / "model.safetensors") for path in checkpoints
         }
