@@ -50,7 +50,7 @@ READ_FOR = {
         f"{RUN}/clips/demo_ru-dev.json",
     ],
     f"{SCORES}/lm/metrics.json": [
-        f"{SCORES}/ctc_outputs.parquet",
+        f"{SCORES}/log_probs.parquet",
         *(f"{RUN}/lm/{name}" for name in ("lm.binary", "lexicon.txt", "tokens.txt", "arpa.json", "weights.json")),
     ],
     f"{RUN}/lm/weights.json": [f"{RUN}/lm/tuning_checkpoint.json"],
@@ -139,9 +139,10 @@ def _untimed(values: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def jobs(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     jobs = Jobs(finished.copy(tmp_path_factory.mktemp("damaged") / "copy"))
-    # A temporary file, which the finished run does not have any more.
-    status, printed = jobs.run(f"{SCORES}/ctc_outputs.parquet")
-    assert status == 0, printed
+    # Temporary files, which the finished run does not have any more.
+    for outputs in ("ctc_outputs", "log_probs"):
+        status, printed = jobs.run(f"{SCORES}/{outputs}.parquet")
+        assert status == 0, printed
     return jobs
 
 

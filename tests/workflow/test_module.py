@@ -78,6 +78,7 @@ def test_workflow_on_github_runs_to_the_card_below_a_prefix(tmp_path: Path, clon
     assert (copy.folder / "speech/results/runs/demo_ru/model/README.md").is_file()
     written = {path.name for path in copy.folder.iterdir()} - {"workflow", "config", archive.name, ".snakemake"}
     assert written == {"speech"}
+    assert list((copy.folder / "speech/work").rglob("finished-*")) == []
     archive.unlink()
     assert NOTHING_TO_DO in copy.snakemake(None, "--dry-run", **cache).output
     verified = copy.snakemake(None, "speechmill_verify", **cache).output

@@ -139,10 +139,11 @@ def _without_times(path: Path) -> Any:
         content = json.loads(path.read_text(encoding="utf-8"))
         if path.name == "manifest.json":
             # It has digests of files that record times.
-            return content | {"files": list(content["files"])}
-        if isinstance(content, dict):
-            return {name: value for name, value in content.items() if name not in TIMES}
-        return content
+            content["files"] = list(content["files"])
+        if path.name == "training.json":
+            # It has a digest of the log.
+            del content["sha256"]
+        return {name: value for name, value in content.items() if name not in TIMES and name != "digest"}
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [{name: row[name] for name in row if name not in TIMES} for row in rows]

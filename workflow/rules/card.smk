@@ -29,7 +29,8 @@ checkpoint select:
         "python -m speechmill.scoring.select --settings {params.settings:q} --summary {input.steps}"
         " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log};"
         # Snakemake has accepted the checkpoints, so that training need not keep its results any more.
-        " rm -rf work/{wildcards.run}/finished-*"
+        f" rm -rf {PREFIX}work/"
+        "{wildcards.run}/finished-*"
 
 
 rule select_base:
