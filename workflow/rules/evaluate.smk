@@ -58,7 +58,7 @@ rule evaluate:
         hypotheses="results/runs/{run}/evaluation/{step}/{set_name}/{decoder}/hypotheses.parquet",
     log:
         "logs/evaluate/{run}-{step}-{set_name}-{decoder}.log",
-    # Before further forward passes, whose outputs would pile up on the disk.
+    # Before further forward passes, whose outputs would accumulate on the disk.
     priority: 1
     conda:
         "../../envs/train.yaml"

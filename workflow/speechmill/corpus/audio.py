@@ -189,7 +189,7 @@ def _decoder_order(container: ContainerInfo, name: str) -> list[str]:
     """Return the names of the decoders that are asked, one after the other.
 
     SoX is the last: it keeps the encoder's delay of MP3, and takes floats and 64-bit integers in some containers for
-    other numbers. Without a header, however, it is told the format, where ffmpeg would find one by chance.
+    other numbers. For files without a header, however, it uses the extension, where ffmpeg would guess a format.
     """
     if container == ContainerInfo() and Path(name).suffix.lower() in _HEADERLESS_EXTENSIONS:
         return ["libsndfile", "sox"]

@@ -61,7 +61,7 @@ def missing_gpu_errors(config: Config, runs: Collection[str | None]) -> list[str
 def machine_gpus() -> int:
     """Return the number of GPUs that PyTorch finds on this machine, as the jobs here will.
 
-    PyTorch answers in a process of its own: it takes seconds and hundreds of megabytes to import.
+    PyTorch is asked in a separate process: it takes seconds and hundreds of megabytes to import.
     """
     program = "import torch; print(torch.cuda.device_count())"
     return int(subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, text=True).stdout)
@@ -89,7 +89,7 @@ def log_probs_threads(config: Config, run: str, step: str, set_name: str, output
     """Return the processor threads that a forward pass reserves: with log-probabilities, those of beam search.
 
     It computes with one. When it ends, the beam search that reads its output can start; otherwise further forward
-    passes would take each core that becomes free, and their log-probabilities would pile up on the disk.
+    passes would take each core that becomes free, and their log-probabilities would accumulate on the disk.
     """
     return _BEAM_SEARCH_THREADS if keeps_log_probs(config, run, step, set_name, outputs) else 1
 

@@ -156,7 +156,7 @@ def make_plan(
 def _log_probs_bytes(scored: Sequence[Mapping[str, Any]], config: PreTrainedConfig) -> int:
     """Return the bytes of the log-probabilities of the largest scored set, in 16 bits, at one checkpoint.
 
-    They lie on the disk twice while they are sorted into the order of the clips.
+    They are on the disk twice while they are sorted into the order of the clips.
     """
     seconds: float = max(counts["seconds"] for counts in scored)
     return round(2 * 2 * seconds * SAMPLE_RATE / samples_per_frame(config) * int(config.vocab_size))

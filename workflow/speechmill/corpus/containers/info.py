@@ -23,7 +23,7 @@ class ContainerInfo:
     Numbers of samples are per channel.
 
     Attributes:
-        fault: Why the file cannot be believed.
+        fault: Why the file is rejected before it is decoded.
         truncated: How the file is truncated, as in "by 12 bytes", if more is missing than `MAX_MISSING_SECONDS`.
         incomplete: How the file is truncated, if only a decoder can show how much is missing.
         rate: The sampling rate in Hz, or that at which the samples are counted.
