@@ -1,3 +1,4 @@
+import os
 import string
 import subprocess
 import sys
@@ -298,7 +299,8 @@ def test_digits_follow_replacements_and_precede_drop() -> None:
 def test_num2words_is_imported_lazily() -> None:
     program = "import sys, speechmill.text.normaliser; sys.exit('num2words' in sys.modules)"
     workflow = Path(__file__).parents[3] / "workflow"
-    assert subprocess.run([sys.executable, "-c", program], cwd=workflow).returncode == 0
+    environment = os.environ | {"PYTHONPATH": str(workflow)}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 0
 
 
 @pytest.mark.parametrize(
