@@ -69,5 +69,6 @@ rule ingest_model:
         version=stage_version("ingest_model"),
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q}"
-        " --runs {params.runs:q} --trainings {resources.trainings:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
+        " --runs {params.runs:q} --trainings {resources.trainings:q}"
+        " --expected-bytes {resources.expected_bytes} --folder {output.folder}"
         " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

@@ -160,6 +160,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def holds_digest(path: Path, digest: str) -> bool:
+    """Return whether a file that holds nothing but a digest holds this one."""
+    return path.read_bytes().strip() == digest.encode()
+
+
 def write_digests(folder: Path) -> None:
     """Record the sha256 of each file in `folder` in the file `sha256.json` there."""
     write_json(_digests(folder, "*"), folder / DIGESTS)

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from speechmill.core.files import atomic_write, corrupt_file_error
+from speechmill.core.files import atomic_write, corrupt_file_error, holds_digest
 
 # Columns of names and numbers, in which values repeat.
 _REPETITIVE_TYPES = (pa.string(), pa.int32())
@@ -226,7 +226,7 @@ def check_clips_digest(clips: Path, digest: Path) -> None:
     """
     batches = read_table(clips, _DIGESTED).to_batches(_DIGEST_ROWS)
     found = clips_digest(row for batch in batches for row in batch.to_pylist())
-    if digest.read_bytes().strip() != found.encode():
+    if not holds_digest(digest, found):
         raise corrupt_file_error(digest, f"is not the digest of the clips in {clips}")
 
 

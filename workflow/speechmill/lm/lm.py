@@ -18,6 +18,7 @@ from speechmill.core.files import (
     check_folder,
     corrupt_file_error,
     file_digest,
+    holds_digest,
     scratch_folder,
     write_json,
     write_text,
@@ -136,7 +137,7 @@ def main() -> None:
     folder: Path = args.folder
     folder.mkdir(parents=True, exist_ok=True)
     text_digest = file_digest(args.text)
-    if args.text_digest.read_bytes().strip() != text_digest.encode():
+    if not holds_digest(args.text_digest, text_digest):
         raise corrupt_file_error(args.text, f"has changed since it was written: {args.text_digest} has another sha256")
     for file in (args.vocab, args.tokenizer):
         check_folder(file.parent, file.name)

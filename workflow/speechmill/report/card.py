@@ -13,7 +13,7 @@ from markdown_it.token import Token
 from markdown_it.utils import EnvType, OptionsDict
 
 from speechmill.core.command import run_command
-from speechmill.core.files import check_files, corrupt_file_error, file_digest, read_json, write_text
+from speechmill.core.files import check_files, corrupt_file_error, file_digest, holds_digest, read_json, write_text
 from speechmill.core.page import STYLE, content_policy, data_url
 from speechmill.core.tables import read_table
 from speechmill.report import evidence, manifest
@@ -92,7 +92,7 @@ def check_inputs(args: argparse.Namespace) -> None:
             check_files(args.model / "lm", read_json(path).get("sha256", {}))
     (counts,) = (read_json(path) for path in args.counts if path.stem == "train")
     digest = counts.get("sha256")
-    if digest is not None and args.train_digest.read_bytes().strip() != digest.encode():
+    if digest is not None and not holds_digest(args.train_digest, digest):
         raise corrupt_file_error(args.train_digest, "has changed since it was written: the counts have another digest")
     # Its copy among the evidence would be named otherwise.
     read_table(args.summary)

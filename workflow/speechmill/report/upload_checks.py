@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from speechmill.core.files import read_json
+from speechmill.core.tables import read_table
 from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.evidence import FOLDER
 
@@ -124,8 +125,9 @@ def find_private(model: Path, settings: Mapping[str, Any], restricted: Collectio
             found.append(f"{path.relative_to(model)} has words or clip ids; build the card again")
     for table in sorted(folder.glob("scored/*/*.parquet")):
         if is_restricted(table.parent.name, restricted):
-            ids = pq.read_table(table, columns=["id"])["id"].to_pylist()
-            if "hypothesis" in pq.read_schema(table).names or ids != clip_names(ids, restricted=True):
+            rows = read_table(table)
+            ids = rows["id"].to_pylist()
+            if "hypothesis" in rows.column_names or ids != clip_names(ids, restricted=True):
                 found.append(f"{table.relative_to(model)} has words or clip ids; build the card again")
     text = folder / "lm" / "text.json"
     trained_on = [name for name in settings.get("train", []) if is_restricted(name, restricted)]

@@ -29,7 +29,7 @@ from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import device_name
 from speechmill.model.labels import written_special_tokens
 from speechmill.report import evidence
-from speechmill.report.anonymise import clip_names
+from speechmill.report.anonymise import clip_names, is_restricted
 from speechmill.report.check_result import CheckResult
 from speechmill.report.reference_model import ReferenceModel
 from speechmill.report.usage import run_code, usage_code
@@ -128,9 +128,7 @@ def _check_set(
     name, decoders = str(rows.iloc[0]["set"]), list(rows["decoder"])
     clips = recordings.clips
     scored = read_table(evidence.scored_file(model, name, decoders[0]), ["id", "audio_sha256"]).to_pydict()
-    restricted = not config.datasets[name.split("-")[0]].text_redistributable
-    available = clip_names([clip["id"] for clip in clips], restricted)
-    result = CheckResult(differences=_compare_ids(name, scored["id"], available))
+    result = CheckResult(differences=_compare_ids(name, scored["id"], _names_in_evidence(config, name, clips)))
     if result.differences:
         return result
     section = config.runs[run]
@@ -201,6 +199,12 @@ def _process_set(
             width = reference.vocab_size
             hypotheses["lm"] = [search(each.reshape(-1, width)) if len(each) else "" for each in stored]
     return SetOutput(hypotheses, losses, digests)
+
+
+def _names_in_evidence(config: Config, set_name: str, clips: list[dict[str, Any]]) -> list[str]:
+    """Return the names of the clips of a set in the evidence."""
+    restricted = [name for name, dataset in config.datasets.items() if not dataset.text_redistributable]
+    return clip_names([clip["id"] for clip in clips], is_restricted(set_name, restricted))
 
 
 def _beam_search(folder: Path) -> BeamSearch:
@@ -277,8 +281,7 @@ def _check_usage(model: Path, found: evidence.Evidence, config: Config, data: Pa
             continue
         try:
             recordings = load_recordings(config, found.settings.run, example["set"], data)
-            restricted = not config.datasets[example["set"].split("-")[0]].text_redistributable
-            index = clip_names([clip["id"] for clip in recordings.clips], restricted).index(example["clip"])
+            index = _names_in_evidence(config, example["set"], recordings.clips).index(example["clip"])
         except (SpeechmillError, ValueError) as error:
             result.differences.append(f"{what} cannot be run on {example['clip']}: {error}")
             continue

@@ -14,8 +14,7 @@ from speechmill.core.files import check_files, check_folder, read_json, write_js
 from speechmill.training.checkpoint_callback import CHECKPOINTS
 from speechmill.training.resume_state import LOG, link, resume_states, step_of, sync_files
 
-RECORD = "training.json"
-"""The record of a finished training run."""
+_RECORD = "training.json"
 
 
 def finished_folder(work: Path) -> Path:
@@ -39,7 +38,7 @@ def finish(work: Path, record: dict[str, Any]) -> None:
                 f"{work / CHECKPOINTS} lacks the checkpoint of step {step}, which another program has removed; to start"
                 f" over: rm -r {work.parent}"
             )
-    write_json(record, work / RECORD)
+    write_json(record, work / _RECORD)
     sync_files(work)
     # Only now, since a resume state is needed until all results are complete.
     work.rename(finished_folder(work))
@@ -51,7 +50,7 @@ def check_finished(finished: Path) -> None:
     Raises:
         SpeechmillError: A file is missing, or has changed.
     """
-    record = read_json(finished / RECORD)
+    record = read_json(finished / _RECORD)
     check_files(finished, record["sha256"])
     for step in record["kept"]:
         check_folder(finished / CHECKPOINTS / f"checkpoint-{step}")
@@ -62,13 +61,13 @@ def export(finished: Path, checkpoints: Path, record: Path, log: Path) -> None:
 
     Checkpoints are hard links, which need no disk space. Resume states, which do, are deleted.
     """
-    kept = read_json(finished / RECORD)["kept"]
+    kept = read_json(finished / _RECORD)["kept"]
     worse = [folder for folder in (finished / CHECKPOINTS).iterdir() if step_of(folder) not in kept]
     for folder in (*resume_states(finished), *worse):
         shutil.rmtree(folder)
     shutil.rmtree(checkpoints, ignore_errors=True)
     shutil.copytree(finished / CHECKPOINTS, checkpoints, copy_function=link)
-    for name, output in ((LOG, log), (RECORD, record)):
+    for name, output in ((LOG, log), (_RECORD, record)):
         # One for the rule, and a copy with which a damaged one can be restored without training again.
         for target in (output, checkpoints / name):
             write_text((finished / name).read_text(encoding="utf-8"), target)

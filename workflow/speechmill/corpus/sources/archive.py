@@ -162,9 +162,7 @@ def _keep_member(
         raise _RefusedError(
             f"its member {member.name!r} has a size of {member.size:,} bytes, which no clip or table has"
         )
-    before = spool.read(name)
-    spool.add(name, content)
-    if before is not None and spool.read(name) != before:
+    if not spool.add_once(name, content):
         raise _RefusedError(f"it contains {member.name!r} twice with different contents")
 
 

@@ -32,6 +32,12 @@ class Spool:
         size = self._file.tell() - start
         self._stored[name] = (start, size) if fits_in_memory(size) else self._move(start)
 
+    def add_once(self, name: str, content: IO[bytes]) -> bool:
+        """Store the remaining bytes of `content`; return False if other bytes were stored under `name` before."""
+        before = self.read(name)
+        self.add(name, content)
+        return before is None or self.read(name) == before
+
     def _move(self, start: int) -> Path:
         """Move the bytes from `start` to the end into a file of their own."""
         descriptor, name = tempfile.mkstemp(dir=self._folder)

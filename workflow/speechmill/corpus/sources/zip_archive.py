@@ -45,10 +45,9 @@ def read_zip(path: Path, keep: Callable[[str], str | None], spool: Spool, larges
                     continue
                 if problem := _problem(member, name, largest):
                     raise SpeechmillError(f"{path} is refused: its member {member.filename!r} {problem}")
-                before = spool.read(kept)
                 with archive.open(member) as content:
-                    spool.add(kept, content)
-                if before is not None and spool.read(kept) != before:
+                    is_unique = spool.add_once(kept, content)
+                if not is_unique:
                     raise SpeechmillError(
                         f"{path} is refused: it contains {member.filename!r} twice with different contents; download it"
                         " again"
