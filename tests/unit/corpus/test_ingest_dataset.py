@@ -82,6 +82,8 @@ def test_a_clip_keeps_its_bytes_and_columns(tmp_path: Path, archive: Path) -> No
         "gender": None,
         "age": None,
         "accent": None,
+        "recording": None,
+        "score": None,
         "reason": None,
         "detail": None,
     }

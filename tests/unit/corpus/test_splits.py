@@ -116,8 +116,8 @@ def test_draw_by_sentence_ignores_punctuation() -> None:
     assert both == {(("dev",), ("dev",)), (("train", "validated"), ("train", "validated"))}
 
 
-def test_clip_without_speaker_needs_draw_by_sentence() -> None:
-    with pytest.raises(SpeechmillError, match=r"drawn\.dev: the clip a has no speaker.*set drawn\.dev\.by to sentence"):
+def test_clip_without_speaker_is_drawn_by_another_unit() -> None:
+    with pytest.raises(SpeechmillError, match=r"drawn\.dev: the clip a has no speaker.*set drawn\.dev\.by to recording or sentence"):
         splits_of(clip(None), drawn())
 
 
@@ -127,3 +127,21 @@ def test_clip_without_speaker_needs_draw_by_sentence() -> None:
 )
 def test_sentences_are_compared_by_letters_and_digits(sentence: str, same: str) -> None:
     assert sentence_key(sentence) == same
+
+
+def test_clips_of_one_recording_are_in_one_split() -> None:
+    rules = {"dev": DrawnSplit(of="train", share=0.3, by="recording")}
+    pieces = [{"id": f"r{i}-{j}", "recording": f"r{i}", "splits": ["train"]} for i in range(200) for j in range(5)]
+    by_recording = {
+        recording: {splits_of(each, rules) for each in pieces if each["recording"] == recording}
+        for recording in {str(each["recording"]) for each in pieces}
+    }
+    assert all(len(splits) == 1 for splits in by_recording.values())
+    assert 40 <= sum(splits == {("dev",)} for splits in by_recording.values()) <= 80
+
+
+def test_clip_that_is_not_cut_is_a_recording() -> None:
+    rules = {"dev": DrawnSplit(of="train", share=0.3, by="recording")}
+    for i in range(20):
+        whole = {"id": f"r{i}", "recording": None, "splits": ["train"]}
+        assert splits_of(whole, rules) == splits_of(whole | {"id": "other", "recording": f"r{i}"}, rules)

@@ -238,14 +238,14 @@ class DrawnSplit(Section):
     share: float = Field(
         gt=0,
         lt=1,
-        description="share of the speakers (or sentences) of that split that are drawn; each is decided by its own"
+        description="share of the speakers (or recordings, or sentences) of that split that are drawn; each is decided by its own"
         " hash, so that additional data does not change the others. The shares of all splits drawn from the same split"
         " must sum to less than 1",
     )
-    by: Literal["speaker", "sentence"] = Field(
+    by: Literal["speaker", "recording", "sentence"] = Field(
         "speaker",
-        description="unit of drawing: all clips of a speaker, or all clips of a sentence; the same for all splits drawn"
-        " from the same split",
+        description="unit of drawing: all clips of a speaker, all that are cut from a recording, or all clips of a"
+        " sentence; the same for all splits drawn from the same split",
     )
     seed: int = Field(0, description="seed of the draw; the same for all splits drawn from the same split")
 

@@ -9,6 +9,8 @@ SAMPLE_RATE = 16_000
 
 _SPEAKER = [(name, pa.string()) for name in ("speaker_id", "gender", "age", "accent")]
 
+_PIECE = [("recording", pa.string()), ("score", pa.float32())]
+
 RAW = pa.schema(
     [
         ("id", pa.string()),
@@ -19,6 +21,7 @@ RAW = pa.schema(
         ("encoded_file_sha256", pa.string()),
         ("sentence", pa.string()),
         *_SPEAKER,
+        *_PIECE,
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
@@ -28,6 +31,30 @@ RAW = pa.schema(
 `encoded` are the bytes. Where they are more than 32 MiB, it is null, and `encoded_file` names a file with them in the
 folder of the raw shard. Both are null if the corpus lists a file but lacks it, or if `reason` and `detail` say why it
 cannot be read.
+
+`recording` is the recording that a clip was cut from, null if it is one itself. `score` says how well audio and sentence
+of a clip match, where they were aligned or the sentence was transcribed by a model; otherwise null.
+"""
+
+PIECES = pa.schema(
+    [
+        ("id", pa.string()),
+        ("recording", pa.string()),
+        ("splits", pa.list_(pa.string())),
+        ("start", pa.float64()),
+        ("end", pa.float64()),
+        ("sentence", pa.string()),
+        ("score", pa.float32()),
+        ("encoded", pa.binary()),
+        *_SPEAKER,
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+"""Pieces of recordings, in the order of time.
+
+`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at 16
+kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
 """
 
 _CLIP_TYPES = {
@@ -65,6 +92,7 @@ ROWS = pa.schema(
         ("num_samples", pa.int32()),
         ("sentence", pa.string()),
         *_SPEAKER,
+        *_PIECE,
         ("silence", pa.float32()),
         ("clipping", pa.float32()),
         ("missing_seconds", pa.float32()),

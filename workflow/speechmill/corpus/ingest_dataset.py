@@ -169,6 +169,7 @@ def _rows(
             "gender": clip.gender,
             "age": clip.age,
             "accent": clip.accent,
+            "recording": None if clip.piece is None else clip.file,
         }
         try:
             encoded = read(clip)

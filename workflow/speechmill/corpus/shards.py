@@ -76,6 +76,8 @@ def _convert_clip(listed: dict[str, Any], folder: Path, resampler: str) -> tuple
     reason, detail = listed.pop("reason"), listed.pop("detail")
     encoded, digest = _encoded(listed, folder)
     row = listed | {"splits": splits}
+    # A shard has the columns that are fixed for it; these are in the index.
+    listed = {key: value for key, value in listed.items() if key not in ("recording", "score")}
     if encoded is None:
         missing = "the corpus lists this file but does not contain it"
         return row | {"reason": reason or "missing", "detail": f"{file}: {detail or missing}"}, None

@@ -12,13 +12,14 @@ from speechmill.core.command import SpeechmillError
 def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple[str, ...]:
     """Return the splits of a clip: all splits of the corpus that list it, or the one drawn split that takes it.
 
-    A drawn clip belongs to the drawn split alone. A hash gives each speaker (or sentence) a position in [0, 1). Splits
+    A drawn clip belongs to the drawn split alone. A hash gives each speaker (or recording, or sentence) a position in
+    [0, 1). Splits
     drawn from the same split take consecutive intervals of positions in the order of their names, each as wide as its
     share: they are disjoint, and each gets its share of all speakers. A clip stays in its split when clips are added to
     the corpus.
 
     Args:
-        clip: A row with `id`, `splits`, `speaker_id` and `sentence`.
+        clip: A row with `id`, `splits`, `speaker_id`, `recording` and `sentence`.
         drawn: The drawn splits of the dataset by name.
 
     Raises:
@@ -48,11 +49,18 @@ def _is_letter_mark_or_digit(character: str) -> bool:
 
 
 def _hash(clip: Mapping[str, Any], name: str, rule: DrawnSplit, salt: str) -> int:
-    """Return the hash of the speaker or sentence of a clip, a number of 64 bits."""
-    key = clip["speaker_id"] if rule.by == "speaker" else sentence_key(clip["sentence"])
+    """Return the hash of the speaker, recording or sentence of a clip, a number of 64 bits."""
+    match rule.by:
+        case "speaker":
+            key = clip["speaker_id"]
+        case "recording":
+            # A clip that is not cut from a recording is one itself.
+            key = clip["recording"] or clip["id"]
+        case "sentence":
+            key = sentence_key(clip["sentence"])
     if key is None:
         raise SpeechmillError(
             f"drawn.{name}: the clip {clip['id']} has no speaker, but the split is drawn by speaker; set"
-            f" drawn.{name}.by to sentence, like that of every split drawn from {rule.of}"
+            f" drawn.{name}.by to recording or sentence, like that of every split drawn from {rule.of}"
         )
     return int.from_bytes(hashlib.sha256(f"{salt}/{key}".encode()).digest()[:8], "big")

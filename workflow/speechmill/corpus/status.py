@@ -65,7 +65,7 @@ def count_clips(
     # Raw shards of version 0.1.0 have none.
     near_misses = source.get("near_misses", {})
     seen: set[str] = set()
-    columns = ["id", "splits", "speaker_id", "sentence", "num_samples", "missing_seconds", "encoded_bytes"]
+    columns = ["id", "splits", "speaker_id", "recording", "sentence", "num_samples", "missing_seconds", "encoded_bytes"]
     columns += ["reason", "detail"]
     for stored_split, path in tables:
         for row in read_table(path, columns).to_pylist():
