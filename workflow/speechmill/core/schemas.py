@@ -58,8 +58,8 @@ PIECES = pa.schema(
 )
 """Pieces of recordings, in the order of time.
 
-`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at 16
-kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
+`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at
+16 kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
 """
 
 _CLIP_TYPES = {
