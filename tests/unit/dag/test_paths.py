@@ -201,5 +201,5 @@ def test_recordings_are_those_that_clips_of_a_run_were_cut_from() -> None:
 
 def test_only_datasets_that_are_cut_from_others_have_pieces() -> None:
     config = cut_from_the_demo()
-    assert [shard["split"] for shard in paths.piece_shards(config, "again")] == ["train"] * 2
+    assert {shard["split"] for shard in paths.piece_shards(config, "again")} == {"train"}
     assert paths.piece_shards(config, "demo_ru") == []
