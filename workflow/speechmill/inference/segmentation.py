@@ -36,7 +36,10 @@ _LARGE_WINDOW = 1 << 21
 _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, for each token of the greedy hypothesis, for each token of the text.
-_LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 3.0, 3.0
+_LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 1.0, 3.0
+
+# Costs of each further frame in a token, and of each frame between two tokens of a word.
+_HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
 
 # The lowest score of a frame, so that a single frame cannot decide.
 _LOWEST = -10.0
@@ -44,8 +47,12 @@ _LOWEST = -10.0
 # Tokens in the part of a piece that determines its score; a part consists of whole words.
 _PART_TOKENS = 4
 
-# Seconds between two tokens from which a cut is possible, and the largest distance of a cut from a token.
-_MIN_PAUSE, _MARGIN = 0.24, 0.2
+# Seconds between two tokens from which a cut is possible.
+_MIN_PAUSE = 0.24
+
+# The largest distance in seconds of a cut from the first and the last token of a piece. Models emit a token when its
+# sound begins, so there is more speech after the last frame of a token than before its first one.
+_MARGIN_BEFORE, _MARGIN_AFTER = 0.1, 0.2
 
 _BLOCK = 1 << 14
 """Frames that are read at a time."""
@@ -245,7 +252,7 @@ def _anchor_cuts(
     cuts: list[tuple[int, int]] = []
     for i in best.values():
         after = heard[i] + inside[i]
-        cut = (int(frames[after - 1] + frames[after] + 1) // 2, int(words[i]))
+        cut = (int(frames[after]), int(words[i]))
         if not cuts or cut[0] > cuts[-1][0] and cut[1] > cuts[-1][1]:
             cuts.append(cut)
     return cuts
@@ -297,11 +304,12 @@ def _align_window(
             )
         i = t % block
         # token_state[j + 1] is that of token j, blank_state[j] that of the blank before it.
-        stay, previous = token_state[1:], token_state[:-1].copy()
+        stay, previous = token_state[1:].copy(), token_state[:-1].copy()
         previous[repeated] = _BEFORE
         word_start = previous[firsts]
         np.greater(outside[:-1], word_start, out=from_outside[t])
         previous[firsts] = np.maximum(outside[:-1], word_start)
+        stay -= _HOLD_TOKEN
         np.greater(blank_state[:-1], stay, out=stays_in_blank[t])
         best = np.maximum(blank_state[:-1], stay)
         np.greater(previous, best, out=from_previous[t])
@@ -321,8 +329,8 @@ def _align_window(
 
         np.greater(token_state, blank_state, out=from_token[t])
         blank_state = np.maximum(token_state, blank_state)
-        blank_state += blank_scores[i]
-        blank_state[bounds] += gap_scores[i] - blank_scores[i]
+        blank_state += blank_scores[i] - _HOLD_BLANK
+        blank_state[bounds] += gap_scores[i] - blank_scores[i] + _HOLD_BLANK
         token_state[1:] = best
 
     word_of = np.repeat(np.arange(len(firsts)), np.diff(bounds)).tolist()
@@ -382,8 +390,8 @@ def _stretches(
     last[path.word[spoken]] = spoken
     inside = (path.kind != _OUTSIDE) & (path.word >= 0)
     sums = np.bincount(path.word[inside], weights=path.score[inside], minlength=num_words)
-    # Frames with a token, of the text or of the greedy hypothesis.
-    busy = np.flatnonzero(heard.busy | (path.kind == _TOKEN))
+    # Frames with a token: of the text, or of the greedy hypothesis where the path leaves the text.
+    busy = np.flatnonzero((path.kind == _TOKEN) | heard.busy & (path.kind == _OUTSIDE))
     padded = np.concatenate([[-1], busy, [frames]])
     before = first - padded[np.searchsorted(busy, first)] - 1
     after = padded[np.searchsorted(busy, last, "right") + 1] - last - 1
@@ -392,11 +400,12 @@ def _stretches(
     extra_after = np.zeros(num_words + 1, bool)
     extra_after[path.word[extra] + 1] = True
 
-    margin, pause = round(_MARGIN / frame_seconds), _MIN_PAUSE / frame_seconds
+    margin_before, margin_after = round(_MARGIN_BEFORE / frame_seconds), round(_MARGIN_AFTER / frame_seconds)
+    pause = _MIN_PAUSE / frame_seconds
 
     def piece(start: int, end: int, reason: str = "") -> Stretch:
-        a = first[start] - min(margin, (before[start] + 1) // 2)
-        b = last[end - 1] + 1 + min(margin, after[end - 1] // 2)
+        a = first[start] - min(margin_before, (before[start] + 1) // 2)
+        b = last[end - 1] + 1 + min(margin_after, after[end - 1] // 2)
         return Stretch(a, b, start, end, _score(sums[start:end], lengths[start:end]), reason)
 
     runs: list[tuple[int, int]] = []
@@ -416,7 +425,10 @@ def _stretches(
     for start, end in runs:
         inner = [word for word in range(start + 1, end) if before[word] >= pause]
         cuts = [start, *inner, end]
-        allowed = [before[start] >= pause, *(True for _ in inner), after[end - 1] >= pause]
+        allowed = [True] * len(cuts)
+        # Where the audio lacks words of the text, other words up to the next pause may be wrong too.
+        allowed[0] = start == 0 or first[start - 1] >= 0 or before[start] >= pause
+        allowed[-1] = end == num_words or first[end] >= 0 or after[end - 1] >= pause
         best, previous = [0.0], [-1]
         for j in range(1, len(cuts)):
             # A previous cut of -1 leaves out the words since the cut before.
@@ -427,12 +439,12 @@ def _stretches(
                     break
                 if not (allowed[i] and allowed[j]):
                     continue
-                a, b = piece_frames = (
-                    first[cuts[i]] - min(margin, (before[cuts[i]] + 1) // 2),
-                    last[cuts[j] - 1] + 1 + min(margin, after[cuts[j] - 1] // 2),
+                a, b = (
+                    first[cuts[i]] - min(margin_before, (before[cuts[i]] + 1) // 2),
+                    last[cuts[j] - 1] + 1 + min(margin_after, after[cuts[j] - 1] // 2),
                 )
                 if min_frames <= b - a <= max_frames:
-                    candidate = best[i] + 10 * (b - a) * frame_seconds + worth(cuts[j])
+                    candidate = best[i] + 10 * (cuts[j] - cuts[i]) + worth(cuts[j])
                     if candidate > value:
                         value, chosen = candidate, i
             best.append(value)
