@@ -35,8 +35,9 @@ _LARGE_WINDOW = 1 << 21
 # Windows with more cells are not aligned: their audio and text have nothing in common.
 _LARGEST_WINDOW = 1 << 25
 
-# Costs of leaving the text: once, for each token of the greedy hypothesis, for each token of the text.
-_LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 1.0, 3.0
+# Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
+# passed over; for each token of the text.
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 7.0, 1.0, 4.0
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
@@ -106,6 +107,8 @@ class _Text(NamedTuple):
     tokens: NDArray[np.int64]
     bounds: NDArray[np.int64]
     """The position of the first token of each word, and the number of tokens; shape (words + 1,)."""
+    leave: NDArray[np.float64]
+    """The cost of leaving the text before each word and at the end; shape (words + 1,)."""
 
 
 class _Window(NamedTuple):
@@ -161,16 +164,19 @@ def align(
             rather than elsewhere.
     """
     spoken = [i for i, word in enumerate(words) if len(word)]
+    breaks = {0, len(spoken), *(bisect_left(spoken, i) for i in line_ends)}
+    leave = np.full(len(spoken) + 1, _LEAVE)
+    leave[list(breaks)] = _LEAVE_LINE
     text = _Text(
         np.array([token for i in spoken for token in words[i]], dtype=np.int64),
         np.cumsum([0, *(len(words[i]) for i in spoken)]),
+        leave,
     )
     heard = _listen(log_probs, blank, separator)
     frames = len(log_probs)
     path = _Path(np.full(frames, -1, np.int32), np.zeros(frames, np.int8), np.zeros(frames, np.float32))
     for window in _windows(_Window(0, frames, 0, len(spoken)), heard, text):
         _align_window(log_probs, window, text, heard, blank, separator, path)
-    breaks = {bisect_left(spoken, i) for i in line_ends}
     stretches = _stretches(path, heard, text, frame_seconds, settings, breaks)
     return _account(stretches, spoken, len(words), path, heard, frame_seconds)
 
@@ -282,7 +288,7 @@ def _align_window(
     firsts, lasts = bounds[:-1], bounds - 1
     # A token that follows an equal one needs a blank between them.
     repeated = np.flatnonzero(tokens[1:] == tokens[:-1]) + 1
-    missing = bounds * _MISSING_TOKEN
+    missing, leave = bounds * _MISSING_TOKEN, text.leave[first_word : end_word + 1]
     begins = np.zeros(num_frames, bool)
     low, high = np.searchsorted(heard.frames, (start, stop))
     begins[heard.frames[low:high] - start] = True
@@ -318,7 +324,7 @@ def _align_window(
 
         last_token, gap = token_state[lasts + 1], blank_state[bounds]
         np.greater(last_token, gap, out=entered_from_token[t])
-        enter = np.maximum(last_token, gap) - _LEAVE
+        enter = np.maximum(last_token, gap) - leave
         np.greater(enter, outside, out=entered[t])
         outside = np.maximum(enter, outside) + missing
         if begins[t]:
@@ -420,7 +426,7 @@ def _stretches(
 
     def worth(word: int) -> float:
         seconds = min(after[word - 1] * frame_seconds, 1.0)
-        return seconds + (1.0 if word in breaks else -1.0) if breaks else seconds - 0.5
+        return seconds + (1.0 if word in breaks else -1.0) if len(breaks) > 2 else seconds - 0.5
 
     for start, end in runs:
         inner = [word for word in range(start + 1, end) if before[word] >= pause]
