@@ -115,12 +115,12 @@ def _cut(span: Span, means: NDArray[np.float64], shortest: int, longest: int) ->
     pieces: list[Span] = []
     start, end = span
     while end - start > longest:
-        # The windows at whose start a cut leaves enough on both sides.
-        first, last = -(-(start + shortest) // WINDOW), min(start + longest, end - shortest) // WINDOW
-        candidates = means[first : last + 1]
+        earliest, latest = start + shortest, min(start + longest, end - shortest)
+        first = earliest // WINDOW
+        candidates = means[first : -(-latest // WINDOW) + 1]
         # In a pause the means are all but equal; the cut is in its middle.
         lowest = np.flatnonzero(candidates <= candidates.min() + 1e-3)
-        cut = (first + int(lowest[len(lowest) // 2])) * WINDOW
+        cut = min(max(earliest, (first + int(lowest[len(lowest) // 2])) * WINDOW), latest)
         pieces.append((start, cut))
         start = cut
     return [*pieces, (start, end)]
