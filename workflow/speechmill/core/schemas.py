@@ -32,8 +32,8 @@ RAW = pa.schema(
 folder of the raw shard. Both are null if the corpus lists a file but lacks it, or if `reason` and `detail` say why it
 cannot be read.
 
-`recording` is the recording that a clip was cut from, null if it is one itself. `score` says how well audio and sentence
-of a clip match, where they were aligned or the sentence was transcribed by a model; otherwise null.
+`recording` is the recording that a clip was cut from, null if it is one itself. `score` says how well audio and
+sentence of a clip match, where a model aligned or transcribed them; otherwise null.
 """
 
 PIECES = pa.schema(
@@ -53,8 +53,8 @@ PIECES = pa.schema(
 )
 """Pieces of recordings, in the order of time.
 
-`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at 16
-kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
+`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at
+16 kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
 """
 
 _CLIP_TYPES = {
