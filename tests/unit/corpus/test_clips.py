@@ -50,7 +50,7 @@ def indexes(tmp_path: Path) -> list[Path]:
 
 def settings(*sets: str, filtered: bool = True, **rules: Any) -> ClipsSettings:
     names = {name.split("-")[0] for name in sets}
-    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}}
+    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}, "of": {}}
     return ClipsSettings.model_validate(
         {
             "text": {"keep": "а-яё"} | rules,
