@@ -469,29 +469,47 @@ Dataset = Annotated[IngestedDataset | SegmentDataset | TranscribeDataset, Field(
 _INHERITED = ("name", "version", "licence", "hub_id", "language", "redistribute", "optional", "splits")
 
 
-def with_inherited(name: str, datasets: Mapping[str, Any], seen: tuple[str, ...] = ()) -> Any:
-    """Return a dataset as it is written, where it is made from another one with what it takes from that.
+def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...] = ()) -> Any:
+    """Return a dataset as it is written; one that is made from another gets what it takes from that.
 
     Args:
         name: The name of the dataset.
         datasets: All datasets, as they are written.
-        seen: Datasets that are made of this one.
+        makes: Datasets that are made from this one.
+
+    Raises:
+        ValueError: There is no dataset `of`, it lacks a split, or datasets are made from each other.
     """
     dataset = datasets[name]
-    if not isinstance(dataset, Mapping) or dataset.get("source") not in ("segment", "transcribe"):
+    if (
+        not isinstance(dataset, Mapping)
+        or dataset.get("source") not in ("segment", "transcribe")
+        or "of" not in dataset
+    ):
         return dataset
-    of = str(dataset.get("of"))
-    if of not in datasets or of in (*seen, name):
-        return dataset
-    recordings = with_inherited(of, datasets, (*seen, name))
+    of = str(dataset["of"])
+    if of not in datasets:
+        raise ValueError(
+            f"datasets.{name}.of: there is no dataset {of}; known datasets are {', '.join(map(str, datasets))}"
+        )
+    if of in (*makes, name):
+        circle = [*makes, name][[*makes, name].index(of) :]
+        raise ValueError(f"datasets.{of}.of: circular, {' is made of '.join([*circle, of])}")
+    recordings = with_inherited(of, datasets, (*makes, name))
     if not isinstance(recordings, Mapping):
         return dataset
     inherited = {key: recordings[key] for key in _INHERITED if key in recordings}
     inherited["speakers"] = recordings.get("speakers") or _speaker_namespace(str(recordings.get("source")), of)
     section = {**inherited, **dataset}
-    shards = recordings.get("shards")
-    if isinstance(shards, Mapping):
-        shards = {split: count for split, count in shards.items() if split in section.get("splits", ())}
+    shards, splits = recordings.get("shards"), recordings.get("splits")
+    if isinstance(splits, list) and isinstance(section["splits"], list):
+        for split in section["splits"]:
+            if split not in splits:
+                raise ValueError(
+                    f"datasets.{name}.splits: {of} has no split {split}, only {', '.join(map(str, splits))}"
+                )
+        if isinstance(shards, Mapping):
+            shards = {split: count for split, count in shards.items() if split in section["splits"]}
     return {"shards": shards, **section} if shards else section
 
 

@@ -1,5 +1,6 @@
 """Datasets that are made from another dataset: its recordings, cut into clips by a model."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -65,7 +66,8 @@ class Segment(_Pieces):
     @model_validator(mode="before")
     @classmethod
     def _case_follows_the_language(cls, values: Any) -> Any:
-        return with_casing(values)
+        # Without `text`, the rules are those of a run.
+        return with_casing(values) if isinstance(values, Mapping) and "text" in values else values
 
     @model_validator(mode="after")
     def _model_is_used_unchanged(self) -> "Segment":

@@ -228,21 +228,10 @@ class Config(Section):
         return {**values, "datasets": {name: with_inherited(name, datasets) for name in datasets}}
 
     @model_validator(mode="after")
-    def _pieces_have_recordings(self) -> "Config":
+    def _pieces_have_shards_and_models(self) -> "Config":
         for name, dataset in self.pieces.items():
-            if dataset.of not in self.datasets:
-                known = list(self.datasets)
-                raise ValueError(
-                    f"datasets.{name}.of: there is no dataset {dataset.of};{_nearest(dataset.of, known)} known datasets"
-                    f" are {', '.join(known)}"
-                )
             recordings = self.datasets[dataset.of]
             for split in dataset.splits:
-                if split not in recordings.splits:
-                    raise ValueError(
-                        f"datasets.{name}.splits: {dataset.of} has no split {split};"
-                        f"{_nearest(split, recordings.splits)} its splits are {', '.join(recordings.splits)}"
-                    )
                 if dataset.shard_count(split) != recordings.shard_count(split):
                     raise ValueError(
                         f"datasets.{name}.shards: it has as many shards as {dataset.of}; remove the key, and change"

@@ -125,6 +125,14 @@ def count_listed(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
     return sum(set_sizes[name.split("-")[0]][name.split("-")[1]] for name in sets)
 
 
+def by_dataset(clips: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the number of `clips` and their `seconds` for each dataset that has any."""
+    samples: dict[str, list[int]] = {}
+    for clip in clips:
+        samples.setdefault(clip["dataset"], []).append(clip["num_samples"])
+    return {name: {"clips": len(each), "seconds": sum(each) / SAMPLE_RATE} for name, each in samples.items()}
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -176,6 +184,7 @@ def main() -> None:
             "sha256": digest,
             "seconds": sum(row["num_samples"] for row in used) / SAMPLE_RATE,
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),
+            "by_dataset": by_dataset(used),
             "excluded": reasons,
             "clips_touched": dict(selection.normaliser.clips_touched),
             "characters_replaced": dict(selection.normaliser.characters_replaced.most_common()),

@@ -52,15 +52,21 @@ def gpu_errors(config: Config, granted: int) -> list[str]:
 
 def missing_gpu_errors(config: Config, names: Collection[str | None]) -> list[str]:
     """Return an error message for each run or aligned dataset among `names` that needs more GPUs than there are."""
-    needed = {f"runs.{name}": run.gpus for name, run in config.runs.items() if name in names and run.device == "gpu"}
-    needed |= {f"datasets.{name}": 1 for name in _aligned_on_gpu(config) if name in names}
-    # PyTorch is only asked where a run needs it.
+    needed = {
+        f"runs.{name}.device is gpu and runs.{name}.gpus is {run.gpus}": (f"runs.{name}", run.gpus)
+        for name, run in config.runs.items()
+        if name in names and run.device == "gpu"
+    }
+    needed |= {
+        f"datasets.{name}.device is gpu": (f"datasets.{name}", 1) for name in _aligned_on_gpu(config) if name in names
+    }
+    # PyTorch is only asked where a GPU is needed.
     found = machine_gpus() if needed else 0
     have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
     return [
-        f"{name}.device is gpu and {gpus} needed, but {have}: run it on another machine, or set "
-        + (f"{name}.gpus to {found}" if found else f"{name}.device to cpu, which takes much longer")
-        for name, gpus in needed.items()
+        f"{what}, but {have}: run it on another machine, or set "
+        + (f"{section}.gpus to {found}" if found else f"{section}.device to cpu, which takes much longer")
+        for what, (section, gpus) in needed.items()
         if gpus > found
     ]
 

@@ -16,7 +16,7 @@ from speechmill.config.lm import LmConfig
 from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
-from speechmill.config.text import TextConfig
+from speechmill.config.text import TextConfig, casing_language
 from speechmill.core.direction import isolate
 from speechmill.core.versions import stage_version
 from speechmill.dag.paths import (
@@ -98,7 +98,8 @@ def segment(config: Config, dataset: str) -> str:
     """Return how a dataset's recordings are aligned and cut: the device, the lengths of clips, and the text rules."""
     section = config.pieces[dataset]
     assert isinstance(section, Segment)
-    text = section.text or (config.runs[section.model.run].text if section.model.run else TextConfig())
+    by_default = TextConfig(language=casing_language(section.language))
+    text = section.text or (config.runs[section.model.run].text if section.model.run else by_default)
     keys = {"device", "min_seconds", "max_seconds"}
     return _json({**section.model_dump(include=keys), "text": text.model_dump()})
 
