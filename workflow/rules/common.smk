@@ -117,6 +117,15 @@ def scores(file, folders):
     return of_steps
 
 
+def teacher_hypotheses(wildcards):
+    """The hypotheses, on the sets of a run, of the runs that transcribed training data for it."""
+    return [
+        f"{folder}/hypotheses.parquet"
+        for each in paths.teachers(SETTINGS, wildcards.run)
+        for folder in paths.shared_scores(SETTINGS, wildcards.run, each["teacher"], scored_steps(each["teacher"]))
+    ]
+
+
 def set_hypotheses(wildcards):
     """The hypotheses of a set at every step."""
     folders = paths.set_scores(SETTINGS, wildcards.run, wildcards.set_name, scored_steps(wildcards.run))

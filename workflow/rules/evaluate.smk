@@ -112,6 +112,8 @@ rule breakdown:
         selection="results/runs/{run}/selection.json",
         hypotheses=scores("hypotheses.parquet", paths.all_scores),
         indexes=each("results/data/{dataset}/{split}/index.parquet", paths.evaluation_splits),
+        teachers=each("results/runs/{teacher}/selection.json", paths.teachers),
+        teacher_hypotheses=teacher_hypotheses,
     output:
         "results/runs/{run}/evaluation/breakdown.json",
     log:
@@ -127,7 +129,8 @@ rule breakdown:
     shell:
         "python -m speechmill.report.breakdown --run {wildcards.run} --settings {params.settings:q}"
         " --selection {input.selection} --hypotheses {input.hypotheses}"
-        " --indexes {input.indexes} --breakdown {output} 2>&1 | tee {log}"
+        " --indexes {input.indexes} --teachers {input.teachers} --teacher-hypotheses {input.teacher_hypotheses}"
+        " --breakdown {output} 2>&1 | tee {log}"
 
 
 rule worst:

@@ -48,6 +48,9 @@ rule ingest_pieces:
     input:
         pieces=each("results/pieces/{dataset}/{split}/shard-{number}.parquet", paths.dataset_shards),
         status=each("results/data/{of}/status.json", paths.recordings),
+        selection=each("results/runs/{run}/selection.json", paths.transcriber),
+        # The scores on other sets are not used.
+        summary=ancient(each("results/runs/{run}/evaluation/summary.parquet", paths.transcriber)),
     output:
         directory("results/raw/{dataset}"),
     log:
@@ -64,7 +67,8 @@ rule ingest_pieces:
         version=stage_version("ingest_pieces"),
     shell:
         "python -m speechmill.corpus.ingest_pieces --settings {params.settings:q} --pieces {input.pieces}"
-        " --status {input.status} --raw {output} 2>&1 | tee {log}"
+        " --status {input.status} --selection {input.selection} --summary {input.summary} --raw {output}"
+        " 2>&1 | tee {log}"
 
 
 rule ingest_model:

@@ -40,7 +40,7 @@ class IngestPiecesSettings(BaseModel):
     shards: dict[str, int]
     min_score: float
     about: dict[str, Any]
-    """How the pieces were made: the dataset `of`, the `stage`, and the model."""
+    """How the pieces were made: the dataset `of`, the `stage`, and the model, or the run and its decoder."""
 
 
 def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path) -> dict[str, Any]:
@@ -151,15 +151,38 @@ def _duration(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 60 else duration(seconds)
 
 
+def transcriber(selection: Path, summary: Path, decoder: str) -> dict[str, Any]:
+    """Return the selected step of a run, and its error rates by `decoder` on the set that it is selected on.
+
+    Args:
+        selection: The run's `selection.json`.
+        summary: The run's `summary.parquet`.
+        decoder: The decoder that transcribes.
+    """
+    selected = read_json(selection)
+    system = (selected["step"], selected["set"], decoder)
+    rows = read_table(summary, ["step", "set", "decoder", "wer", "cer"]).to_pylist()
+    rates = next(({"wer": row["wer"], "cer": row["cer"]} for row in rows if _system(row) == system), {})
+    return {"step": selected["step"], "set": selected["set"], **rates}
+
+
+def _system(row: dict[str, Any]) -> tuple[int, str, str]:
+    return row["step"], row["set"], row["decoder"]
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=IngestPiecesSettings.model_validate_json, required=True)
     parser.add_argument("--pieces", type=Path, nargs="+", required=True)
     parser.add_argument("--status", type=Path, required=True, help="the status of the dataset with the recordings")
+    parser.add_argument("--selection", type=Path, nargs="*", help="selection.json of the run that transcribed, if any")
+    parser.add_argument("--summary", type=Path, nargs="*", help="the scores of that run")
     parser.add_argument("--raw", type=Path, required=True)
     args = parser.parse_args()
     settings: IngestPiecesSettings = args.settings
+    if args.selection:
+        settings.about |= transcriber(args.selection[0], args.summary[0], settings.about["decoder"])
     source = ingest_pieces(args.pieces, settings, args.raw)
     status = read_json(args.status)
     if not status["available"]:

@@ -264,6 +264,19 @@ def alignment_model(config: Config, dataset: str) -> Items:
     return [{"model": _segment(config, dataset).model.base_name}]
 
 
+def transcriber(config: Config, dataset: str) -> Items:
+    """Return the run that transcribes the recordings of a dataset; nothing for one that is aligned."""
+    section = config.pieces[dataset]
+    return [{"run": section.by}] if isinstance(section, Transcribe) else []
+
+
+def teachers(config: Config, run: str) -> Items:
+    """Return the runs that transcribed training data of a run, each once."""
+    datasets = dict.fromkeys(name.split("-")[0] for name in config.runs[run].train or [])
+    runs = [each["run"] for name in datasets if name in config.pieces for each in transcriber(config, name)]
+    return [{"teacher": teacher} for teacher in dict.fromkeys(runs)]
+
+
 def transcription_model(config: Config, dataset: str) -> list[str]:
     """Return the files of the model that transcribes the recordings of a dataset."""
     return selected_model(config, _transcribe(config, dataset).by)
@@ -346,6 +359,12 @@ def set_scores(config: Config, run: str, set_name: str, steps: Iterable[int]) ->
     """Return the folders with the scores of one set, at every step, by the decoder whose worst clips are shown."""
     end = f"/{set_name}/{worst_decoder(config, run)}"
     return [folder for folder in all_scores(config, run, steps) if folder.endswith(end)]
+
+
+def shared_scores(config: Config, run: str, teacher: str, steps: Iterable[int]) -> list[str]:
+    """Return the folders with the scores of another run, `teacher`, on the evaluation sets of a run."""
+    sets = config.runs[run].evaluation.set_names
+    return [folder for folder in all_scores(config, teacher, steps) if folder.split("/")[-2] in sets]
 
 
 def worst_decoder(config: Config, run: str) -> str:

@@ -128,7 +128,7 @@ def ingest_pieces(config: Config, dataset: str) -> str:
     if isinstance(section, Segment):
         about["model"] = f"the run {section.model.run}" if section.model.run else section.model.base_title
     else:
-        about["run"] = section.by
+        about |= {"run": section.by, "decoder": "lm" if uses_lm(config.runs[section.by]) else "greedy"}
     return _json({"shards": shards, "min_score": section.threshold, "about": about})
 
 
@@ -302,6 +302,7 @@ def runs_table(config: Config) -> str:
             "start": _start(section),
             "metric": section.error_rate,
             "trained_on": [_title(config, each) for each in section.train or []],
+            "transcribed_by": _transcribed_by(config, section),
             # The page does not show the training table of the card.
             "reference_card": section.reference_card
             and section.reference_card.model_dump(include={"model", "title", "evaluation", "results"}, mode="json"),
@@ -422,6 +423,13 @@ def _hub_base(config: Config, run: str) -> str | None:
     """Return the Hub id of the model that a run starts from, perhaps through other runs; None if it is not there."""
     model = config.start(run)
     return None if model.base_is_folder else model.base
+
+
+def _transcribed_by(config: Config, section: Run) -> dict[str, str]:
+    """Return the run that transcribed each training dataset with machine-made transcripts."""
+    names = dict.fromkeys(each.split("-")[0] for each in section.train or [])
+    pieces = {name: config.pieces[name] for name in names if name in config.pieces}
+    return {name: each.by for name, each in pieces.items() if isinstance(each, Transcribe)}
 
 
 def _title(config: Config, set_name: str) -> str:

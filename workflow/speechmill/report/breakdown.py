@@ -18,8 +18,9 @@
     comparisons                     [{kind, first, second, rates, difference, interval, p_value, why}]: two systems on
                                     the same clips, each {set, step, decoder}. rates are their error rates, difference
                                     is that of the second minus that of the first. kind is `decoders`; `checkpoints`
-                                    (the selected checkpoint against the previous one and against the last one); or
-                                    `effect` (a set against a perturbed copy of it)
+                                    (the selected checkpoint against the previous one and against the last one);
+                                    `effect` (a set against a perturbed copy of it); or `teacher` (a run that
+                                    transcribed training data, which `first.run` names, against this one)
 
 Intervals are 95% confidence intervals. An interval is null if fewer than two speakers have words; `why` then gives the
 reason. Small groups are reported too, with their counts. Perturbed copies of a set are compared with it,
@@ -262,6 +263,36 @@ def compare_systems(
     return rows
 
 
+def compare_teacher(
+    teacher: str,
+    teacher_files: dict[System, Path],
+    tables: dict[System, pd.DataFrame],
+    selected: int,
+    metric: ErrorRate = "wer",
+) -> list[dict[str, Any]]:
+    """Return the rows of `comparisons` of a run that transcribed training data, on the sets that both runs score.
+
+    Sets whose clips or references differ between the runs are left out.
+
+    Args:
+        teacher: The name of that run.
+        teacher_files: The hypotheses of its selected model.
+        tables: The scored clips of this run.
+        selected: The step of the selected checkpoint of this run.
+        metric: The error rate.
+    """
+    rows = []
+    for system, clips in tables.items():
+        matching = [each for each in teacher_files if (each.set, each.decoder) == (system.set, system.decoder)]
+        if system.step != selected or base_set(system.set) != system.set or not len(clips) or not matching:
+            continue
+        theirs = load_clips(teacher_files[matching[0]], clips[["dataset", "id", *_SPEAKER_METADATA]])
+        if theirs[["id", "scored_reference"]].equals(clips[["id", "scored_reference"]]):
+            row = compare("teacher", (matching[0], theirs), (system, clips), metric)
+            rows.append(row | {"first": row["first"] | {"run": teacher}})
+    return rows
+
+
 def compared_steps(steps: Sequence[int], selected: int) -> list[int]:
     """Return the step before the selected one and the last step, if there are any."""
     earlier, later = [step for step in steps if step < selected], [step for step in steps if step > selected]
@@ -269,9 +300,17 @@ def compared_steps(steps: Sequence[int], selected: int) -> list[int]:
 
 
 def build_breakdown(
-    run: str, metric: ErrorRate, selected: int, hypotheses: Iterable[Path], indexes: Iterable[Path]
+    run: str,
+    metric: ErrorRate,
+    selected: int,
+    hypotheses: Iterable[Path],
+    indexes: Iterable[Path],
+    teachers: dict[str, dict[System, Path]] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `breakdown.json`. Only tables of the selected step and of compared steps are read."""
+    """Return the content of `breakdown.json`. Only tables of the selected step and of compared steps are read.
+
+    `teachers` has the hypotheses of the selected models of the runs that transcribed training data, by run.
+    """
     files = systems(hypotheses, selected)
     speakers = load_speaker_metadata(indexes)
     steps: dict[tuple[str, str], list[int]] = {}
@@ -291,7 +330,15 @@ def build_breakdown(
                 "confusions": count_confusions(clips),
             }
     comparisons = compare_systems(tables, selected, metric)
+    for teacher, teacher_files in (teachers or {}).items():
+        comparisons += compare_teacher(teacher, teacher_files, tables, selected, metric)
     return {"run": run, "step": selected, "metric": metric, "sets": sets, "comparisons": comparisons}
+
+
+def _selected(step: int, run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
+    """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
+    files = systems((path for path in hypotheses if path.is_relative_to(run)), step)
+    return {system: path for system, path in files.items() if system.step == step}
 
 
 def main() -> None:
@@ -302,10 +349,18 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True, help="selection.json, with the selected step")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--indexes", type=Path, nargs="+", required=True, help="the indexes of the sets' datasets")
+    parser.add_argument(
+        "--teachers", type=Path, nargs="*", default=[], help="selection.json of each run that transcribed training data"
+    )
+    parser.add_argument("--teacher-hypotheses", type=Path, nargs="*", default=[], help="of these runs")
     parser.add_argument("--breakdown", type=Path, required=True)
     args = parser.parse_args()
     step = read_json(args.selection)["step"]
-    found = build_breakdown(args.run, args.settings.metric, step, args.hypotheses, args.indexes)
+    teachers = {
+        selection.parent.name: _selected(read_json(selection)["step"], selection.parent, args.teacher_hypotheses)
+        for selection in args.teachers
+    }
+    found = build_breakdown(args.run, args.settings.metric, step, args.hypotheses, args.indexes, teachers)
     write_json(found, args.breakdown)
 
 

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult
 
 from speechmill.core.files import TEMPLATES
 from speechmill.core.page import is_drawable
+from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.report import card_lists, card_tables
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
@@ -40,6 +41,7 @@ PROVENANCE = {
     "Model description": Provenance("derived", "`plan.json`, `vocab.json`, `training.json`"),
     "Usage": Provenance("recomputed", "the model and a recording"),
     "Results": Provenance("recomputed", "the model and the recordings"),
+    "Comparison with the teacher": Provenance("derived", "`breakdown.json`"),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
     "Comparison with the published model": Provenance(
@@ -137,6 +139,10 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
             if not is_drawable(title)
         },
         "unavailable": card_lists.unavailable_sets(settings, selected),
+        "machine_transcripts": list(
+            map(format_machine_transcripts, machine_transcripts(evidence.counts["train"], evidence.status))
+        ),
+        "teachers": card_lists.teachers(breakdown, settings.set_title),
         "drawn": card_lists.drawn_splits(settings),
         "leakage": card_tables.leakage_table(settings, evidence.leakage),
         "differences": card_lists.corpus_differences(settings, evidence.status),

@@ -113,6 +113,27 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{difference}, {INTERVAL} {low} to {high}, {p}"
 
 
+def teachers(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
+    """Return, for each set and decoder, how the model compares with each run that transcribed training data for it."""
+    return [
+        join(
+            ": ",
+            [join(", ", [title(row["first"]["set"]), row["first"]["decoder"]]), _teacher(row, breakdown["metric"])],
+        )
+        for row in _comparisons(breakdown, "teacher")
+    ]
+
+
+def _teacher(row: dict[str, Any], metric: ErrorRate) -> Markdown:
+    run = code_span(row["first"]["run"])
+    if row["difference"] is None:
+        return Markdown(f"not comparable with {run}, because the references contain no words.")
+    teacher, student = (f"{metric.upper()} {percentage(rate)}%" for rate in row["rates"])
+    comparison = {-1: "better than", 0: "equal to", 1: "worse than"}[(row["difference"] > 0) - (row["difference"] < 0)]
+    reservation = _reservation(row["interval"]) if row["difference"] else ""
+    return Markdown(f"{student}, {comparison} {run} with {teacher}{reservation} ({_difference(row)}).")
+
+
 def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) -> list[Markdown]:
     """Return how the selected checkpoint compares with the previous one and with the last one."""
     lines = []

@@ -43,6 +43,8 @@ class RunEntry(BaseModel):
     """The initial weights, or, if `trained_on` is empty, the model that the run scores."""
     trained_on: list[str]
     """The titles of the training sets."""
+    transcribed_by: dict[str, str] = {}
+    """The run that transcribed each training dataset with machine-made transcripts."""
     metric: ErrorRate = "wer"
     """The error rate that the run is judged by."""
     reference_card: ReferenceCard | None = None
@@ -215,8 +217,8 @@ def render_page(
 
     Args:
         settings: The runs and sets, in order.
-        facts: By run: `parameters` and `step`; for trained runs also `hours` of speech, `wall_seconds`, `device`,
-            `steps` and `epochs`.
+        facts: By run: `parameters` and `step`; for trained runs also `hours` of speech, those of each dataset in
+            `hours_of`, `wall_seconds`, `device`, `steps` and `epochs`.
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
     """
@@ -242,6 +244,7 @@ def _training_facts(training: dict[str, Any], counts: dict[str, Any]) -> dict[st
     return {
         "parameters": training["parameters"],
         "hours": counts["seconds"] / 3600,
+        "hours_of": {name: each["seconds"] / 3600 for name, each in counts.get("by_dataset", {}).items()},
         "wall_seconds": training["wall_seconds"],
         "device": training["hardware"]["device"],
         "steps": hyper_parameters["training_steps"],

@@ -25,6 +25,7 @@ from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabyte
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.corpus.leakage import format_leakage
+from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
 from speechmill.model.models import model_config, samples_per_frame
@@ -111,6 +112,7 @@ def make_plan(
         "longest_seconds": longest,
         "speakers": counts["speakers"],
         "excluded": counts["excluded"],
+        "machine_transcripts": [format_machine_transcripts(each) for each in machine_transcripts(counts, statuses)],
         "marks_dropped": counts["marks_dropped"],
         "epochs": plan.epochs,
         "batches": stats.batches,
@@ -261,6 +263,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             f"Plan of the run {plan['run']}",
             f"  clips        {plan['clips']:,} of {plan['speakers']} speakers, {plan['hours']:.2f} h",
             f"  excluded     {excluded}",
+            *(f"  machine      {sentence}" for sentence in plan["machine_transcripts"]),
             *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
