@@ -37,7 +37,7 @@ _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
 # passed over; for each token of the text.
-_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 7.0, 1.0, 4.0
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 5.0, 12.0, 1.0, 4.0
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
@@ -432,9 +432,9 @@ def _stretches(
         inner = [word for word in range(start + 1, end) if before[word] >= pause]
         cuts = [start, *inner, end]
         allowed = [True] * len(cuts)
-        # Where the audio lacks words of the text, other words up to the next pause may be wrong too.
-        allowed[0] = start == 0 or first[start - 1] >= 0 or before[start] >= pause
-        allowed[-1] = end == num_words or first[end] >= 0 or after[end - 1] >= pause
+        # Where the audio lacks words of a line, others of that line may be wrong too, up to the next pause.
+        allowed[0] = start in breaks or first[start - 1] >= 0 or before[start] >= pause
+        allowed[-1] = end in breaks or first[end] >= 0 or after[end - 1] >= pause
         best, previous = [0.0], [-1]
         for j in range(1, len(cuts)):
             # A previous cut of -1 leaves out the words since the cut before.
