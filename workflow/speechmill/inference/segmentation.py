@@ -46,7 +46,7 @@ _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
 _LOWEST = -10.0
 
 # Tokens in the part of a piece that determines its score; a part consists of whole words.
-_PART_TOKENS = 4
+_PART_TOKENS = 8
 
 # Seconds between two tokens from which a cut is possible.
 _MIN_PAUSE = 0.24
@@ -433,8 +433,8 @@ def _stretches(
         cuts = [start, *inner, end]
         allowed = [True] * len(cuts)
         # Where the audio lacks words of a line, others of that line may be wrong too, up to the next pause.
-        allowed[0] = start in breaks or first[start - 1] >= 0 or before[start] >= pause
-        allowed[-1] = end in breaks or first[end] >= 0 or after[end - 1] >= pause
+        allowed[0] = start in breaks or first[start - 1] >= 0
+        allowed[-1] = end in breaks or first[end] >= 0
         best, previous = [0.0], [-1]
         for j in range(1, len(cuts)):
             # A previous cut of -1 leaves out the words since the cut before.
