@@ -67,11 +67,11 @@ def mix(table: pa.Table, settings: MixingSettings) -> Mix:
     if settings.by == "speaker":
         known, groups = _groups_of_speakers(table, groups)
         times = np.ones(groups.max(initial=0) + 1)
-        totals = np.bincount(groups, samples)
+        totals = np.bincount(groups, samples).astype(np.float64)
         times[known] = _times(totals[known], settings.temperature or 1)
         return Mix(groups, times, *_speaker_rows(totals, known))
     if settings.temperature is not None:
-        times = _times(np.bincount(groups, samples), settings.temperature)
+        times = _times(np.bincount(groups, samples).astype(np.float64), settings.temperature)
     else:
         times = np.array([settings.weights.get(title, 1.0) for title in titles])
     return Mix(groups, times, np.arange(len(titles)), titles)
@@ -80,7 +80,8 @@ def mix(table: pa.Table, settings: MixingSettings) -> Mix:
 def _times(totals: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
     """Return how often an epoch goes through groups of which `totals` is the audio, in any unit, shape (groups,)."""
     shares = totals ** (1 / temperature)
-    return np.round(shares / shares.sum() * totals.sum() / totals, _DECIMALS)
+    times: NDArray[np.float64] = np.round(shares / shares.sum() * totals.sum() / totals, _DECIMALS)
+    return times
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
