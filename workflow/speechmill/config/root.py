@@ -26,6 +26,7 @@ from speechmill.config.hub_metadata import HubLanguage
 from speechmill.config.languages import separates_words
 from speechmill.config.leakage import LeakageConfig
 from speechmill.config.lm import LmUnit
+from speechmill.config.mixing import MixingConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
@@ -38,7 +39,7 @@ from speechmill.core.command import SpeechmillError
 _REQUIRED_FOR_TRAINING = ("train", "dev", "plan", "finetune", "card")
 _ONLY_FOR_TRAINING = (
     *(key for key in _REQUIRED_FOR_TRAINING if key != "dev"),
-    *("gpus", "gpu_memory_gib", "clips", "leakage", "augment", "checkpoints", "select", "publish"),
+    *("gpus", "gpu_memory_gib", "clips", "leakage", "mixing", "augment", "checkpoints", "select", "publish"),
 )
 
 # Former names of keys.
@@ -89,6 +90,11 @@ class Run(Section):
     leakage: LeakageConfig = Field(
         LeakageConfig(), description="what happens to training clips that overlap with an evaluation set"
     )
+    mixing: MixingConfig | None = Field(
+        None,
+        description="how often an epoch goes through the clips of each dataset, language or speaker; default: once"
+        " through all clips",
+    )
     model: ModelConfig = Field(description="weights that training starts from")
     plan: PlanConfig | None = Field(None, description="length of training and batch size; required for training")
     finetune: FinetuneConfig | None = Field(None, description="optimiser and precision; required for training")
@@ -120,6 +126,11 @@ class Run(Section):
         """The names of the datasets that the run reads, each once."""
         names = [*(self.train or []), *([self.dev] if self.dev else []), *self.evaluation.set_names]
         return list(dict.fromkeys(name.split("-")[0] for name in names))
+
+    @property
+    def train_datasets(self) -> list[str]:
+        """The datasets of the training sets."""
+        return list(dict.fromkeys(name.split("-")[0] for name in self.train or []))
 
     @property
     def select_set(self) -> str | None:
@@ -348,6 +359,20 @@ class Config(Section):
                             f" datasets.{name}.columns.sentence is null; use a dataset with `source: transcribe` and"
                             f" `of: {name}`"
                         )
+        return self
+
+    @model_validator(mode="after")
+    def _mixed_groups_exist(self) -> "Config":
+        for name, run in self.runs.items():
+            if run.mixing is None:
+                continue
+            datasets, by = run.train_datasets, run.mixing.by
+            known = datasets if by == "dataset" else list(dict.fromkeys(self.datasets[d].language for d in datasets))
+            for missing in sorted(set(run.mixing.weights) - set(known)):
+                raise ValueError(
+                    f"runs.{name}.mixing.weights: `train` has no {by} {missing};{_nearest(missing, known)} it has"
+                    f" {', '.join(known)}"
+                )
         return self
 
     @model_validator(mode="after")

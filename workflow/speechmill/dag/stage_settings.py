@@ -192,6 +192,7 @@ def plan(config: Config, run: str) -> str:
     return _json(
         {
             **section.model_dump(include={"plan"}),
+            **_mixing(config, section),
             "model": _model(section),
             "memory": section.model_dump(include={"finetune": set(MemoryConfig.model_fields)})["finetune"],
             "device": section.device,
@@ -211,6 +212,7 @@ def finetune(config: Config, run: str) -> str:
         section.model_dump(include={"device", "gpus", "plan", "augment"})
         | section.model_dump(include={"finetune": set(FinetuneConfig.model_fields) - _RUNTIME, "checkpoints": {"best"}})
         | {"model": _model(section)}
+        | _mixing(config, section)
         | (_dev_evaluation(section) if section.checkpoints.best else {})
     )
 
@@ -405,6 +407,19 @@ def reproduction(config: Config, run: str) -> str:
         if model.base_is_folder:
             each["model"]["base"] = model.base_without_location
     return _json({key: value for key, value in chosen.items() if value}, sort_keys=False)
+
+
+def _mixing(config: Config, section: Run) -> dict[str, Any]:
+    """Return `mixing` with the group of each dataset of `train`, or nothing, so that other runs do not train again."""
+    if section.mixing is None:
+        return {}
+    names = section.train_datasets
+    groups = {
+        "dataset": {name: name for name in names},
+        "language": {name: config.datasets[name].language for name in names},
+        "speaker": {name: config.datasets[name].speaker_namespace(name) for name in names},
+    }
+    return {"mixing": section.mixing.model_dump() | {"groups": groups[section.mixing.by]}}
 
 
 def _language_model(config: Config, run: str) -> LmConfig:

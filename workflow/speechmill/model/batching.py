@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from speechmill.config.plan import PlanConfig
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.model.mixing import Mix
 
 Lengths = NDArray[np.int64]
 """The number of samples of each clip, shape (clips,)."""
@@ -35,34 +36,47 @@ class Clips:
     lengths: Lengths
     groups: NDArray[np.int64]
     """A number for the row group of each clip, shape (clips,): equal for clips of the same shard and row group."""
+    mix: Mix | None = None
+    """How often each clip occurs in an epoch; None for once."""
 
 
-def clips_from_table(table: pa.Table) -> Clips:
-    """Return the lengths and row groups of a table of clips."""
+def clips_from_table(table: pa.Table, mix: Mix | None = None) -> Clips:
+    """Return the lengths and row groups of a table of clips, with the `mix` of the same table."""
     columns = table.select(["dataset", "split", "shard", "row_group", "num_samples"]).combine_chunks()
     groups = np.zeros(len(columns), dtype=np.int64)
     for name in ("dataset", "split", "shard", "row_group"):
         # A mixed-radix number in which each column is a digit.
         digit = np.unique(columns[name].dictionary_encode().chunk(0).indices.to_numpy(), return_inverse=True)[1]
         groups = groups * (digit.max(initial=0) + 1) + digit
-    return Clips(columns["num_samples"].to_numpy().astype(np.int64), groups)
+    return Clips(columns["num_samples"].to_numpy().astype(np.int64), groups, mix)
 
 
 def epoch_batches(clips: Clips, plan: PlanConfig, epoch: int) -> list[Indices]:
-    """Return the batches of one epoch, in which every clip occurs exactly once.
+    """Return the batches of one epoch, in which every clip occurs once, or as often as `clips.mix` says.
 
     With `batch.seconds`, a batch has clips of similar length, and its duration with padding (the longest clip times the
     number of clips) stays within that budget, except that a longer clip is a batch of its own. With `batch.clips`,
     batches have random clips or, with `by_length`, clips of similar length; only the last one may have fewer.
     """
     rng = np.random.default_rng([plan.seed, epoch])
-    pools = _pools(clips.groups, plan.pool_clips, rng)
+    if clips.mix is None:
+        return _batches(_pools(clips.groups, plan.pool_clips, rng), clips.lengths, plan, rng)
+    chosen = clips.mix.epoch(plan.seed, epoch)
+    pools = [
+        part
+        for pool in _pools(clips.groups[chosen], plan.pool_clips, rng)
+        for part in _parts_without_repetition(pool, chosen, rng)
+    ]
+    return [chosen[batch] for batch in _batches(pools, clips.lengths[chosen], plan, rng)]
+
+
+def _batches(pools: list[Indices], lengths: Lengths, plan: PlanConfig, rng: np.random.Generator) -> list[Indices]:
     size = plan.batch.clips
     if size is None:
         budget = (plan.batch.seconds or 0.0) * SAMPLE_RATE
-        return _batches_by_seconds(pools, clips.lengths, budget, rng)
+        return _batches_by_seconds(pools, lengths, budget, rng)
     if plan.batch.by_length:
-        return _batches_by_length(pools, clips.lengths, size, rng)
+        return _batches_by_length(pools, lengths, size, rng)
     order = np.concatenate(pools)
     return [order[i : i + size] for i in range(0, len(order), size)]
 
@@ -79,6 +93,22 @@ def _pools(groups: NDArray[np.int64], size: int, rng: np.random.Generator) -> li
     pool = pool_of_group[group[clip_order]]
     ends = np.cumsum(np.bincount(pool, minlength=count))
     return np.split(clip_order[np.argsort(pool, kind="stable")], ends[:-1])
+
+
+def _parts_without_repetition(pool: Indices, clips: Indices, rng: np.random.Generator) -> list[Indices]:
+    """Divide a pool of positions in `clips` into random parts, in each of which every clip occurs at most once.
+
+    Otherwise batches of similar length would mostly contain the repetitions of a clip together.
+    """
+    _, clip, counts = np.unique(clips[pool], return_inverse=True, return_counts=True)
+    parts = int(counts.max(initial=1))
+    if parts == 1:
+        return [pool]
+    by_clip = np.argsort(clip, kind="stable")
+    repetition = np.empty(len(pool), dtype=np.int64)
+    repetition[by_clip] = np.arange(len(pool)) - np.repeat(np.cumsum(counts) - counts, counts)
+    part = (rng.integers(parts, size=len(counts))[clip] + repetition) % parts
+    return np.split(pool[np.argsort(part, kind="stable")], np.cumsum(np.bincount(part, minlength=parts))[:-1])
 
 
 def _batches_by_seconds(
@@ -136,27 +166,35 @@ class BatchStats:
     """The number and the sizes of `all_batches`."""
 
     batches: int
+    clips: int
+    """The clips of all batches, each as often as it occurs."""
+    samples: int
+    """The samples of these clips, without padding."""
     padded_samples: int
     """The samples of all batches with padding."""
     largest: int
     """The samples of the largest batch with padding."""
 
-    def padding_share(self, samples: int) -> float:
-        """Return the share of padding, given the number of `samples` without padding."""
-        return 1.0 - samples / self.padded_samples
+    @property
+    def padding_share(self) -> float:
+        """The share of padding."""
+        return 1.0 - self.samples / self.padded_samples
 
 
 def batch_stats(clips: Clips, plan: PlanConfig) -> BatchStats:
     """Return the statistics of `all_batches`."""
-    count, padded_samples, largest = 0, 0, 0
+    count, occurrences, samples, padded_samples, largest = 0, 0, 0, 0, 0
     for epoch in range(plan.epochs):
         batches = epoch_batches(clips, plan, epoch)
         sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
-        longest = np.maximum.reduceat(clips.lengths[np.concatenate(batches)], np.cumsum(sizes) - sizes)
+        lengths = clips.lengths[np.concatenate(batches)]
+        longest = np.maximum.reduceat(lengths, np.cumsum(sizes) - sizes)
         count += len(batches)
+        occurrences += len(lengths)
+        samples += int(lengths.sum())
         padded_samples += int((longest * sizes).sum())
         largest = max(largest, int((longest * sizes).max()))
-    return BatchStats(count, padded_samples, largest)
+    return BatchStats(count, occurrences, samples, padded_samples, largest)
 
 
 class SampledClip(NamedTuple):
@@ -234,7 +272,7 @@ class PlannedBatches:
     def _epoch_sizes(self, epoch: int) -> NDArray[np.int64]:
         """Return the number of clips in each batch of an epoch, shape (batches,)."""
         clips, size = len(self._clips.lengths), self._plan.batch.clips
-        if size is not None:
+        if size is not None and self._clips.mix is None:
             # The sizes are known without computing the batches.
             return np.minimum(size, clips - np.arange(0, clips, size))
         while len(self._sizes) <= epoch:

@@ -20,6 +20,7 @@ from speechmill.config.augment import AugmentConfig
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.evaluation import Metric
 from speechmill.config.finetune import FinetuneConfig
+from speechmill.config.mixing import MixingSettings
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.text import TextConfig
@@ -31,6 +32,7 @@ from speechmill.core.tables import check_clips_digest, clips_digest, read_table
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.devices import acquire_devices, device_name
+from speechmill.model.mixing import mix
 from speechmill.model.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
@@ -70,6 +72,7 @@ class FinetuneSettings(BaseModel):
     device: str
     gpus: int
     plan: PlanConfig
+    mixing: MixingSettings | None = None
     model: ModelConfig
     finetune: FinetuneConfig
     augment: AugmentConfig
@@ -208,7 +211,8 @@ def train(
     collator = Collator(inputs.processor)
     check_frames(model, inputs.clips, collator, run, settings.augment.shortest_factor)
     state = broadcast(lambda: newest_resume_state(work))
-    start, clips = step_of(state), clips_from_table(inputs.clips)
+    mixed = mix(inputs.clips, settings.mixing) if settings.mixing else None
+    start, clips = step_of(state), clips_from_table(inputs.clips, mixed)
     trainer = CtcTrainer(
         model=model,
         args=training_arguments(
@@ -391,7 +395,7 @@ def main() -> None:
         augmentation_files(settings.augment),
         args.stage_version,
         args.digest.read_text(),
-        json.dumps(plan["checkpoints"]),
+        json.dumps([plan["checkpoints"], plan["mixing"]] if settings.mixing else plan["checkpoints"]),
         file_digest(args.vocab / "vocab.json"),
         # It lists the digests of all files of the base model.
         file_digest(args.base_source[0]) if args.base_source else "",

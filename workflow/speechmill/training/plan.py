@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 from transformers import PreTrainedConfig
 
 from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
+from speechmill.config.mixing import MixingSettings
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import Batch, PlanConfig
 from speechmill.core.command import SpeechmillError, printable, run_command
@@ -28,6 +30,7 @@ from speechmill.corpus.leakage import format_leakage
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
+from speechmill.model.mixing import WITHOUT_SPEAKER, Mix, mix
 from speechmill.model.models import model_config, samples_per_frame
 from speechmill.training.cost import Cost, training_cost
 
@@ -39,6 +42,7 @@ class PlanSettings(BaseModel):
     """The settings of a run that this stage reads."""
 
     plan: PlanConfig
+    mixing: MixingSettings | None = None
     model: ModelConfig
     memory: MemoryConfig
     device: str
@@ -77,13 +81,17 @@ def make_plan(
     for error in architecture_errors(config.to_dict(), settings.memory, settings.augment):
         raise SpeechmillError(f"runs.{run}.{error}")
     plan, stretch = settings.plan, settings.augment.longest_factor
-    table = clips_from_table(read_table(clips, ["dataset", "split", "shard", "row_group", "num_samples"]))
+    columns = ["dataset", "split", "shard", "row_group", "num_samples", "speaker_id"]
+    rows = read_table(clips, columns)
+    table = clips_from_table(rows, mix(rows, settings.mixing) if settings.mixing else None)
     samples, longest = int(table.lengths.sum()), int(table.lengths.max()) / SAMPLE_RATE
     if plan.batch.seconds is not None and longest > plan.batch.seconds:
         raise SpeechmillError(
             f"runs.{run}.plan.batch.seconds is {plan.batch.seconds}, but the longest training clip has {longest:.2f} s;"
             f" raise it, or lower runs.{run}.clips.max_seconds"
         )
+    if table.mix is not None:
+        _check_mix(run, table.mix, plan)
     stats = batch_stats(table, plan)
     batches_per_step = plan.gradient_accumulation * settings.gpus
     steps = math.ceil(stats.batches / batches_per_step)
@@ -93,7 +101,7 @@ def make_plan(
         settings.memory,
         has_base=settings.model.has_base,
         processes=settings.gpus,
-        mean_seconds=samples / len(table.lengths) / SAMPLE_RATE,
+        mean_seconds=stats.samples / stats.clips / SAMPLE_RATE,
         longest_seconds=longest * stretch,
     )
     largest = stats.largest / SAMPLE_RATE
@@ -115,17 +123,21 @@ def make_plan(
         "machine_transcripts": [format_machine_transcripts(each) for each in machine_transcripts(counts, statuses)],
         "marks_dropped": counts["marks_dropped"],
         "epochs": plan.epochs,
+        "mixing": contributions(table, table.mix) if table.mix else None,
+        "hours_per_epoch": stats.samples / SAMPLE_RATE / 3600 / plan.epochs,
         "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
         "gpus": settings.gpus,
-        "clips_per_batch": len(table.lengths) * plan.epochs / stats.batches,
-        "seconds_per_batch": samples / SAMPLE_RATE * plan.epochs / stats.batches,
+        "clips_per_batch": stats.clips / stats.batches,
+        "seconds_per_batch": stats.samples / SAMPLE_RATE / stats.batches,
         "equivalent_batch": _equivalent_batch(table, plan, stats, batches_per_step),
         "steps_per_epoch": steps / plan.epochs,
         "total_steps": steps,
         "checkpoints": saved,
-        "explanations": explanations(len(table.lengths), counts, statuses, plan, settings.gpus),
-        "padding_share": stats.padding_share(samples * plan.epochs),
+        "explanations": []
+        if settings.mixing
+        else explanations(len(table.lengths), counts, statuses, plan, settings.gpus),
+        "padding_share": stats.padding_share,
         "largest_batch_seconds": largest,
         "parameters": cost.parameters,
         "flop_per_audio_second": cost.flop_per_audio_second,
@@ -153,6 +165,35 @@ def make_plan(
         },
         "device": settings.device,
     }
+
+
+def _check_mix(run: str, mixed: Mix, plan: PlanConfig) -> None:
+    """Raise SpeechmillError if the mix leaves an epoch without clips, or no clip has the speaker that it goes by."""
+    if mixed.titles == [WITHOUT_SPEAKER]:
+        raise SpeechmillError(
+            f"runs.{run}.mixing.by is speaker, but no training clip has a speaker; remove `mixing`, or give the column"
+            " of the speaker in the section of the dataset"
+        )
+    for epoch in range(plan.epochs):
+        if not len(mixed.epoch(plan.seed, epoch)):
+            raise SpeechmillError(f"runs.{run}.mixing leaves no clips for epoch {epoch + 1}; raise the weights")
+
+
+def contributions(clips: Clips, mixed: Mix) -> list[dict[str, Any]]:
+    """Return what each group contributes to an epoch on average: a row for each dataset, language or part of speakers.
+
+    A row has the group's `clips` and `hours`, how often an epoch goes through them, and the share of the epoch's hours.
+    """
+    rows = mixed.rows[mixed.groups]
+    hours = clips.lengths / SAMPLE_RATE / 3600
+    totals = np.bincount(rows, hours)
+    epoch = np.bincount(rows, hours * mixed.times[mixed.groups])
+    return [
+        {"title": title, "clips": int(count), "hours": total, "times": part / total, "share": part / epoch.sum()}
+        for title, count, total, part in zip(
+            mixed.titles, np.bincount(rows), totals.tolist(), epoch.tolist(), strict=True
+        )
+    ]
 
 
 def _log_probs_bytes(scored: Sequence[Mapping[str, Any]], config: PreTrainedConfig) -> int:
@@ -241,13 +282,13 @@ def _equivalent_batch(clips: Clips, plan: PlanConfig, stats: BatchStats, batches
         # Rounded up, so that the largest of the present batches fits.
         batch = Batch(seconds=math.ceil(10 * stats.largest / SAMPLE_RATE) / 10)
     else:
-        batch = Batch(clips=max(1, round(len(clips.lengths) * plan.epochs / stats.batches)))
+        batch = Batch(clips=max(1, round(stats.clips / stats.batches)))
     one = batch_stats(clips, plan.model_copy(update={"batch": batch, "epochs": 1}))
     return {
         "batch": batch.model_dump(exclude_defaults=True),
         "steps_per_epoch": one.batches / batches_per_step,
         "largest_batch_seconds": one.largest / SAMPLE_RATE,
-        "padding_share": one.padding_share(int(clips.lengths.sum())),
+        "padding_share": one.padding_share,
     }
 
 
@@ -264,6 +305,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             f"  clips        {plan['clips']:,} of {plan['speakers']} speakers, {plan['hours']:.2f} h",
             f"  excluded     {excluded}",
             *(f"  machine      {sentence}" for sentence in plan["machine_transcripts"]),
+            *_format_mixing(plan),
             *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
@@ -294,6 +336,20 @@ def _format_rejections(statuses: list[dict[str, Any]]) -> list[str]:
             *(f"  rejected     {sentence}" for sentence in format_rejections(status)),
             f"  rejected     see results/data/{status['dataset']}/rejected.parquet",
         )
+    ]
+
+
+def _format_mixing(plan: dict[str, Any]) -> list[str]:
+    """Return a line for each group of clips that an epoch goes through more or less often than once, or none."""
+    if plan["mixing"] is None:
+        return []
+    return [
+        f"  mixing       an epoch has {plan['hours_per_epoch']:.2f} h on average:",
+        *(
+            f"  mixing       {row['share']:.1%} of it {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h,"
+            f" {row['times']:.2f} times an epoch"
+            for row in plan["mixing"]
+        ),
     ]
 
 
@@ -342,7 +398,7 @@ def _format_memory(plan: dict[str, Any]) -> list[str]:
 def _format_time(plan: dict[str, Any]) -> list[str]:
     if plan["device"] == "cpu":
         return []
-    work = plan["flop_per_audio_second"] * plan["hours"] * 3600 * plan["epochs"]
+    work = plan["flop_per_audio_second"] * plan["hours_per_epoch"] * 3600 * plan["epochs"]
     seconds = work / H100_FLOPS / plan["gpus"] * (_RECOMPUTATION_FACTOR if plan["gradient_checkpointing"] else 1)
     return [
         f"  time         at least {duration(seconds)}, at the peak of an H100 ({H100_FLOPS / 1e12:.0f} TFLOP/s);"
@@ -370,7 +426,9 @@ def _format_disk(plan: dict[str, Any], free: int) -> list[str]:
 
 def steps_digest(plan: dict[str, Any]) -> str:
     """Return the sha256 of the parts of a plan that change the weights: its steps, not the estimates of their cost."""
-    steps = {key: plan[key] for key in ("epochs", "batches", "total_steps", "checkpoints")}
+    # What is mixed depends on the speakers of the clips, which are not part of the digest of the clips.
+    mixed = ["mixing"] if plan["mixing"] else []
+    steps = {key: plan[key] for key in ("epochs", "batches", "total_steps", "checkpoints", *mixed)}
     return hashlib.sha256(json.dumps(steps).encode()).hexdigest()
 
 
