@@ -3,7 +3,7 @@
 import argparse
 import itertools
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -67,7 +67,9 @@ def fetch(location: TextLocation, wikipedia: str | None) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
 
 
-def sentences(path: Path, settings: IngestTextSettings, threads: int, counts: Counter[str]) -> Iterator[str]:
+def sentences(
+    path: Path, settings: IngestTextSettings, threads: int, counts: Counter[str]
+) -> Generator[str, None, None]:
     """Yield the sentences of a text in the order of the file, and count what is read and left out.
 
     The wikitext of a dump is converted in `threads` processes. Memory does not depend on the size of the file.

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree as ET
 
 import pyarrow as pa
@@ -23,6 +23,10 @@ _PEEKED = 1 << 16
 _FILES, _CATEGORIES = "6", "14"
 
 
+Stream: TypeAlias = "io.BufferedReader[Any]"
+"""Decompressed bytes."""
+
+
 class Page(NamedTuple):
     """The wikitext of an article."""
 
@@ -31,7 +35,7 @@ class Page(NamedTuple):
 
 
 @contextmanager
-def open_text(path: Path) -> Iterator[io.BufferedReader]:
+def open_text(path: Path) -> Iterator[Stream]:
     """Yield the decompressed bytes of a file, with a bar that shows how much of it is read.
 
     Raises:
@@ -41,20 +45,20 @@ def open_text(path: Path) -> Iterator[io.BufferedReader]:
         with (
             path.open("rb") as file,
             progress(total=path.stat().st_size, unit="B", unit_scale=True, desc=path.name) as bar,
+            io.BufferedReader(_Decompressed(_Counted(file, bar)), _PEEKED) as stream,
         ):
-            with io.BufferedReader(_Decompressed(_Counted(file, bar)), _PEEKED) as stream:
-                if is_web_page(stream.peek(1024)):
-                    raise SpeechmillError(
-                        f"{path} is a web page, perhaps the error message of a server; delete it, and correct the URL"
-                    )
-                yield stream
+            if is_web_page(stream.peek(1024)):
+                raise SpeechmillError(
+                    f"{path} is a web page, perhaps the error message of a server; delete it, and correct the URL"
+                )
+            yield stream
     except FileNotFoundError as error:
         raise SpeechmillError(f"{path} does not exist; correct the `path` of the text") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException, _CorruptError) as error:
         raise SpeechmillError(f"{path} is truncated or corrupt ({error}); delete it, and download it again") from error
 
 
-def detect_format(stream: io.BufferedReader) -> TextFormat:
+def detect_format(stream: Stream) -> TextFormat:
     """Return the format of a text by its first bytes, which stay in the stream."""
     start = stream.peek(_PEEKED).lstrip(b"\xef\xbb\xbf \t\r\n")
     if not start.startswith(b"<"):
@@ -62,7 +66,7 @@ def detect_format(stream: io.BufferedReader) -> TextFormat:
     return "mediawiki" if b"<mediawiki" in start else "xml"
 
 
-def read_lines(stream: io.BufferedReader, path: Path) -> Iterator[str]:
+def read_lines(stream: Stream, path: Path) -> Iterator[str]:
     """Yield the lines of plain text in UTF-8."""
     try:
         yield from io.TextIOWrapper(stream, encoding="utf-8-sig")
