@@ -75,7 +75,7 @@ def corpus(wildcards):
     return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
 
 
-def lm_texts(wildcards):
+def lm_files(wildcards):
     """The text files of a run's language model, which the configuration names: a prefix does not belong there."""
     files = paths.lm_text_files(SETTINGS, wildcards.run)
     return [os.path.abspath(file) for file in files] if PREFIX else files
@@ -161,6 +161,7 @@ wildcard_constraints:
     dataset=r"[a-z0-9_]+",
     split=r"[a-z0-9_]+",
     run=r"[a-z0-9_]+",
+    text=r"[a-z0-9_]+",
     role=r"dev|[a-z0-9_]+-[a-z0-9_]+",
     set_name=r"[a-z0-9_]+-[a-z0-9_]+(-[a-z0-9_]+)?",
     effect=r"[a-z0-9_]+",

@@ -1,4 +1,4 @@
-# Needs: the training clips, or the text files of the configuration; the clips of dev and of every scored set, whose
+# Needs: the training clips, text files of the configuration, or sentences of fetched texts; the clips of dev and of every scored set, whose
 # sentences are removed; the vocabulary of the model; the greedy scores of all checkpoints on dev.
 # Makes: the n-gram language model of a run, and its weights in beam search, tuned on dev at the checkpoint with the best
 # greedy score there.
@@ -7,9 +7,12 @@
 rule lm_text:
     input:
         clips=ancient(if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.parquet")),
-        files=lm_texts,
+        files=lm_files,
+        texts=each("results/texts/{text}/sentences.txt.zst", paths.lm_texts),
+        tokenizer=from_config(paths.lm_text_tokenizer),
         held_out=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets)),
         rerun_on=all_of(
+            each("results/texts/{text}/source.json", paths.lm_texts),
             if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.sha256"),
             each("results/runs/{run}/clips/{set_name}.sha256", paths.scored_sets),
         ),
@@ -22,13 +25,14 @@ rule lm_text:
     conda:
         "../../envs/data.yaml"
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=lambda wildcards, input: hardware.lm_text_mb(input.texts),
+        runtime=600,
     params:
         settings=from_config(stage_settings.lm_text),
         version=stage_version("lm_text"),
     shell:
         "python -m speechmill.lm.lm_text --settings {params.settings:q} --clips {input.clips} --files {input.files:q}"
+        " --texts {input.texts} --tokenizer {input.tokenizer}"
         " --held-out {input.held_out} --text {output.text} --digest {output.digest} --counts {output.counts}"
         " 2>&1 | tee {log}"
 
@@ -48,8 +52,8 @@ rule lm:
     conda:
         "../../envs/train.yaml"
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=lambda wildcards, input: hardware.lm_mb(input.text),
+        runtime=600,
     params:
         settings=from_config(stage_settings.lm),
         tokenizer=folder_of("tokenizer"),

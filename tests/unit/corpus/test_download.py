@@ -401,7 +401,7 @@ def test_a_connection_that_closes_early_is_resumed(site: Site, path: Path, get: 
 
 def test_a_web_page_is_not_taken_for_an_archive(site: Site, path: Path, get: Callable[..., None]) -> None:
     site.answer = lambda handler: handler.give(200, b"<html>", {"Content-Type": "text/html; charset=utf-8"})
-    with pytest.raises(UnavailableError, match="returns a web page instead of an archive"):
+    with pytest.raises(UnavailableError, match="returns a web page instead of the file"):
         get(site)
     assert files_of(path) == set()
 
@@ -424,7 +424,7 @@ def test_a_page_of_another_type_is_not_kept(
     site: Site, mirror: Site, path: Path, get: Callable[..., None], page: bytes, encode: Callable[[bytes], bytes]
 ) -> None:
     site.answer = lambda handler: handler.give(200, encode(page), {"Content-Type": "application/octet-stream"})
-    with pytest.raises(UnavailableError, match=r"returns (a web page|text) instead of an archive") as failed:
+    with pytest.raises(UnavailableError, match=r"returns (a web page|text) instead of the file") as failed:
         get(site)
     assert "secret" not in str(failed.value)
     assert not path.exists()
@@ -468,7 +468,7 @@ def test_pauses_grow_and_attempts_end(site: Site, path: Path, get: Callable[...,
     with pytest.raises(UnavailableError) as failed:
         get(site)
     assert f"{site.url}{NAME}: 503 Service Unavailable" in str(failed.value)
-    assert f"put the archive at {path} yourself" in str(failed.value)
+    assert f"put the file at {path} yourself" in str(failed.value)
     assert len(site.requests) == 6
     assert [2**i <= pause <= 2**i + 1 for i, pause in enumerate(pauses, 1)] == [True] * 4
     assert files_of(path) == set()

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import random
 import shutil
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from material import as_json
 from speechmill.config.lm import LmConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest, read_json
-from speechmill.lm.lm import LmSettings, build_model, main
+from speechmill.lm.lm import LmSettings, build_model, main, prune_thresholds
 from speechmill.text.lexicon import Tokens, check_lm, folder_tokens, tokenizer_tokens
 
 LETTERS = ["[PAD]", "[UNK]", "|", *"abcde"]
@@ -122,6 +123,42 @@ def test_pruning_removes_rare_ngrams(tmp_path: Path) -> None:
     assert full[2] > pruned[2]
 
 
+@pytest.mark.parametrize(
+    ("prune", "order", "first"),
+    [
+        ([0, 0, 1], 4, [[0, 0, 1, 1], [0, 1, 2, 2], [0, 2, 4, 4]]),
+        ([], 3, [[0, 0, 0], [0, 0, 1], [0, 1, 2]]),
+        ([0, 3], 2, [[0, 3], [0, 4], [0, 8]]),
+    ],
+)
+def test_thresholds_rise_from_the_highest_orders_on(prune: list[int], order: int, first: list[list[int]]) -> None:
+    found = list(prune_thresholds(prune, order))
+    assert found[: len(first)] == first
+    assert all(each == sorted(each) and each[0] == 0 for each in found)
+
+
+def test_model_is_pruned_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcde", k=5)) for _ in range(3000)]
+    sentences = [" ".join(generator.choices(words, k=8)) for _ in range(12_000)]
+    large = run(tmp_path, monkeypatch, sentences, LETTERS, order=3, prune=[], max_words=9)
+    limit = (large / "lm.binary").stat().st_size // 2_000_000
+    assert limit >= 1
+    small = run(tmp_path, monkeypatch, sentences, LETTERS, order=3, prune=[], max_words=9, max_mb=limit)
+    about = read_json(small / "arpa.json")
+    assert (small / "lm.binary").stat().st_size == about["bytes"] <= limit * 10**6
+    assert about["prune"] == []
+    assert about["thresholds"] in list(prune_thresholds([], 3))[1:]
+    check_lm(small)
+
+
+def test_too_small_a_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["".join(letters) for letters in itertools.islice(itertools.product("abcde", repeat=8), 60_000)]
+    with pytest.raises(SpeechmillError, match=r"evaluation\.lm\.max_mb is 1: .* 60,003 words alone need this space"):
+        run(tmp_path, monkeypatch, [" ".join(words[i : i + 9]) for i in range(0, len(words), 9)], LETTERS, max_mb=1)
+    assert not (tmp_path / "lm" / "lm.binary").exists()
+
+
 def run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, sentences: list[str], tokens: list[str], **settings: Any
 ) -> Path:
@@ -204,6 +241,8 @@ def test_missing_or_failing_kenlm_is_reported(tmp_path: Path, monkeypatch: pytes
     [
         ({"text": "files"}, "belong together"),
         ({"files": ["a.txt"]}, "belong together"),
+        ({"texts": ["wiki"]}, "`texts` in `text` and a list of `texts` belong together"),
+        ({"text": ["training", "texts"], "texts": ["wiki", "wiki"]}, "lists a name twice"),
         ({"prune": [0, 2, 1]}, "must be ascending"),
         ({"order": 7}, "less than or equal to 6"),
     ],

@@ -664,21 +664,31 @@ def test_language_model_effect_is_worded_by_significance(
 
 def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {
-        "text": {"source": "training", "read": 900, "sentences": 800, "removed": 25},
-        "arpa": {"unit": "words", "order": 4, "ngrams": [100, 2000, 30]},
+        "text": {
+            "source": ["training", "wiki"],
+            "sentences": 5800,
+            "removed": 25,
+            "by_source": [
+                {"sentences": 800, "removed": 20, "not_spelled": 0, "repeated": 7},
+                {"sentences": 5000, "removed": 5, "not_spelled": 1200, "repeated": 30},
+            ],
+        },
+        "arpa": {"unit": "words", "order": 3, "ngrams": [100, 2000, 30], "max_mb": 500, "thresholds": [0, 1, 2]},
         "weights": {"lm_weight": 1.5, "word_score": -0.5, "step": 100, "set": "cv-dev"},
     }.items():
         write_json(value, tmp_path / f"{name}.json")
     files = [tmp_path / f"{name}.json" for name in ("text", "arpa", "weights")]
     monkeypatch.setattr(plots, "save_figure", save_placeholder)
     breakdown = breakdown_of(with_lm((0.2, 0.15), (-0.07, -0.02), 0.001))
-    text = (write_card(tmp_path, monkeypatch, breakdown, lm=files) / "README.md").read_text()
+    wiki = {"name": "Russian Wikipedia", "licence": "CC-BY-SA-4.0", "date": "20261101"}
+    settings = CardSettings.model_validate(SETTINGS.model_dump() | {"texts": {"wiki": wiki}})
+    text = (write_card(tmp_path, monkeypatch, breakdown, settings=settings, lm=files) / "README.md").read_text()
     joined = " ".join(text.split())
     assert "- Common Voice 8.0 dev: the language model lowers WER from 20.00% to 15.00%" in text
-    assert (
-        "n-grams of up to 4 words, 2,130 in total, estimated from 800 sentences of the training texts; 25 sentences"
-        in joined
-    )
+    assert "n-grams of up to 3 words, 2,130 in total, estimated from 5,800 sentences; 25 sentences" in joined
+    assert "| training texts | – | 800 | 20 | 0 | 7 |" in joined
+    assert "| Russian Wikipedia 20261101 | CC-BY-SA-4.0 | 5,000 | 5 | 1,200 | 30 |" in joined
+    assert "To fit into 500 MB, n-grams of the orders 1 to 3 that occur at most 0, 1, 2 times were removed." in joined
     assert "Its weight, 1.5, and the word score, -0.5, were tuned only on Common Voice 8.0 dev, with" in joined
 
 

@@ -1,14 +1,20 @@
 """Section `runs.*.evaluation.lm`: the n-gram language model and the beam search."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from speechmill.config.base import Section
+from speechmill.config.base import Name, Section
 
 Vocabulary = Literal["open", "closed"]
 
 LmUnit = Literal["words", "characters"]
+
+LmText = Literal["training", "files", "texts"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
 
 
 class BeamConfig(Section):
@@ -24,13 +30,20 @@ class BeamConfig(Section):
 class LmConfig(Section):
     """The n-gram language model, built with KenLM; its weights are tuned on the run's `dev` only."""
 
-    text: Literal["training", "files"] = Field(
-        "training",
-        description="source of the text: the training clips of the run, each sentence once, or `files`; sentences of"
-        " dev and of all scored sets are removed from it",
+    text: Annotated[list[LmText], BeforeValidator(_as_list, json_schema_input_type=LmText | list[LmText])] = Field(
+        ["training"],
+        min_length=1,
+        description="where the text comes from, one or a list: the `training` clips of the run, `files`, `texts`. Each"
+        " sentence of training clips and of `texts` is used once, and lines of `files` as often as they occur;"
+        " sentences of dev and of all scored sets are removed",
     )
     files: list[str] = Field(
-        default_factory=list, description="with `text: files`: plain text files in UTF-8, one sentence per line"
+        default_factory=list, description="for `text: files`: plain text files in UTF-8, one sentence per line"
+    )
+    texts: list[Name] = Field(
+        default_factory=list,
+        description="for `text: texts`: names in the section `texts`; their sentences with a character that the"
+        " vocabulary of the model lacks are left out",
     )
     unit: LmUnit | None = Field(
         None,
@@ -44,6 +57,11 @@ class LmConfig(Section):
         [0, 0, 1],
         description="n-grams that occur at most this often are removed: one number per order, starting with unigrams;"
         " the last one also applies to all higher orders, and numbers beyond `order` are ignored",
+    )
+    max_mb: int | None = Field(
+        None,
+        gt=0,
+        description="largest size of the model in MB; `prune` is raised, from the highest orders on, until it fits",
     )
     format: Literal["trie", "probing"] = Field(
         "trie", description="data structure of the model: `trie` takes the least memory, `probing` is faster"
@@ -79,8 +97,12 @@ class LmConfig(Section):
 
     @model_validator(mode="after")
     def _files_match_text(self) -> "LmConfig":
-        if (self.text == "files") != bool(self.files):
-            raise ValueError("`text: files` and a list of `files` belong together: give both, or neither")
+        for key, listed in (("files", self.files), ("texts", self.texts)):
+            if (key in self.text) != bool(listed):
+                raise ValueError(f"`{key}` in `text` and a list of `{key}` belong together: give both, or neither")
+        for key, values in (("text", self.text), ("texts", self.texts)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"`{key}` lists a name twice")
         return self
 
     @model_validator(mode="after")

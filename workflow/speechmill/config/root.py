@@ -33,6 +33,7 @@ from speechmill.config.publish import PublishConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.speak import SpeakConfig
 from speechmill.config.text import TextConfig, with_casing
+from speechmill.config.texts import TextSource
 from speechmill.core.command import SpeechmillError
 
 # Keys that a run with training needs, and keys that a run without training must not have.
@@ -187,10 +188,10 @@ class Run(Section):
                 "with `training: none` there is nothing to select: remove `checkpoints` from `evaluation.sets`"
             )
         lm = self.evaluation.language_model
-        if lm is not None and (self.dev is None or lm.text == "training"):
+        if lm is not None and (self.dev is None or "training" in lm.text):
             raise ValueError(
                 "with `training: none` the decoder `lm` needs `dev`, to tune its weights on, and `evaluation.lm` with"
-                " `text: files`, because there are no training clips"
+                " `text: files` or `text: texts`, because there are no training clips"
             )
         return self
 
@@ -229,6 +230,9 @@ class Config(Section):
         " as the `path` of a dataset",
     )
     datasets: dict[Name, Dataset] = Field(min_length=1, description="corpora by name")
+    texts: dict[Name, TextSource] = Field(
+        default_factory=dict, description="texts for language models by name, which `evaluation.lm.texts` lists"
+    )
     runs: dict[Name, Run] = Field(min_length=1, description="models by name")
 
     @model_validator(mode="before")
@@ -393,6 +397,17 @@ class Config(Section):
                     )
                 chain.append(base)
                 run = self.runs[base]
+        return self
+
+    @model_validator(mode="after")
+    def _texts_exist(self) -> "Config":
+        for name, run in self.runs.items():
+            lm = run.evaluation.language_model
+            for missing in sorted(set(lm.texts if lm else []) - set(self.texts)):
+                raise ValueError(
+                    f"runs.{name}.evaluation.lm.texts: there is no text {missing};"
+                    f"{_nearest(missing, list(self.texts))} known texts are {', '.join(self.texts) or 'none'}"
+                )
         return self
 
     @model_validator(mode="after")

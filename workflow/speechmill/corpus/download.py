@@ -1,4 +1,4 @@
-"""Download of an archive: mirrors, retries, resumption after a lost connection or a kill, checks of size and sha256.
+"""Download of a file: mirrors, retries, resumption after a lost connection or a kill, checks of size and sha256.
 
 An incomplete download is `.{name}.part`; `.{name}.part.json` records where it comes from. Neither messages nor files
 contain the query, user or password of an address: the query of a signed link is a secret.
@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import filelock
@@ -53,11 +54,12 @@ class _Origin(BaseModel):
     validator: str | None
 
 
-def download(settings: Download, path: Path) -> None:
-    """Download an archive to `path`, and record its `url` without the query, `bytes` and `sha256` in its sidecar.
+def download(settings: Download, path: Path, refuse: Callable[[Path], str | None] = text_kind) -> None:
+    """Download a file to `path`, and record its `url` without the query, `bytes` and `sha256` in its sidecar.
 
     An interrupted download is resumed if the server confirms that the file is the same. Jobs that need the same `path`
-    wait for each other.
+    wait for each other. `refuse` returns what a complete file is if it is not what is wanted: by default, any text is
+    refused, since an archive is wanted.
 
     Raises:
         UnavailableError: No address provides the file.
@@ -72,7 +74,7 @@ def download(settings: Download, path: Path) -> None:
                 if path.exists():  # downloaded by another job or from an earlier address
                     break
                 try:
-                    _fetch(url, settings, path, session)
+                    _fetch(url, settings, path, session, refuse)
                 except _RefusedError as error:
                     failures.append(error)
     except OSError as error:
@@ -83,7 +85,7 @@ def download(settings: Download, path: Path) -> None:
         wrong = any(isinstance(failure, _WrongFileError) for failure in failures)
         raise (SpeechmillError if wrong else UnavailableError)(
             f"{path} cannot be downloaded ({'; '.join(map(str, failures))}); try again later, correct `download`, or"
-            f" put the archive at {path} yourself"
+            f" put the file at {path} yourself"
         )
 
 
@@ -108,7 +110,9 @@ def _refuse_downgrade(response: requests.Response, **_: object) -> None:
         raise _RefusedError(f"{_redacted(response.url)}: redirects from https to http, which is refused")
 
 
-def _fetch(url: str, settings: Download, path: Path, session: requests.Session) -> None:
+def _fetch(
+    url: str, settings: Download, path: Path, session: requests.Session, refuse: Callable[[Path], str | None]
+) -> None:
     """Download the file at `url`, or at a new signed link for each attempt, and check it."""
     part, failures, longest = path.with_name(f".{path.name}.part"), 0, 0
     while True:
@@ -123,10 +127,10 @@ def _fetch(url: str, settings: Download, path: Path, session: requests.Session) 
                 raise
             print(f"{error}; trying again in {2**failures} s", file=sys.stderr)
             time.sleep(2**failures)
-    if kind := text_kind(part):
+    if kind := refuse(part):
         part.unlink()
         # The text is not shown, because error messages of servers repeat signed addresses.
-        raise _RefusedError(f"{_redacted(link.url)}: returns {kind} instead of an archive")
+        raise _RefusedError(f"{_redacted(link.url)}: returns {kind} instead of the file")
     record = {"url": _redacted(link.url), "bytes": _size(part), "sha256": file_digest(part)}
     for key, expected in (("bytes", link.bytes), ("sha256", link.sha256)):
         if expected is not None and record[key] != expected:
@@ -169,7 +173,7 @@ def _receive(link: Link, part: Path, session: requests.Session) -> None:
         if remaining > free:
             raise SpeechmillError(
                 f"{part}: {remaining} bytes remain to be downloaded, but the disk has room for {free}; free some space,"
-                " or set the dataset's `path` to a larger disk"
+                " or set `path` to a larger disk"
             )
         bar = progress(total=origin.bytes, initial=start, unit="B", unit_scale=True, desc=part.stem[1:])
         broken = False
@@ -210,7 +214,7 @@ def _file_size(response: requests.Response, link: Link) -> int | None:
     if link.bytes not in (None, size):
         raise _WrongFileError(f"{_redacted(link.url)}: `bytes` is {size}, not {link.bytes}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _RefusedError(f"{_redacted(link.url)}: returns a web page instead of an archive")
+        raise _RefusedError(f"{_redacted(link.url)}: returns a web page instead of the file")
     return size
 
 

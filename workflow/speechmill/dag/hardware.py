@@ -174,6 +174,16 @@ def tables_mb(tables: Iterable[str], least: int) -> int:
     return max(least, round(_TABLE_EXPANSION * _megabytes(tables)))
 
 
+def lm_text_mb(texts: Iterable[str]) -> int:
+    """Return the memory of the stage `lm_text`, which holds a hash of each sentence of the compressed `texts`."""
+    return round(_PROCESS_MB + _megabytes(texts))
+
+
+def lm_mb(text: str) -> int:
+    """Return the memory of the stage `lm`: KenLM sorts a large text on the disk, in parts of half of this memory."""
+    return min(16 * 1024, max(_PROCESS_MB, round(4 * _megabytes([text]))))
+
+
 def _aligned_on_gpu(config: Config) -> list[str]:
     return [name for name, each in config.pieces.items() if isinstance(each, Segment) and each.device == "gpu"]
 

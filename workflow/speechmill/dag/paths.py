@@ -50,9 +50,9 @@ def uses_lm(run: Run) -> bool:
 
 
 def trains_lm_on_clips(run: Run) -> bool:
-    """Return whether the language model is made of the training clips, instead of text files."""
+    """Return whether the text of the language model has the training clips."""
     lm = run.evaluation.language_model
-    return lm is not None and lm.text == "training"
+    return lm is not None and "training" in lm.text
 
 
 def keeps_best(run: Run) -> bool:
@@ -434,6 +434,17 @@ def lm_text_files(config: Config, run: str) -> list[str]:
     """Return the text files that a run's language model is made of, as the configuration names them."""
     lm = config.runs[run].evaluation.language_model
     return lm.files if lm else []
+
+
+def lm_texts(config: Config, run: str) -> Items:
+    """Return the fetched texts that a run's language model is made of."""
+    lm = config.runs[run].evaluation.language_model
+    return [{"text": name} for name in lm.texts] if lm else []
+
+
+def lm_text_tokenizer(config: Config, run: str) -> list[str]:
+    """Return the run's tokenizer where sentences are left out by it: where the language model has fetched texts."""
+    return tokenizer_files(config, run) if lm_texts(config, run) else []
 
 
 def selected_model(config: Config, run: str) -> list[str]:

@@ -11,7 +11,7 @@ from speechmill.config.datasets import Dataset, Download
 from speechmill.config.root import Config
 from speechmill.core.files import read_json
 from speechmill.corpus.download_record import downloaded
-from speechmill.dag.paths import base_config, spoken_archive
+from speechmill.dag.paths import base_config, lm_texts, spoken_archive
 
 _FETCHED = "fetched "
 
@@ -46,6 +46,17 @@ def source_fingerprint(name: str, dataset: Dataset, prefix: str = "") -> str:
     return known or "absent"
 
 
+def text_fingerprint(config: Config, text: str, prefix: str) -> str:
+    """Return a fingerprint of the file of a text; if it is removed after it was read, the recorded one stays valid."""
+    section = config.texts[text]
+    if section.download is not None:
+        return _download_fingerprint(section.download)
+    path, record = Path(section.file).expanduser(), Path(f"{prefix}results/texts/{text}/source.json")
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists() raises an error where permission is missing
+        return _path_fingerprint(path)
+    return str(read_json(record)["fingerprint"]) if record.is_file() else "absent"
+
+
 def base_fingerprint(config: Config, model: str) -> str:
     """Return a fingerprint of the folder of a base model; empty for a base on the Hub, whose revision is pinned."""
     section = base_config(config, model)
@@ -64,7 +75,8 @@ def uncached(config: Config) -> list[str]:
 def missing_sources(config: Config, prefix: str) -> list[str]:
     """Return an error message for each required dataset that is neither prepared nor at its `path`.
 
-    And one for each folder of noise or rooms without recordings, for a run that is not trained yet.
+    And one for each text of a language model that is not at its `path`, and for each folder of noise or rooms without
+    recordings, for a run that is not trained yet.
     """
     folders = [
         f"runs.{name}.augment: {folder} contains no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}); correct `folder`"
@@ -73,14 +85,23 @@ def missing_sources(config: Config, prefix: str) -> list[str]:
         for folder in run.augment.folders
         if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in Path(folder).rglob("*"))
     ]
-    return folders + [
-        f"datasets.{name}.path is {dataset.location}, where there is nothing: put the corpus there, or set its location"
-        f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
-        for name, dataset in config.datasets.items()
-        if not dataset.optional
-        and source_fingerprint(name, dataset, prefix) == "absent"
-        and not Path(f"{prefix}results/data/{name}/status.json").is_file()
+    texts = [
+        f"texts.{name}.path is {config.texts[name].path}, where there is nothing: correct it, or give `urls`"
+        for name in dict.fromkeys(each["text"] for run in config.runs for each in lm_texts(config, run))
+        if text_fingerprint(config, name, prefix) == "absent"
     ]
+    return (
+        folders
+        + texts
+        + [
+            f"datasets.{name}.path is {dataset.location}, where there is nothing: put the corpus there, or set its location"
+            f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
+            for name, dataset in config.datasets.items()
+            if not dataset.optional
+            and source_fingerprint(name, dataset, prefix) == "absent"
+            and not Path(f"{prefix}results/data/{name}/status.json").is_file()
+        ]
+    )
 
 
 def _download_fingerprint(download: Download) -> str:

@@ -58,6 +58,17 @@ def location(config: Config, dataset: str) -> str:
     return _json({"path": section.location, "download": None if download is None else download.model_dump()})
 
 
+def ingest_text(config: Config, text: str) -> str:
+    """Return the format of a text and how much of it is used, without its location on this machine."""
+    return _json(config.texts[text].model_dump(include={"wikipedia", "format", "element", "max_sentences"}))
+
+
+def text_location(config: Config, text: str) -> str:
+    """Return where a text lies on this machine, and how it is downloaded."""
+    section = config.texts[text]
+    return _json({"path": section.file, "download": section.download and section.download.model_dump()})
+
+
 def ingest_model(config: Config, model: str) -> str:
     """Return the base model with this folder name; changes of its configuration belong to later stages."""
     section = base_config(config, model)
@@ -263,7 +274,9 @@ def lm(config: Config, run: str) -> str:
     section = _language_model(config, run)
     unit = config.runs[run].lm_unit
     order = section.order or {"words": 4, "characters": 6}[unit]
-    return _json(section.model_dump(include={"prune", "format", "max_words"}) | {"unit": unit, "order": order})
+    return _json(
+        section.model_dump(include={"prune", "format", "max_words", "max_mb"}) | {"unit": unit, "order": order}
+    )
 
 
 def select_tuning_checkpoint(config: Config, run: str) -> str:
@@ -378,6 +391,7 @@ def card(config: Config, run: str) -> str:
             "select": _selection(section),
             "metric": section.error_rate,
             "datasets": datasets,
+            "texts": _texts(config, run),
             "roles": run_roles(section),
             "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
         }
@@ -395,8 +409,16 @@ def reproduction(config: Config, run: str) -> str:
     chosen = config.model_dump(
         mode="json",
         exclude_unset=True,
-        include={"speak": set(spoken), "datasets": set(datasets), "runs": set(runs)},
+        include={
+            "speak": set(spoken),
+            "datasets": set(datasets),
+            "texts": {name for each in runs for name in _texts(config, each)},
+            "runs": set(runs),
+        },
     )
+    for text in chosen.get("texts", {}).values():
+        if "path" in text:
+            text["path"] = Path(text["path"]).name
     for dataset in chosen["datasets"].values():
         if "path" in dataset and not dataset["path"].startswith(SPOKEN):
             dataset["path"] = Path(dataset["path"]).name
@@ -426,6 +448,14 @@ def _language_model(config: Config, run: str) -> LmConfig:
     settings = config.runs[run].evaluation.language_model
     assert settings is not None
     return settings
+
+
+def _texts(config: Config, run: str) -> dict[str, dict[str, Any]]:
+    """Return what the card says about the fetched texts of a run's language model."""
+    lm = config.runs[run].evaluation.language_model
+    return {
+        name: config.texts[name].model_dump(include={"name", "licence", "date"}) for name in (lm.texts if lm else [])
+    }
 
 
 def _start(section: Run) -> str:

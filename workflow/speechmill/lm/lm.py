@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,45 @@ class LmSettings(BaseModel):
     prune: list[int]
     format: Literal["trie", "probing"]
     max_words: int
+    max_mb: int | None = None
+
+
+def build_smaller_model(text: Path, model: Path, settings: LmSettings, memory_mb: int) -> dict[str, Any]:
+    """Estimate a language model of at most `max_mb`, and return its statistics, `bytes`, and the `thresholds`.
+
+    The thresholds of `prune_thresholds` are tried in turn until the file is small enough.
+
+    Raises:
+        SpeechmillError: The smallest model is too large, or a KenLM program is not installed or fails.
+    """
+    for prune in prune_thresholds(settings.prune, settings.order):
+        statistics = build_model(text, model, settings.model_copy(update={"prune": prune}), memory_mb)
+        size = model.stat().st_size
+        print(f"prune {prune}: {size / 1e6:,.1f} MB, {sum(statistics['ngrams']):,} n-grams")
+        if settings.max_mb is None or size <= settings.max_mb * 10**6:
+            return statistics | {"thresholds": prune, "bytes": size}
+    model.unlink()
+    raise SpeechmillError(
+        f"the smallest language model has {size / 1e6:,.1f} MB, but evaluation.lm.max_mb is {settings.max_mb}: raise"
+        f" it, or use less text; its {statistics['ngrams'][0]:,} {settings.unit} alone need this space"
+    )
+
+
+def prune_thresholds(prune: list[int], order: int) -> Iterator[list[int]]:
+    """Yield thresholds for `prune` of lmplz: those given, and then higher ones, which leave fewer n-grams.
+
+    The threshold of trigrams and longer n-grams doubles, that of bigrams is half of it, and unigrams are kept.
+    """
+    given = (prune or [0])[:order]
+    given += given[-1:] * (order - len(given))
+    yield given
+    last = given
+    for threshold in (1 << step for step in range(24)):
+        least = [0, threshold // 2, *[threshold] * (order - 2)]
+        raised = [max(pair) for pair in zip(given, least, strict=True)]
+        if raised != last:
+            last = raised
+            yield raised
 
 
 def build_model(text: Path, model: Path, settings: LmSettings, memory_mb: int) -> dict[str, Any]:
@@ -145,12 +185,12 @@ def main() -> None:
     words = write_lexicon(args.text, folder / LEXICON, tokens, settings)
     write_text("".join(f"{token}\n" for token in tokens.by_id), folder / TOKENS)
     if settings.unit == "words":
-        statistics = build_model(args.text, folder / MODEL, settings, args.memory_mb)
+        statistics = build_smaller_model(args.text, folder / MODEL, settings, args.memory_mb)
     else:
         with scratch_folder(folder / ".tokens") as temporary:
             spelled = temporary / "text.txt"
             write_spelled(args.text, spelled, tokens)
-            statistics = build_model(spelled, folder / MODEL, settings, args.memory_mb)
+            statistics = build_smaller_model(spelled, folder / MODEL, settings, args.memory_mb)
     if statistics["discount_fallback"]:
         orders = ", ".join(map(str, statistics["discount_fallback"]))
         print(f"the text is too small to estimate discounts for the orders {orders}; using the defaults of KenLM")

@@ -124,6 +124,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "usage": evidence.usage,
         "usage_titles": {each["set"]: settings.set_title(each["set"]) for each in evidence.usage},
         "lm": lm,
+        "lm_text_table": card_tables.lm_text_table(settings, lm["text"]) if lm else None,
         "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,
         "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
         "reference_card": settings.reference_card,

@@ -29,6 +29,14 @@ class DatasetDescription(BaseModel):
         return f"{self.name} {self.version}".strip()
 
 
+class TextDescription(BaseModel):
+    """What the card says about a text of the language model."""
+
+    name: str
+    licence: str
+    date: str | None
+
+
 class CardSettings(BaseModel):
     """The part of the configuration that the stage `card` reads."""
 
@@ -46,6 +54,8 @@ class CardSettings(BaseModel):
     metric: ErrorRate
     """The error rate that the card shows first, and of which it shows intervals and differences."""
     datasets: dict[str, DatasetDescription]
+    texts: dict[str, TextDescription] = {}
+    """The fetched texts of the language model."""
     roles: list[str]
     """What the clips of the run are used for: `train`, `dev`, and the scored sets."""
     reference_card: ReferenceCard | None

@@ -35,6 +35,20 @@ def points(fraction: float) -> str:
     return f"{100 * fraction:+.2f}".replace("-", "−")
 
 
+def lm_text_table(settings: CardSettings, text: dict[str, Any]) -> str:
+    """Return the table of the texts of the language model, given the counts of the stage `lm_text`.
+
+    `not_spelled` are sentences with characters that the model lacks.
+    """
+    rows = [["Text", "Licence", "Sentences", "In a scored set", "Not spelled", "Repeated"]]
+    for name, counts in zip(text["source"], text["by_source"], strict=True):
+        about = settings.texts.get(name)
+        title = {"training": "training texts"}.get(name, name) if about is None else f"{about.name} {about.date or ''}"
+        numbers = [f"{counts[key]:,}" for key in ("sentences", "removed", "not_spelled", "repeated")]
+        rows.append([escape(title.strip()), escape(about.licence) if about else "–", *numbers])
+    return table(rows)
+
+
 def training_results(
     plan: dict[str, Any], log: list[dict[str, Any]], scores: pd.DataFrame, metric: ErrorRate = "wer"
 ) -> list[list[str]]:

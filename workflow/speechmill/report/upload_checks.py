@@ -131,10 +131,10 @@ def find_private(model: Path, settings: Mapping[str, Any], restricted: Collectio
                 found.append(f"{table.relative_to(model)} has words or clip ids; build the card again")
     text = folder / "lm" / "text.json"
     trained_on = [name for name in settings.get("train", []) if is_restricted(name, restricted)]
-    if trained_on and text.is_file() and read_json(text)["source"] == "training":
+    if trained_on and text.is_file() and "training" in read_json(text)["source"]:
         found.append(
             f"lm/ has words and n-grams of {', '.join(trained_on)}; remove `lm` from `evaluation.decoders`, or estimate"
-            " the language model from other text (`evaluation.lm.text: files`)"
+            " the language model from other text (`evaluation.lm.text`)"
         )
     return found + [
         f"{FOLDER}/config.yaml lists sentences or speakers in {key}; list them in a manifest instead"

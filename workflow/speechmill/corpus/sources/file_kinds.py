@@ -22,6 +22,16 @@ def unsupported_archive(path: Path) -> str | None:
     return next((kind for signature, kind in _UNSUPPORTED.items() if start.startswith(signature)), None)
 
 
+def web_page(path: Path) -> str | None:
+    """Return `a web page` if a file is HTML, such as an error page of a server; otherwise None."""
+    return "a web page" if is_web_page(_start(path)) else None
+
+
+def is_web_page(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes is HTML."""
+    return start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
+
+
 def text_kind(path: Path) -> str | None:
     """Return what kind of text a file is, such as an error page of a server, also compressed; None if it is not text.
 
