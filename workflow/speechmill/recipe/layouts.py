@@ -22,6 +22,7 @@ from speechmill.corpus.sources.archive import open_tree
 from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_lines, read_table
 from speechmill.recipe.characters import number_language
 from speechmill.recipe.recordings import is_recording, list_files
+from speechmill.recipe.tiers import TIER_READERS, choose_tiers
 
 _SENTENCE = (
     *("sentence", "transcript", "transcription", "text", "normalized_text", "normalised_text", "raw_text"),
@@ -91,7 +92,7 @@ def find_layout(path: Path, language: str) -> Layout:
     found = (
         _kaldi(names)
         or _tables(path, names, recordings)
-        or _annotations(names, recordings)
+        or _annotations(path, names, recordings)
         or _labels(recordings, language)
     )
     return found or _without_text(recordings)
@@ -318,7 +319,7 @@ def _longest_text(rows: list[dict[str, str]], files: _Files) -> str | None:
     return next((column for column in reversed(letters) if most and letters[column] > 0.9 * most), None)
 
 
-def _annotations(names: list[str], recordings: list[str]) -> Layout | None:
+def _annotations(path: Path, names: list[str], recordings: list[str]) -> Layout | None:
     stems = {str(PurePosixPath(name).with_suffix("")) for name in recordings}
     beside: Counter[str] = Counter()
     for name in names:
@@ -327,7 +328,7 @@ def _annotations(names: list[str], recordings: list[str]) -> Layout | None:
             beside[pure.suffix] += 1
     for ending in sorted(beside, key=lambda each: -beside[each]):
         if ending.lower() in _TIMED:
-            return _beside(ending, recordings, "pieces with times")
+            return _timed(path, ending, names, recordings)
     for listing in _LISTING:
         if ending := next((PurePosixPath(name).suffix for name in names if name.lower().endswith(listing)), None):
             return _beside(ending, recordings, "pieces with times")
@@ -337,10 +338,22 @@ def _annotations(names: list[str], recordings: list[str]) -> Layout | None:
     return None
 
 
+def _timed(path: Path, ending: str, names: list[str], recordings: list[str]) -> Layout:
+    if ending.lower() not in TIER_READERS:
+        return _beside(ending, recordings, "pieces with times")
+    tiers = choose_tiers(path, [name for name in names if name.lower().endswith(ending.lower())])
+    section: dict[str, Any] = {"source": "folder", "annotations": {"ending": ending} | tiers.keys}
+    if tiers.speakers is not None and tiers.speakers != "speaker":
+        section["columns"] = {"speaker_id": tiers.speakers}
+    chosen = f", of the tiers {', '.join(tiers.names)}" if tiers.names else ""
+    speakers = None if tiers.speakers is None else f"the {tiers.speakers} of each annotation"
+    return Layout(f"{ending} files{chosen}", section, speakers=speakers)
+
+
 def _beside(ending: str, recordings: list[str], what: str) -> Layout:
     section: dict[str, Any] = {"source": "folder", "annotations": {"ending": ending}}
-    if ending.lower() in (".eaf", ".stm"):
-        return Layout(f"{ending} files ({what})", section, speakers=f"those that the {ending} files name")
+    if ending.lower() == ".stm":
+        return Layout(f"{ending} files ({what})", section, speakers="the STM file")
     speakers = _speaker_folders(recordings)
     if speakers:
         section["columns"] = {"speaker_id": "folder"}

@@ -13,14 +13,9 @@ from speechmill.core.progress import progress
 from speechmill.corpus.audio import Stream, UnreadableAudioError, decode
 from speechmill.corpus.containers import inspect_container
 from speechmill.corpus.encoded import Encoded, mapped, num_bytes
+from speechmill.corpus.sources.annotations.annotated import AUDIO_ENDINGS
 
-ENDINGS = {
-    *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".webm", ".mkv", ".wma", ".amr", ".3gp"),
-    *(".aif", ".aiff", ".au", ".caf", ".sph", ".w64", ".gsm", ".voc", ".mka", ".mov"),
-}
-"""The endings of the names of recordings, in lower case."""
-
-MEASURED = 2000
+MEASURED = 10_000
 """The most recordings that are opened: a larger folder is sampled."""
 
 _MAX_HOURS = 24
@@ -52,7 +47,7 @@ def list_files(folder: Path) -> list[str]:
 
 def is_recording(name: str) -> bool:
     """Return whether a file is a recording, by its name."""
-    return Path(name).suffix.lower() in ENDINGS
+    return Path(name).suffix.lower() in AUDIO_ENDINGS
 
 
 def measure(names: list[str], read: Callable[[str], Encoded]) -> Measured:
