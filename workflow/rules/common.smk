@@ -35,8 +35,9 @@ onstart:
         raise WorkflowError(message)
     # On a cluster, and in environments of Conda, jobs do not find the GPUs that are found here.
     if workflow.local_exec and not workflow.touch and not workflow.deployment_settings.deployment_method:
-        runs = {job.wildcards.get("run") for job in workflow.dag.needrun_jobs() if "gpu" in job.rule.resources}
-        for message in hardware.missing_gpu_errors(SETTINGS, runs):
+        jobs = [job for job in workflow.dag.needrun_jobs() if "gpu" in job.rule.resources]
+        names = {job.wildcards.get(name) for job in jobs for name in ("run", "dataset")}
+        for message in hardware.missing_gpu_errors(SETTINGS, names):
             raise WorkflowError(message)
 
 
@@ -127,16 +128,23 @@ def folder_of(name):
     return lambda wildcards, input: paths.folder_of(SETTINGS, wildcards.run, input[name])
 
 
+def model_folder(wildcards, input):
+    """A parameter function: the folder of the model that transcribes a dataset."""
+    return paths.folder_of(SETTINGS, SETTINGS.pieces[wildcards.dataset].by, input.model)
+
+
 def folders_of_inputs(wildcards, input):
     """A parameter function: the folder of each input."""
     return [Path(file).parent.as_posix() for file in input]
 
 
-# Datasets that the cache between workflows must not share, runs that train a model, and runs that only score one, as
-# alternatives of a regular expression; one that matches nothing where there are none.
+# Datasets that the cache between workflows must not share, runs that train a model, datasets that are made by alignment
+# and by transcription, and runs that only score a model, as alternatives of a regular expression; one that matches nothing where there are none.
 UNCACHED = "|".join(sources.uncached(SETTINGS)) or "(?!)"
 TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
 TRAINED = "|".join(TRAINED_RUNS) or "(?!)"
+SEGMENTED = "|".join(name for name, each in SETTINGS.pieces.items() if each.source == "segment") or "(?!)"
+TRANSCRIBED = "|".join(name for name, each in SETTINGS.pieces.items() if each.source == "transcribe") or "(?!)"
 SCORED = "|".join(name for name, run in SETTINGS.runs.items() if not run.trains) or "(?!)"
 
 

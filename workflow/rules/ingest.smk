@@ -1,4 +1,5 @@
-# Needs: a corpus at its dataset's `path`, or the network to download it; the network, for a base on the Hub.
+# Needs: a corpus at its dataset's `path`, or the network to download it; the network, for a base on the Hub; the pieces
+# of recordings that `segment` and `transcribe` make.
 # Makes: raw shards of encoded clips; a folder with the base model.
 
 
@@ -32,7 +33,7 @@ rule ingest_dataset:
         " 2>&1 | tee {log}"
 
 
-ruleorder: ingest_uncached > ingest_dataset
+ruleorder: ingest_pieces > ingest_uncached > ingest_dataset
 
 
 # A source that was unavailable, or that may change later, must not be shared.
@@ -40,6 +41,30 @@ use rule ingest_dataset as ingest_uncached with:
     wildcard_constraints:
         dataset=UNCACHED,
     cache: False
+
+
+# Clips that a model made of the recordings of another dataset.
+rule ingest_pieces:
+    input:
+        pieces=each("results/pieces/{dataset}/{split}/shard-{number}.parquet", paths.dataset_shards),
+        status=each("results/data/{of}/status.json", paths.recordings),
+    output:
+        directory("results/raw/{dataset}"),
+    log:
+        "logs/ingest_pieces/{dataset}.log",
+    wildcard_constraints:
+        dataset="|".join(SETTINGS.pieces) or "(?!)",
+    conda:
+        "../../envs/data.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=120,
+    params:
+        settings=from_config(stage_settings.ingest_pieces),
+        version=stage_version("ingest_pieces"),
+    shell:
+        "python -m speechmill.corpus.ingest_pieces --settings {params.settings:q} --pieces {input.pieces}"
+        " --status {input.status} --raw {output} 2>&1 | tee {log}"
 
 
 rule ingest_model:

@@ -50,7 +50,7 @@ def indexes(tmp_path: Path) -> list[Path]:
 
 def settings(*sets: str, filtered: bool = True, **rules: Any) -> ClipsSettings:
     names = {name.split("-")[0] for name in sets}
-    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}}
+    training = {"clips": {}, "leakage": "remove", "dev": "corpus-dev", "speakers": {n: n for n in names}, "of": {}}
     return ClipsSettings.model_validate(
         {
             "text": {"keep": "а-яё"} | rules,
@@ -180,6 +180,7 @@ def test_program_writes_clips_counts_and_exclusions(
     assert ids(read_table(tmp_path / "excluded.parquet").to_pylist()) == ["a2", "b1", "b2", "c1"]
     counts = read_json(tmp_path / "clips.json")
     assert (counts["clips"], counts["seconds"], counts["speakers"]) == (1, 2.0, 1)
+    assert counts["by_dataset"] == {"corpus": {"clips": 1, "seconds": 2.0}}
     assert (counts["listed"], counts["unavailable"]) == (6, None)
     assert counts["excluded"] == {"empty": 1, "infeasible": 1, "long": 1, "short": 1}
     assert counts["characters_dropped"] == {".": 3, "!": 3}

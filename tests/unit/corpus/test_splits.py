@@ -117,7 +117,9 @@ def test_draw_by_sentence_ignores_punctuation() -> None:
 
 
 def test_clip_without_speaker_is_drawn_by_another_unit() -> None:
-    with pytest.raises(SpeechmillError, match=r"drawn\.dev: the clip a has no speaker.*set drawn\.dev\.by to recording or sentence"):
+    with pytest.raises(
+        SpeechmillError, match=r"drawn\.dev: the clip a has no speaker.*set drawn\.dev\.by to recording or sentence"
+    ):
         splits_of(clip(None), drawn())
 
 

@@ -154,7 +154,7 @@ def test_run_without_training_scores_its_base_as_step_0() -> None:
     assert paths.folder_of(config, "demo_ru", paths.selected_model(config, "demo_ru")) == f"{RUN}/model"
     scores = [score.split("/")[3:6] for score in paths.all_scores(config, "scored", [0])]
     assert scores == [["evaluation", "0", each] for each in ("demo_ru-test", "demo_ru-test-noisy")]
-    assert paths.run_datasets(config.runs["scored"]) == ["demo_ru"]
+    assert config.runs["scored"].datasets == ["demo_ru"]
     assert not any("/model/" in file for file in paths.results(config, "scored"))
 
 

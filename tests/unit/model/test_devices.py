@@ -60,7 +60,7 @@ def test_missing_gpu_names_the_key_to_change() -> None:
         pytest.raises(
             SpeechmillError, match=r"runs\.demo\.device is gpu, but the job finds none .* set runs\.demo\.dev"
         ),
-        acquire_devices("gpu", "demo", 1),
+        acquire_devices("gpu", "runs.demo", 1),
     ):
         pass
 
@@ -69,7 +69,7 @@ def test_missing_gpu_names_the_key_to_change() -> None:
 def test_gpu_that_was_not_granted_is_rejected() -> None:
     with (
         pytest.raises(SpeechmillError, match=r"was granted none \(--resources gpu=0\)"),
-        acquire_devices("gpu", "demo", 0),
+        acquire_devices("gpu", "runs.demo", 0),
     ):
         pass
 
@@ -84,7 +84,7 @@ def test_fewer_granted_gpus_than_requested_are_rejected(wanted: str) -> None:
             match=r"runs\.demo\.gpus is 2, but the job was granted 1; give snakemake --resources gpu=2 or more, or set"
             r" runs\.demo\.gpus to 1 and raise runs\.demo\.plan\.gradient_accumulation",
         ),
-        acquire_devices(wanted, "demo", 1, 2),
+        acquire_devices(wanted, "runs.demo", 1, 2),
     ):
         pass
 
@@ -94,56 +94,56 @@ def test_fewer_granted_gpus_than_requested_are_rejected(wanted: str) -> None:
 def test_fewer_visible_gpus_than_granted_are_rejected(wanted: str) -> None:
     with (
         pytest.raises(SpeechmillError, match=r"runs\.demo\.gpus is 4, but the job finds 3 of the 4 .*demo\.gpus to 3"),
-        acquire_devices(wanted, "demo", 4, 4),
+        acquire_devices(wanted, "runs.demo", 4, 4),
     ):
         pass
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_auto_uses_the_cpu_without_a_gpu() -> None:
-    with acquire_devices("auto", "demo", 1) as acquired:
+    with acquire_devices("auto", "runs.demo", 1) as acquired:
         assert acquired == [torch.device("cpu")]
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize(("wanted", "granted"), [("auto", 0), ("cpu", 0), ("cpu", 1)])
 def test_cpu_is_used_unless_a_gpu_is_granted(wanted: str, granted: int) -> None:
-    with acquire_devices(wanted, "demo", granted) as acquired:
+    with acquire_devices(wanted, "runs.demo", granted) as acquired:
         assert acquired == [torch.device("cpu")]
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_several_processes_share_the_cpu() -> None:
-    with acquire_devices("cpu", "demo", 0, 3) as acquired:
+    with acquire_devices("cpu", "runs.demo", 0, 3) as acquired:
         assert acquired == [torch.device("cpu")] * 3
 
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("wanted", ["gpu", "auto"])
 def test_two_jobs_use_different_gpus(wanted: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with acquire_devices(wanted, "one", 1):
+    with acquire_devices(wanted, "runs.one", 1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # as in the process of the other job
-        with acquire_devices(wanted, "other", 1):
+        with acquire_devices(wanted, "runs.other", 1):
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
 @pytest.mark.usefixtures("three_gpus")
 def test_job_acquires_several_of_the_free_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-    with acquire_devices("gpu", "one", 1):
+    with acquire_devices("gpu", "runs.one", 1):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,6,7")
-        with acquire_devices("gpu", "other", 2, 2) as acquired:
+        with acquire_devices("gpu", "runs.other", 2, 2) as acquired:
             assert acquired == [torch.device("cuda", 0), torch.device("cuda", 1)]
             assert os.environ["CUDA_VISIBLE_DEVICES"] == "6,7"
 
 
 @pytest.mark.usefixtures("two_gpus")
 def test_failed_job_releases_its_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RuntimeError), acquire_devices("gpu", "one", 1):
+    with pytest.raises(RuntimeError), acquire_devices("gpu", "runs.one", 1):
         raise RuntimeError
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with acquire_devices("gpu", "other", 1):
+    with acquire_devices("gpu", "runs.other", 1):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
@@ -171,9 +171,9 @@ def test_visible_devices_keeps_the_names_of_the_host(
 def test_jobs_with_different_gpus_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     # A cluster assigns each job a GPU of its own, which both jobs call cuda:0.
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6")
-    with acquire_devices("gpu", "one", 1) as (first,):
+    with acquire_devices("gpu", "runs.one", 1) as (first,):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-        with acquire_devices("gpu", "other", 1) as (second,):
+        with acquire_devices("gpu", "runs.other", 1) as (second,):
             assert first.index == second.index == 0
 
 
@@ -210,7 +210,7 @@ def test_index_and_uuid_share_a_lock(monkeypatch: pytest.MonkeyPatch, name: str)
 @pytest.mark.usefixtures("listed_gpus")
 def test_cuda_visible_devices_keeps_given_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb,2,0")
-    with acquire_devices("gpu", "demo", 2, 2):
+    with acquire_devices("gpu", "runs.demo", 2, 2):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb,2"
 
 
@@ -235,13 +235,13 @@ def test_slurm_jobs_may_use_the_same_index(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("two_gpus")
 def test_slurm_tasks_share_the_gpus_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    with acquire_devices("gpu", "demo", 4, 4) as acquired:
+    with acquire_devices("gpu", "runs.demo", 4, 4) as acquired:
         assert len(acquired) == 2
     with (
         pytest.raises(
             SpeechmillError, match=r"runs\.demo\.gpus is 3, which 2 Slurm tasks cannot share equally.* multiple of 2"
         ),
-        acquire_devices("gpu", "demo", 3, 3),
+        acquire_devices("gpu", "runs.demo", 3, 3),
     ):
         pass
 

@@ -1,14 +1,16 @@
 """Section `datasets`: the sources of the recordings, and how their clips are stored."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from speechmill.config.base import Name, Section
 from speechmill.config.hub_ids import HubId
+from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.shards import Resampler
 
 
@@ -312,9 +314,9 @@ class DrawnSplit(Section):
     share: float = Field(
         gt=0,
         lt=1,
-        description="share of the speakers (or recordings, or sentences) of that split that are drawn; each is decided by its own"
-        " hash, so that additional data does not change the others. The shares of all splits drawn from the same split"
-        " must sum to less than 1",
+        description="share of the speakers (or recordings, or sentences) of that split that are drawn; each is decided"
+        " by its own hash, so that additional data does not change the others. The shares of all splits drawn from the"
+        " same split must sum to less than 1",
     )
     by: Literal["speaker", "recording", "sentence"] = Field(
         "speaker",
@@ -439,6 +441,11 @@ class _StoredDataset(Section):
         return self.download if isinstance(self, _Archive) else None
 
     @property
+    def location(self) -> str | None:
+        """Where the corpus is on this machine; None where it comes from the Hub, or from another dataset."""
+        return getattr(self, "path", None)
+
+    @property
     def in_storage(self) -> bool:
         """Whether a storage plugin of snakemake downloads the archive."""
         return isinstance(self, _Archive) and self.path.startswith("s3://")
@@ -472,12 +479,15 @@ class _StoredDataset(Section):
 
     def speaker_namespace(self, dataset: str) -> str:
         """Return the namespace of the speaker ids of this section, whose name is `dataset`."""
-        corpus = {"common_voice": "common_voice", "zeroth": "zeroth"}.get(getattr(self, "source", ""), dataset)
-        return self.speakers or corpus
+        return self.speakers or _speaker_namespace(getattr(self, "source", ""), dataset)
 
     def shard_count(self, split: str) -> int:
         """Return the number of shards of a split."""
         return self.shards if isinstance(self.shards, int) else self.shards[split]
+
+
+def _speaker_namespace(source: str, dataset: str) -> str:
+    return source if source in ("common_voice", "zeroth") else dataset
 
 
 class CommonVoiceDataset(CommonVoice, _StoredDataset):
@@ -498,8 +508,83 @@ class FolderDataset(Folder, _StoredDataset):
     """A dataset whose source is a folder of recordings."""
 
 
+class _PiecesDataset(_StoredDataset):
+    """A dataset that is made from another one; what is not given is as there."""
+
+    name: str = Field("", description="name of the corpus, as shown in the card; default: that of `of`")
+    version: str = Field("", description="release of the corpus; default: that of `of`")
+    licence: str = Field("", description="licence of the corpus; default: that of `of`")
+    splits: list[Name] = Field(
+        default_factory=list, description="splits of `of` to use; default: all that it publishes"
+    )
+    shards: int | dict[Name, int] = Field(
+        default_factory=dict, description="as many as `of` has, so that this key is not needed"
+    )
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a later run is guaranteed to give the same data: a model, which may change, makes it."""
+        return False
+
+
+class SegmentDataset(Segment, _PiecesDataset):
+    """A dataset whose clips are cut from the recordings of another one by forced alignment of their transcripts."""
+
+
+class TranscribeDataset(Transcribe, _PiecesDataset):
+    """A dataset whose clips are cut from the recordings of another one and transcribed by the model of a run."""
+
+
 Source = Annotated[CommonVoice | Zeroth | Hub | Folder, Field(discriminator="source")]
-Dataset = Annotated[CommonVoiceDataset | ZerothDataset | HubDataset | FolderDataset, Field(discriminator="source")]
+IngestedDataset = CommonVoiceDataset | ZerothDataset | HubDataset | FolderDataset
+Dataset = Annotated[IngestedDataset | SegmentDataset | TranscribeDataset, Field(discriminator="source")]
+
+
+_INHERITED = ("name", "version", "licence", "hub_id", "language", "redistribute", "optional", "splits")
+
+
+def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...] = ()) -> Any:
+    """Return a dataset as it is written; one that is made from another gets what it takes from that.
+
+    Args:
+        name: The name of the dataset.
+        datasets: All datasets, as they are written.
+        makes: Datasets that are made from this one.
+
+    Raises:
+        ValueError: There is no dataset `of`, it lacks a split, or datasets are made from each other.
+    """
+    dataset = datasets[name]
+    if (
+        not isinstance(dataset, Mapping)
+        or dataset.get("source") not in ("segment", "transcribe")
+        or "of" not in dataset
+    ):
+        return dataset
+    of = str(dataset["of"])
+    if of not in datasets:
+        raise ValueError(
+            f"datasets.{name}.of: there is no dataset {of}; known datasets are {', '.join(map(str, datasets))}"
+        )
+    if of in (*makes, name):
+        circle = [*makes, name][[*makes, name].index(of) :]
+        raise ValueError(f"datasets.{of}.of: circular, {' is made of '.join([*circle, of])}")
+    recordings = with_inherited(of, datasets, (*makes, name))
+    if not isinstance(recordings, Mapping):
+        return dataset
+    inherited = {key: recordings[key] for key in _INHERITED if key in recordings}
+    inherited["speakers"] = recordings.get("speakers") or _speaker_namespace(str(recordings.get("source")), of)
+    section = {**inherited, **dataset}
+    shards, splits = recordings.get("shards"), recordings.get("splits")
+    if isinstance(splits, list) and isinstance(section["splits"], list):
+        for split in section["splits"]:
+            if split not in splits:
+                raise ValueError(
+                    f"datasets.{name}.splits: {of} has no split {split}, only {', '.join(map(str, splits))}"
+                )
+        if isinstance(shards, Mapping):
+            shards = {split: count for split, count in shards.items() if split in section["splits"]}
+    return {"shards": shards, **section} if shards else section
 
 
 class IngestSettings(Section):

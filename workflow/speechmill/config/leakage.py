@@ -10,16 +10,21 @@ Action = Literal["remove", "report", "fail"]
 
 
 class LeakageRule(Section):
-    """The action per kind of overlap; a single word stands for all three."""
+    """The action per kind of overlap; a single word stands for all of them."""
 
     speaker: Action = Field("report", description="the clips have the same speaker")
     sentence: Action = Field("report", description="the clips have the same normalised text")
-    audio: Action = Field("report", description="the clips have the same file, or the same decoded samples")
+    audio: Action = Field(
+        "report",
+        description="the clips have the same file or the same decoded samples, or are parts of one recording that"
+        " overlap in time",
+    )
+    recording: Action = Field("report", description="the clips are parts of one recording that do not overlap in time")
 
     @model_validator(mode="before")
     @classmethod
     def _same_action_for_all(cls, value: object) -> object:
-        return dict.fromkeys(("speaker", "sentence", "audio"), value) if isinstance(value, str) else value
+        return dict.fromkeys(cls.model_fields, value) if isinstance(value, str) else value
 
 
 class LeakageConfig(Section):

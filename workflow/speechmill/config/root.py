@@ -12,7 +12,14 @@ from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardConfig
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.clips import ClipConfig
-from speechmill.config.datasets import Dataset, Folder
+from speechmill.config.datasets import (
+    Dataset,
+    Folder,
+    IngestedDataset,
+    SegmentDataset,
+    TranscribeDataset,
+    with_inherited,
+)
 from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
 from speechmill.config.finetune import Device, FinetuneConfig
 from speechmill.config.hub_metadata import HubLanguage
@@ -24,7 +31,7 @@ from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.speak import SpeakConfig
-from speechmill.config.text import TextConfig, casing_language
+from speechmill.config.text import TextConfig, with_casing
 from speechmill.core.command import SpeechmillError
 
 # Keys that a run with training needs, and keys that a run without training must not have.
@@ -109,6 +116,12 @@ class Run(Section):
         return self.training == "finetune"
 
     @property
+    def datasets(self) -> list[str]:
+        """The names of the datasets that the run reads, each once."""
+        names = [*(self.train or []), *([self.dev] if self.dev else []), *self.evaluation.set_names]
+        return list(dict.fromkeys(name.split("-")[0] for name in names))
+
+    @property
     def select_set(self) -> str | None:
         """The evaluation set that the checkpoint is selected on."""
         return self.select.set or self.dev
@@ -116,12 +129,7 @@ class Run(Section):
     @model_validator(mode="before")
     @classmethod
     def _case_follows_the_language(cls, values: Any) -> Any:
-        # Only where the language has rules of its own, so that no stage depends on the language in other runs.
-        text = values.get("text", {}) if isinstance(values, Mapping) else None
-        if not isinstance(text, Mapping) or text.get("language") is not None:
-            return values
-        language = casing_language(str(values.get("language", "")))
-        return values if language is None else {**values, "text": {**text, "language": language}}
+        return with_casing(values)
 
     @property
     def select_metric(self) -> Metric:
@@ -211,6 +219,93 @@ class Config(Section):
     )
     datasets: dict[Name, Dataset] = Field(min_length=1, description="corpora by name")
     runs: dict[Name, Run] = Field(min_length=1, description="models by name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pieces_inherit(cls, values: Any) -> Any:
+        datasets = values.get("datasets") if isinstance(values, Mapping) else None
+        if not isinstance(datasets, Mapping):
+            return values
+        return {**values, "datasets": {name: with_inherited(name, datasets) for name in datasets}}
+
+    @model_validator(mode="after")
+    def _pieces_have_shards_and_models(self) -> "Config":
+        for name, dataset in self.pieces.items():
+            recordings = self.datasets[dataset.of]
+            for split in dataset.splits:
+                if dataset.shard_count(split) != recordings.shard_count(split):
+                    raise ValueError(
+                        f"datasets.{name}.shards: it has as many shards as {dataset.of}; remove the key, and change"
+                        f" datasets.{dataset.of}.shards instead"
+                    )
+            if dataset.model_run is not None and dataset.model_run not in self.runs:
+                key = "by" if isinstance(dataset, TranscribeDataset) else "model.run"
+                raise ValueError(
+                    f"datasets.{name}.{key}: there is no run {dataset.model_run};"
+                    f"{_nearest(dataset.model_run, list(self.runs))} known runs are {', '.join(self.runs)}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_made_of_itself(self) -> "Config":
+        for name in self.pieces:
+            if circle := self._circle([f"datasets.{name}"]):
+                raise ValueError(
+                    f"{circle[0]}: circular, {' is made of '.join(circle)}; let another run align or transcribe, such"
+                    " as one that is trained without that dataset"
+                )
+        return self
+
+    @property
+    def pieces(self) -> dict[str, SegmentDataset | TranscribeDataset]:
+        """The datasets that are made from the recordings of other datasets."""
+        return {
+            name: dataset
+            for name, dataset in self.datasets.items()
+            if isinstance(dataset, SegmentDataset | TranscribeDataset)
+        }
+
+    def made_of(self, run: str) -> tuple[list[str], list[str]]:
+        """Return the runs and the datasets that a run is made of, with itself: what comes first is listed first."""
+        parts: list[str] = []
+
+        def add(part: str) -> None:
+            for each in self._parts(part):
+                add(each)
+            if part not in parts:
+                parts.append(part)
+
+        add(f"runs.{run}")
+        runs = [part.removeprefix("runs.") for part in parts if part.startswith("runs.")]
+        return runs, [part.removeprefix("datasets.") for part in parts if part.startswith("datasets.")]
+
+    def _parts(self, part: str) -> list[str]:
+        """Return the runs and datasets that a run or dataset is directly made of, such as `runs.demo`."""
+        kind, name = part.split(".")
+        if kind == "runs":
+            run = self.runs[name]
+            return [
+                *([f"runs.{run.model.run}"] if run.model.run else []),
+                *(f"datasets.{each}" for each in run.datasets),
+            ]
+        pieces = self.pieces.get(name)
+        if pieces is None:
+            return []
+        return [f"datasets.{pieces.of}", *([f"runs.{pieces.model_run}"] if pieces.model_run else [])]
+
+    def _circle(self, path: list[str]) -> list[str] | None:
+        """Return the first circle that `path` leads to, with its first part again at the end; None if there is none."""
+        for part in self._parts(path[-1]):
+            if part in path:
+                return [*path[path.index(part) :], part]
+            if circle := self._circle([*path, part]):
+                return circle
+        return None
+
+    def ingested(self, name: str) -> IngestedDataset:
+        """Return the dataset with the recordings of a dataset: itself, or the one that it is made from."""
+        dataset = self.datasets[name]
+        return self.ingested(dataset.of) if isinstance(dataset, SegmentDataset | TranscribeDataset) else dataset
 
     @model_validator(mode="after")
     def _sets_exist(self) -> "Config":
@@ -302,7 +397,7 @@ def load(raw: Mapping[str, Any]) -> Config:
 
 
 def _message(error: dict[str, Any]) -> str:
-    tags = {"common_voice", "folder", "hub", "zeroth"}
+    tags = {"common_voice", "folder", "hub", "segment", "transcribe", "zeroth"}
     path = [str(part) for i, part in enumerate(error["loc"]) if not (i == 2 and part in tags)]
     key = ".".join(path) or "configuration"
     if error["type"] == "extra_forbidden":

@@ -1,7 +1,8 @@
 """Section `runs.*.text`: how sentences are normalised for training and scoring."""
 
 import unicodedata
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -32,6 +33,18 @@ def casing_language(language: str) -> str | None:
     """Return the language of `CasingLanguage` that a code such as `tr` or `tur` stands for, or None."""
     code = _ISO_639_3.get(language, language)
     return code if code in get_args(CasingLanguage) else None
+
+
+def with_casing(values: Any) -> Any:
+    """Return a section, as it is written, whose `text` has the language that its `language` implies for case.
+
+    Only where the language has rules of its own, so that no stage depends on the language otherwise.
+    """
+    text = values.get("text", {}) if isinstance(values, Mapping) else None
+    if not isinstance(text, Mapping) or text.get("language") is not None:
+        return values
+    language = casing_language(str(values.get("language", "")))
+    return values if language is None else {**values, "text": {**text, "language": language}}
 
 
 class Replacement(Section):

@@ -9,7 +9,9 @@ SAMPLE_RATE = 16_000
 
 _SPEAKER = [(name, pa.string()) for name in ("speaker_id", "gender", "age", "accent")]
 
-_PIECE = [("recording", pa.string()), ("score", pa.float32())]
+_PART = [("recording", pa.string()), ("channel", pa.int32()), ("start", pa.float64()), ("end", pa.float64())]
+
+_SCORE = ("score", pa.float32())
 
 RAW = pa.schema(
     [
@@ -21,7 +23,8 @@ RAW = pa.schema(
         ("encoded_file_sha256", pa.string()),
         ("sentence", pa.string()),
         *_SPEAKER,
-        *_PIECE,
+        *_PART,
+        _SCORE,
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
@@ -32,8 +35,10 @@ RAW = pa.schema(
 folder of the raw shard. Both are null if the corpus lists a file but lacks it, or if `reason` and `detail` say why it
 cannot be read.
 
-`recording` is the recording that a clip was cut from, null if it is one itself. `score` says how well audio and sentence
-of a clip match, where they were aligned or the sentence was transcribed by a model; otherwise null.
+`recording` is the recording that a clip was cut from, `channel` the channel, counted from 0, or null for the mean of
+all, and `start` and `end` are in seconds; an `end` of null is that of the recording. All are null if the clip is a
+recording itself. `score` says how well audio and sentence of a clip match, where a model aligned or transcribed them;
+otherwise null.
 """
 
 PIECES = pa.schema(
@@ -53,8 +58,8 @@ PIECES = pa.schema(
 )
 """Pieces of recordings, in the order of time.
 
-`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at 16
-kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
+`recording` is the id of the clip that is cut, `start` and `end` are in seconds, and `encoded` is the audio in FLAC, at
+16 kHz. Parts of the recording or of its transcript that are left out have a `reason` and its details instead of audio.
 """
 
 _CLIP_TYPES = {
@@ -66,6 +71,10 @@ _CLIP_TYPES = {
     "sha256": ("string", pa.string()),
     "audio_sha256": ("string", pa.string()),
 }
+
+
+CLIP_COLUMNS = list(_CLIP_TYPES)
+"""The columns of a shard of clips."""
 
 
 def clip_schema(**metadata: str) -> pa.Schema:
@@ -92,7 +101,8 @@ ROWS = pa.schema(
         ("num_samples", pa.int32()),
         ("sentence", pa.string()),
         *_SPEAKER,
-        *_PIECE,
+        *_PART,
+        _SCORE,
         ("silence", pa.float32()),
         ("clipping", pa.float32()),
         ("missing_seconds", pa.float32()),
@@ -129,6 +139,7 @@ CLIPS = pa.schema(
         ("row", pa.int32()),
         ("sha256", pa.string()),
         ("audio_sha256", pa.string()),
+        *_PART,
     ]
 )
 """Clips that a run uses, with the normalised text; `split` is the split that the clip is stored under."""

@@ -18,18 +18,23 @@ from speechmill.core.files import read_json, write_json, write_text
 from speechmill.core.schemas import CLIPS, EXCLUDED, SAMPLE_RATE
 from speechmill.core.tables import clips_digest, read_rows, write_table
 from speechmill.corpus.leakage import Leakage, format_leakage
+from speechmill.corpus.recordings import Recordings
 from speechmill.corpus.splits import splits_of
 from speechmill.text.normaliser import Normaliser, ctc_frames, model_frames, output_clusters, to_units
 from speechmill.text.tokens import unit_pattern
 
 
 class TrainingSettings(BaseModel):
-    """The rules that exclude training clips; `speakers` is the namespace of the speaker ids of each dataset."""
+    """The rules that exclude training clips.
+
+    `speakers` is the namespace of the speaker ids of each dataset, and `of` the dataset that it is made from, if any.
+    """
 
     clips: ClipConfig
     leakage: LeakageConfig
     dev: str
     speakers: dict[str, str]
+    of: dict[str, str]
 
 
 class ClipsSettings(BaseModel):
@@ -120,6 +125,14 @@ def count_listed(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
     return sum(set_sizes[name.split("-")[0]][name.split("-")[1]] for name in sets)
 
 
+def by_dataset(clips: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the number of `clips` and their `seconds` for each dataset that has any."""
+    samples: dict[str, list[int]] = {}
+    for clip in clips:
+        samples.setdefault(clip["dataset"], []).append(clip["num_samples"])
+    return {name: {"clips": len(each), "seconds": sum(each) / SAMPLE_RATE} for name, each in samples.items()}
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -130,6 +143,9 @@ def main() -> None:
     parser.add_argument("--digest", type=Path, required=True)
     parser.add_argument("--counts", type=Path, required=True)
     parser.add_argument("--scored", type=Path, nargs="*", help="the clips of each scored set; training only")
+    parser.add_argument(
+        "--recordings", type=Path, nargs="*", default=[], help="the indexes of datasets that others are made from"
+    )
     parser.add_argument("--excluded", type=Path, help="the table of excluded clips to write; training only")
     parser.add_argument("--leakage", type=Path, help="the counts of collisions to write; training only")
     args = parser.parse_args()
@@ -137,7 +153,9 @@ def main() -> None:
     statuses = [read_json(path) for path in args.status]
     leakage = None
     if settings.training:
-        leakage = Leakage(settings.training.leakage, settings.training.dev, settings.training.speakers)
+        recordings = (row | {"dataset": path.parts[-3]} for path in args.recordings for row in read_rows(path))
+        training = settings.training
+        leakage = Leakage(training.leakage, training.dev, training.speakers, Recordings(training.of, recordings))
         for path in args.scored:
             leakage.add_scored_set(path.stem, read_rows(path))
     selection = select_clips(args.indexes, settings, leakage)
@@ -166,6 +184,7 @@ def main() -> None:
             "sha256": digest,
             "seconds": sum(row["num_samples"] for row in used) / SAMPLE_RATE,
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),
+            "by_dataset": by_dataset(used),
             "excluded": reasons,
             "clips_touched": dict(selection.normaliser.clips_touched),
             "characters_replaced": dict(selection.normaliser.characters_replaced.most_common()),

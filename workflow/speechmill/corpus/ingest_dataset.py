@@ -169,8 +169,9 @@ def _rows(
             "gender": clip.gender,
             "age": clip.age,
             "accent": clip.accent,
-            "recording": None if clip.piece is None else clip.file,
         }
+        if clip.piece is not None:
+            row |= clip.piece._asdict() | {"recording": clip.file}
         try:
             encoded = read(clip)
         except UnreadableAudioError as error:

@@ -1,4 +1,4 @@
-"""Leakage: training clips that share a speaker, a sentence or audio with a clip of a scored set."""
+"""Leakage: training clips that share a speaker, a sentence, audio or a recording with a clip of a scored set."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -6,25 +6,29 @@ from typing import Any
 
 from speechmill.config.leakage import LeakageConfig
 from speechmill.core.command import SpeechmillError
+from speechmill.corpus.recordings import Recordings, ScoredParts
 
 _EXAMPLES = 5
-_KINDS = ("speaker", "sentence", "audio")
+_KINDS = ("speaker", "sentence", "audio", "recording")
 
 
 class Leakage:
     """The scored sets of a run, and the counts of training clips that collide with them.
 
-    A clip is a mapping with `dataset`, `id`, `speaker_id`, `text`, `sha256` and `audio_sha256`.
+    A clip is a mapping with `dataset`, `id`, `speaker_id`, `text`, `sha256` and `audio_sha256`, and with `recording`,
+    `channel`, `start` and `end`, all None if it is a recording itself.
 
     Args:
         settings: What to do about collisions with the dev set and with the test sets.
         dev: The name of the dev set; all other sets are test sets.
         speakers: The namespace of the speaker ids of each dataset. Equal ids are the same speaker only in the same
             namespace.
+        recordings: The recordings of datasets that others are cut from.
     """
 
-    def __init__(self, settings: LeakageConfig, dev: str, speakers: Mapping[str, str]) -> None:
-        self._settings, self._dev, self._speakers = settings, dev, speakers
+    def __init__(self, settings: LeakageConfig, dev: str, speakers: Mapping[str, str], recordings: Recordings) -> None:
+        self._settings, self._dev, self._speakers, self._recordings = settings, dev, speakers, recordings
+        self._parts: dict[str, ScoredParts] = {}
         self._sets: dict[tuple[str, Any], set[str]] = {}
         self._counts: dict[str, Counter[str]] = {}
         self._examples: dict[tuple[str, str], list[dict[str, str]]] = {}
@@ -33,7 +37,9 @@ class Leakage:
     def add_scored_set(self, name: str, clips: Iterable[Mapping[str, Any]]) -> None:
         """Add the clips of the scored set `name`, `{dataset}-{split}`."""
         self._counts.setdefault(name, Counter())
+        parts = self._parts.setdefault(name, ScoredParts())
         for clip in clips:
+            parts.add(self._recordings.part(clip))
             for key in self._keys(clip):
                 self._sets.setdefault(key, set()).add(name)
 
@@ -47,6 +53,10 @@ class Leakage:
         for kind, key in self._keys(clip):
             for name in self._sets.get((kind, key), ()):
                 hits.setdefault(name, set()).add(kind)
+        part = self._recordings.part(clip)
+        for name, parts in self._parts.items():
+            if part.recording in parts:
+                hits.setdefault(name, set()).add("audio" if parts.overlap(part) else "recording")
         reasons: list[str] = []
         removing: set[str] = set()
         for name, kinds in sorted(hits.items()):

@@ -12,7 +12,7 @@ from speechmill.config.shards import ShardSettings
 from speechmill.core.command import run_command
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.progress import progress
-from speechmill.core.schemas import ROWS, clip_schema
+from speechmill.core.schemas import CLIP_COLUMNS, ROWS, clip_schema
 from speechmill.core.tables import read_rows, write_in_row_groups
 from speechmill.corpus.audio import UnreadableAudioError, clipped_share, decode_to_16k, encode_clip, silent_share
 from speechmill.corpus.encoded import Encoded, num_bytes, sha256
@@ -76,8 +76,8 @@ def _convert_clip(listed: dict[str, Any], folder: Path, resampler: str) -> tuple
     reason, detail = listed.pop("reason"), listed.pop("detail")
     encoded, digest = _encoded(listed, folder)
     row = listed | {"splits": splits}
-    # A shard has the columns that are fixed for it; these are in the index.
-    listed = {key: value for key, value in listed.items() if key not in ("recording", "score")}
+    # The other columns are in the index alone.
+    listed = {key: value for key, value in listed.items() if key in CLIP_COLUMNS}
     if encoded is None:
         missing = "the corpus lists this file but does not contain it"
         return row | {"reason": reason or "missing", "detail": f"{file}: {detail or missing}"}, None

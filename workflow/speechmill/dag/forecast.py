@@ -7,11 +7,10 @@ from typing import Any
 
 import yaml
 
-from speechmill.config.datasets import Dataset
+from speechmill.config.datasets import Dataset, SegmentDataset, TranscribeDataset
 from speechmill.config.root import Config, Run, load
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.formatting import H100_FLOPS, duration, gigabytes
-from speechmill.dag.paths import run_datasets
 
 # Bytes a second of 16 kHz, 16-bit, mono speech in FLAC.
 _FLAC_BYTES = 20_000
@@ -44,6 +43,8 @@ def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
     lines = [f"dataset {name}: {dataset.title} ({dataset.licence})"]
     if dataset.optional:
         lines.append("  optional     if it is unavailable, the workflow continues without it, and the card notes that")
+    if isinstance(dataset, SegmentDataset | TranscribeDataset):
+        return [*lines, f"  recordings   those of {dataset.of}, cut into clips; their number is known afterwards"], 0.0
     if not dataset.expected:
         return [*lines, "  expected     not specified, so not counted here"], 0.0
     clips, hours, encoded = _expected(dataset)
@@ -53,7 +54,7 @@ def _dataset(name: str, dataset: Dataset) -> tuple[list[str], float]:
     for split, rule in dataset.drawn.items():
         lines.append(f"  {split:<12} drawn: {rule.summary}")
     download = dataset.archive_download
-    archive = Path(dataset.path or "").expanduser()
+    archive = Path(dataset.location or "").expanduser()
     fetched = 0 if download is None or archive.exists() else download.bytes or encoded
     # An archive is unpacked before its clips are distributed over shards, including splits that are not listed.
     unpacked = archive.stat().st_size if archive.is_file() else max(fetched, encoded)
@@ -104,7 +105,7 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
         f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} epochs: {steps:,} steps,"
         f" {saved} checkpoints{'' if best is None else f', of which {best} are kept'}"
     )
-    optional = [d for d in run_datasets(run) if config.datasets[d].optional]
+    optional = [d for d in run.datasets if config.datasets[d].optional]
     if optional:
         lines.append(f"  optional     {', '.join(optional)}")
     size = run.model.expected_bytes

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
 from speechmill.core.files import read_json
 from speechmill.dag.paths import keeps_log_probs
@@ -24,11 +25,16 @@ _TABLE_EXPANSION = 8
 
 
 def gpu_errors(config: Config, granted: int) -> list[str]:
-    """Return an error message for each run that needs more GPUs than `granted`, Snakemake's limit for all jobs.
+    """Return an error message for what needs more GPUs than `granted`, Snakemake's limit for all jobs.
 
-    Snakemake would start its jobs nevertheless, with fewer GPUs.
+    Snakemake would start the jobs nevertheless, with fewer GPUs.
     """
-    errors = []
+    errors = [
+        f"datasets.{name}.device is gpu, but --resources gpu=0 grants no GPU: grant one, or set datasets.{name}.device"
+        " to cpu, which takes much longer"
+        for name in _aligned_on_gpu(config)
+        if granted == 0
+    ]
     for name, run in config.runs.items():
         if granted == 0 and run.device == "gpu":
             errors.append(
@@ -44,16 +50,23 @@ def gpu_errors(config: Config, granted: int) -> list[str]:
     return errors
 
 
-def missing_gpu_errors(config: Config, runs: Collection[str | None]) -> list[str]:
-    """Return an error message for each of the `runs` that needs more GPUs than this machine has."""
-    needed = {name: run.gpus for name, run in config.runs.items() if name in runs and run.device == "gpu"}
-    # PyTorch is only asked where a run needs it.
+def missing_gpu_errors(config: Config, names: Collection[str | None]) -> list[str]:
+    """Return an error message for each run or aligned dataset among `names` that needs more GPUs than there are."""
+    needed = {
+        f"runs.{name}.device is gpu and runs.{name}.gpus is {run.gpus}": (f"runs.{name}", run.gpus)
+        for name, run in config.runs.items()
+        if name in names and run.device == "gpu"
+    }
+    needed |= {
+        f"datasets.{name}.device is gpu": (f"datasets.{name}", 1) for name in _aligned_on_gpu(config) if name in names
+    }
+    # PyTorch is only asked where a GPU is needed.
     found = machine_gpus() if needed else 0
     have = f"this machine has {found} that PyTorch can use" if found else "PyTorch finds no GPU on this machine"
     return [
-        f"runs.{name}.device is gpu and runs.{name}.gpus is {gpus}, but {have}: run it on another machine, or set "
-        + (f"runs.{name}.gpus to {found}" if found else f"runs.{name}.device to cpu, which takes much longer")
-        for name, gpus in needed.items()
+        f"{what}, but {have}: run it on another machine, or set "
+        + (f"{section}.gpus to {found}" if found else f"{section}.device to cpu, which takes much longer")
+        for what, (section, gpus) in needed.items()
         if gpus > found
     ]
 
@@ -94,6 +107,34 @@ def log_probs_threads(config: Config, run: str, step: str, set_name: str, output
     return _BEAM_SEARCH_THREADS if keeps_log_probs(config, run, step, set_name, outputs) else 1
 
 
+def segment_gpus(config: Config, dataset: str) -> int:
+    """Return the GPUs of an alignment."""
+    section = config.pieces[dataset]
+    return 0 if isinstance(section, Segment) and section.device == "cpu" else 1
+
+
+def segment_mb(config: Config, dataset: str, input: Any) -> int:
+    """Return the host memory of an alignment, from the size of the model."""
+    return round(_PROCESS_MB + _COPIES * _folder_mb(input.model[0]))
+
+
+def transcribe_gpus(config: Config, dataset: str) -> int:
+    """Return the GPUs of the transcription of a dataset."""
+    return 0 if config.runs[str(config.pieces[dataset].model_run)].device == "cpu" else 1
+
+
+def transcribe_threads(config: Config, dataset: str, input: Any) -> int:
+    """Return the processor threads of the transcription of a dataset: beam search takes several."""
+    return _BEAM_SEARCH_THREADS if input.lm else 1
+
+
+def transcribe_mb(config: Config, dataset: str, input: Any) -> int:
+    """Return the host memory of the transcription of a dataset, from the sizes of the model and its language model."""
+    run = str(config.pieces[dataset].model_run)
+    weights = _folder_mb(str(Path(input.model[0]).parent if config.runs[run].trains else input.model[0]))
+    return round(_COPIES * weights + decoding_mb(config, run, input))
+
+
 def verify_gpus(config: Config) -> int:
     """Return the GPUs for scoring all models again."""
     return 0 if all(run.device == "cpu" for run in config.runs.values()) else 1
@@ -112,10 +153,7 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
 
 def log_probs_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of a forward pass over a set, from the plan, or from the size of the base."""
-    if config.runs[run].trains:
-        weights = _weights_mb(input.plan[0])
-    else:
-        weights = max(_megabytes(Path(input.base[0]).glob(kind)) for kind in ("*.safetensors", "*.bin"))
+    weights = _weights_mb(input.plan[0]) if config.runs[run].trains else _folder_mb(input.base[0])
     return round(_PROCESS_MB + _COPIES * weights)
 
 
@@ -136,12 +174,21 @@ def tables_mb(tables: Iterable[str], least: int) -> int:
     return max(least, round(_TABLE_EXPANSION * _megabytes(tables)))
 
 
+def _aligned_on_gpu(config: Config) -> list[str]:
+    return [name for name, each in config.pieces.items() if isinstance(each, Segment) and each.device == "gpu"]
+
+
 def _gpus(run: Run) -> int:
     return 0 if run.device == "cpu" else run.gpus
 
 
 def _weights_mb(plan: str) -> float:
     return 4 * int(read_json(Path(plan))["parameters"]) / 1e6
+
+
+def _folder_mb(model: str) -> float:
+    """Return the size of the weights in the folder of a model."""
+    return max(_megabytes(Path(model).glob(kind)) for kind in ("*.safetensors", "*.bin"))
 
 
 def _megabytes(files: Iterable[str | Path]) -> float:

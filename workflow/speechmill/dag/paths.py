@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speechmill.config.datasets import Dataset
 from speechmill.config.model import ModelConfig
+from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.root import Config, Run
 from speechmill.config.sets import stored_splits
 from speechmill.core.files import read_json
@@ -191,15 +192,9 @@ def selection_set_name(config: Config, run: str) -> str:
     return str(config.runs[run].select_set)
 
 
-def run_datasets(run: Run) -> list[str]:
-    """Return the names of the datasets that a run reads, each once."""
-    names = [*(run.train or []), *([run.dev] if run.dev else []), *run.evaluation.set_names]
-    return list(dict.fromkeys(name.split("-")[0] for name in names))
-
-
 def datasets(config: Config, run: str) -> Items:
     """Return the datasets that a run reads."""
-    return [{"dataset": name} for name in run_datasets(config.runs[run])]
+    return [{"dataset": name} for name in config.runs[run].datasets]
 
 
 def perturbed_sets(config: Config, run: str) -> list[str]:
@@ -238,8 +233,51 @@ def base_run(config: Config, model: str) -> Items:
 
 
 def base_config(config: Config, model: str) -> ModelConfig:
-    """Return the section that names the base model with this folder name."""
-    return next(run.model for run in config.runs.values() if run.model.base_name == model)
+    """Return the section that names the base model with this folder name, of a run or of an alignment."""
+    sections = [run.model for run in config.runs.values()]
+    sections += [dataset.model for dataset in config.pieces.values() if isinstance(dataset, Segment)]
+    return next(section for section in sections if section.base_name == model)
+
+
+# Datasets that are made from the recordings of another one.
+
+
+def recordings(config: Config, dataset: str) -> Items:
+    """Return the dataset whose recordings are cut into the clips of a dataset."""
+    return [{"of": config.pieces[dataset].of}]
+
+
+def alignment_model(config: Config, dataset: str) -> Items:
+    """Return the folder name of the model that aligns the transcripts of a dataset."""
+    return [{"model": _segment(config, dataset).model.base_name}]
+
+
+def transcription_model(config: Config, dataset: str) -> list[str]:
+    """Return the files of the model that transcribes the recordings of a dataset."""
+    return selected_model(config, _transcribe(config, dataset).by)
+
+
+def transcription_lm(config: Config, dataset: str) -> list[str]:
+    """Return the files of the language model that transcribes the recordings of a dataset, if its run has one."""
+    by = _transcribe(config, dataset).by
+    return decoding_files(config, by, "lm") if uses_lm(config.runs[by]) else []
+
+
+def transcription_selection(config: Config, dataset: str) -> str:
+    """Return the record of the checkpoint that transcribes the recordings of a dataset."""
+    return f"results/runs/{_transcribe(config, dataset).by}/selection.json"
+
+
+def _segment(config: Config, dataset: str) -> Segment:
+    section = config.pieces[dataset]
+    assert isinstance(section, Segment)
+    return section
+
+
+def _transcribe(config: Config, dataset: str) -> Transcribe:
+    section = config.pieces[dataset]
+    assert isinstance(section, Transcribe)
+    return section
 
 
 # Steps and scores.
@@ -406,4 +444,4 @@ def temporary_files(run_folder: Path) -> list[Path]:
 
 def spoken_archive(dataset: Dataset) -> list[str]:
     """Return the dataset's archive where the rule `speak` makes it, otherwise nothing."""
-    return [dataset.path] if dataset.path is not None and dataset.path.startswith(SPOKEN) else []
+    return [path] if (path := dataset.location) is not None and path.startswith(SPOKEN) else []

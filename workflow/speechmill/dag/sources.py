@@ -31,9 +31,9 @@ def source_fingerprint(name: str, dataset: Dataset, prefix: str = "") -> str:
         return "spoken"
     if dataset.in_storage:
         return "in storage, as snakemake knows it"
-    if dataset.path is None:
+    if dataset.location is None:
         return "on the Hub, as the settings say"
-    path = Path(dataset.path).expanduser()
+    path = Path(dataset.location).expanduser()
     recorded = Path(f"{prefix}results/raw/{name}/source.json")
     download = dataset.archive_download
     if download is not None and downloaded(path, download.bytes, download.sha256):
@@ -55,7 +55,8 @@ def base_fingerprint(config: Config, model: str) -> str:
 def uncached(config: Config) -> list[str]:
     """Return the datasets that the cache between workflows must not share, since their source may change later.
 
-    These are optional datasets, those on the Hub at a branch or tag, and those downloaded without a digest.
+    These are optional datasets, those on the Hub at a branch or tag, those downloaded without a digest, and those that
+    a model makes from the recordings of others.
     """
     return [name for name, dataset in config.datasets.items() if dataset.optional or not dataset.is_pinned]
 
@@ -73,7 +74,7 @@ def missing_sources(config: Config, prefix: str) -> list[str]:
         if not any(path.suffix.lower() in AUDIO_SUFFIXES for path in Path(folder).rglob("*"))
     ]
     return folders + [
-        f"datasets.{name}.path is {dataset.path}, where there is nothing: put the corpus there, or set its location"
+        f"datasets.{name}.path is {dataset.location}, where there is nothing: put the corpus there, or set its location"
         f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
         for name, dataset in config.datasets.items()
         if not dataset.optional

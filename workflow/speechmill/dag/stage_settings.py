@@ -13,8 +13,10 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
 from speechmill.config.lm import LmConfig
+from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
+from speechmill.config.text import TextConfig, casing_language
 from speechmill.core.direction import isolate
 from speechmill.core.versions import stage_version
 from speechmill.dag.paths import (
@@ -23,7 +25,6 @@ from speechmill.dag.paths import (
     keeps_log_probs,
     perturbed_sets,
     role_sets,
-    run_datasets,
     run_roles,
     uses_lm,
 )
@@ -40,11 +41,11 @@ def speak(config: Config, corpus: str) -> str:
 
 def ingest_dataset(config: Config, dataset: str) -> str:
     """Return a dataset's source, without its location on this machine, and its splits with their shards."""
-    section = config.datasets[dataset]
+    section = config.ingested(dataset)
     source_type = next(each for each in (CommonVoice, Zeroth, Hub, Folder) if isinstance(section, each))
     source = {key: value for key, value in section.model_dump().items() if key in source_type.model_fields}
     source.pop("download", None)
-    if section.path is not None:
+    if section.location is not None:
         source["path"] = ""
     shards = {split: section.shard_count(split) for split in section.splits}
     return _json({"source": source, "splits": section.splits, "shards": shards, "optional": section.optional})
@@ -52,9 +53,9 @@ def ingest_dataset(config: Config, dataset: str) -> str:
 
 def location(config: Config, dataset: str) -> str:
     """Return where a dataset's source lies on this machine, and how it is downloaded."""
-    section = config.datasets[dataset]
+    section = config.ingested(dataset)
     download = section.archive_download
-    return _json({"path": section.path, "download": None if download is None else download.model_dump()})
+    return _json({"path": section.location, "download": None if download is None else download.model_dump()})
 
 
 def ingest_model(config: Config, model: str) -> str:
@@ -93,6 +94,44 @@ def ingest_model_runtime(config: Config, model: str) -> int:
     return base_config(config, model).expected_bytes or 0
 
 
+def segment(config: Config, dataset: str) -> str:
+    """Return how a dataset's recordings are aligned and cut: the device, the lengths of clips, and the text rules."""
+    section = config.pieces[dataset]
+    assert isinstance(section, Segment)
+    by_default = TextConfig(language=casing_language(section.language))
+    text = section.text or (config.runs[section.model.run].text if section.model.run else by_default)
+    keys = {"device", "min_seconds", "max_seconds"}
+    return _json({**section.model_dump(include=keys), "text": text.model_dump()})
+
+
+def transcribe(config: Config, dataset: str) -> str:
+    """Return how a dataset's recordings are cut and transcribed: the lengths of clips, and how the run infers."""
+    section = config.pieces[dataset]
+    assert isinstance(section, Transcribe)
+    run = config.runs[section.by]
+    return _json(
+        {
+            "run": section.by,
+            **section.model_dump(include={"min_seconds", "max_seconds"}),
+            "device": run.device,
+            **run.evaluation.model_dump(include={"precision", "batch_seconds"}),
+            "units": run.text.units,
+        }
+    )
+
+
+def ingest_pieces(config: Config, dataset: str) -> str:
+    """Return the lowest score of a piece that is kept, and what the card says about how the pieces were made."""
+    section = config.pieces[dataset]
+    shards = {split: section.shard_count(split) for split in section.splits}
+    about: dict[str, Any] = {"of": section.of, "stage": section.source}
+    if isinstance(section, Segment):
+        about["model"] = f"the run {section.model.run}" if section.model.run else section.model.base_title
+    else:
+        about["run"] = section.by
+    return _json({"shards": shards, "min_score": section.threshold, "about": about})
+
+
 def shards(config: Config, dataset: str) -> str:
     """Return the metadata of a dataset's shards, and the resampler."""
     section = config.datasets[dataset].model_dump()
@@ -129,7 +168,7 @@ def clips(config: Config, run: str, role: str) -> str:
             "clips": section.clips.model_dump(),
             "leakage": section.leakage.model_dump(),
             "dev": section.dev,
-            "speakers": {name: config.datasets[name].speaker_namespace(name) for name in run_datasets(section)},
+            "speakers": {name: config.datasets[name].speaker_namespace(name) for name in section.datasets},
         }
     return _json(settings)
 
@@ -283,7 +322,7 @@ def worst(config: Config, run: str, set_name: str) -> str:
         {
             "title": _title(config, set_name),
             "language": dataset.language,
-            "redistribute": dataset.audio_redistributable,
+            "redistribute": _audio_redistributable(config, set_name.split("-")[0]),
             "units": section.text.units,
             "metric": section.error_rate,
             **section.evaluation.model_dump(include={"worst_clips", "batch_seconds"}),
@@ -312,13 +351,13 @@ def card(config: Config, run: str) -> str:
     """Return what the card says about the run and its datasets beside measured values."""
     section = config.runs[run]
     datasets = {}
-    for name in run_datasets(section):
+    for name in section.datasets:
         dataset = config.datasets[name]
         about = dataset.model_dump(include={"name", "version", "licence", "hub_id", "language", "drawn"})
         datasets[name] = about | {
             # On the Hub a Common Voice release has one configuration for each language.
             "hub_config": dataset.config if isinstance(dataset, Hub) else _locale(dataset),
-            "audio_redistributable": dataset.audio_redistributable,
+            "audio_redistributable": _audio_redistributable(config, name),
             "text_redistributable": dataset.text_redistributable,
         }
     return _json(
@@ -341,15 +380,12 @@ def card(config: Config, run: str) -> str:
 
 
 def reproduction(config: Config, run: str) -> str:
-    """Return the configuration that reproduces a run and the runs that it starts from.
+    """Return the configuration that reproduces a run and the runs and datasets that it is made of.
 
     Locations on this machine are reduced to their names; keys with their default values are left out.
     """
-    runs = [run]
-    while (base := config.runs[runs[0]].model.run) is not None:
-        runs.insert(0, base)
-    datasets = list(dict.fromkeys(name for each in runs for name in run_datasets(config.runs[each])))
-    paths = [config.datasets[name].path for name in datasets]
+    runs, datasets = config.made_of(run)
+    paths = [config.datasets[name].location for name in datasets]
     spoken = [name for name in config.speak if f"{SPOKEN}{name}.tar.gz" in paths]
     chosen = config.model_dump(
         mode="json",
@@ -389,6 +425,12 @@ def _hub_base(config: Config, run: str) -> str | None:
 def _title(config: Config, set_name: str) -> str:
     dataset, split, *effect = set_name.split("-")
     return ", ".join([f"{isolate(config.datasets[dataset].title)} {split}", *effect])
+
+
+def _audio_redistributable(config: Config, dataset: str) -> bool:
+    """Return whether pages may contain audio of a dataset; what is made from another follows that one."""
+    given = config.datasets[dataset].redistribute
+    return config.ingested(dataset).audio_redistributable if given is None else given
 
 
 def _chunks(section: Run, set_name: str) -> dict[str, float | None]:

@@ -405,7 +405,7 @@ def main() -> None:
         # Next to the results, because /tmp may be too small.
         keep = args.runtime_settings.keep_log_probs
         spill = stack.enter_context(tempfile.TemporaryFile(dir=args.ctc_outputs.parent)) if keep else None
-        with acquire_devices(settings.device, args.run, args.gpus) as (device,):
+        with acquire_devices(settings.device, f"runs.{args.run}", args.gpus) as (device,):
             started = time.monotonic()
             outputs = infer(model, processor, clips, args.shards, settings, device, spill)
             metadata |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}

@@ -23,7 +23,7 @@ _POLL_SECONDS = 1
 
 
 @contextmanager
-def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iterator[list[torch.device]]:
+def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> Iterator[list[torch.device]]:
     """Yield the devices of a job, and keep its GPUs locked for it until the block ends.
 
     Jobs on one machine share the GPUs that CUDA_VISIBLE_DEVICES lists (all without it) by a lock file for each GPU, and
@@ -31,7 +31,7 @@ def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iter
 
     Args:
         wanted: `gpu`, `cpu`, or `auto`, which means GPUs if there are any.
-        run: The name of the run, for error messages.
+        section: The section of the configuration with the key `device`, such as `runs.NAME`, for error messages.
         granted: The number of GPUs that Snakemake granted, which may be lower than the rule requested.
         count: The number of devices of the run. If Slurm started several tasks, each gets an equal share.
 
@@ -41,8 +41,8 @@ def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iter
     per_task, remainder = divmod(count, slurm_tasks())
     if remainder:
         raise SpeechmillError(
-            f"runs.{run}.gpus is {count}, which {slurm_tasks()} Slurm tasks cannot share equally: start one task per"
-            f" node or one per GPU, or set runs.{run}.gpus to a multiple of {slurm_tasks()}"
+            f"{section}.gpus is {count}, which {slurm_tasks()} Slurm tasks cannot share equally: start one task per"
+            f" node or one per GPU, or set {section}.gpus to a multiple of {slurm_tasks()}"
         )
     # Not `is_available`, which binds the process to the devices that are visible at that moment.
     visible = torch.cuda.device_count()
@@ -52,8 +52,8 @@ def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iter
     if granted == 0 or visible == 0:
         reason = "was granted none (--resources gpu=0)" if granted == 0 else "finds none on this machine"
         raise SpeechmillError(
-            f"runs.{run}.device is gpu, but the job {reason}; run it on a machine with a GPU, or set"
-            f" runs.{run}.device to cpu, which is much slower"
+            f"{section}.device is gpu, but the job {reason}; run it on a machine with a GPU, or set"
+            f" {section}.device to cpu, which is much slower"
         )
     if granted < count or visible < per_task:
         available, reason = (
@@ -65,8 +65,8 @@ def acquire_devices(wanted: str, run: str, granted: int, count: int = 1) -> Iter
             )
         )
         raise SpeechmillError(
-            f"runs.{run}.gpus is {count}, but the job {reason}, or set runs.{run}.gpus to {available} and raise"
-            f" runs.{run}.plan.gradient_accumulation to keep the number of clips per step"
+            f"{section}.gpus is {count}, but the job {reason}, or set {section}.gpus to {available} and raise"
+            f" {section}.plan.gradient_accumulation to keep the number of clips per step"
         )
     with _locked(visible_devices(visible), per_task) as names:
         # Before the first use of a GPU: the Trainer distributes its batches over all GPUs that are visible.

@@ -39,6 +39,15 @@ class LabelEncoder:
         return [i for i in ids if i is not None and i != tokenizer.pad_token_id]
 
 
+def separator_id(processor: Processor) -> int | None:
+    """Return the id of the token between words, or None if the vocabulary has none."""
+    tokenizer = processor.tokenizer
+    if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
+        return None
+    separator: int | None = tokenizer.encoder.get(tokenizer.word_delimiter_token)
+    return separator
+
+
 def written_special_tokens(processor: Processor) -> list[str]:
     """Return the special tokens that hypotheses can contain by name, as the tokenizer decodes them.
 

@@ -161,10 +161,11 @@ def data_table(settings: CardSettings, counts: dict[str, dict[str, Any]]) -> Mar
 
 
 def leakage_table(settings: CardSettings, leakage: dict[str, Any]) -> Markdown:
-    """Return the table of training clips that share a speaker, a sentence or audio with each scored set."""
-    rows = [["Set", "Same speaker", "Same sentence", "Same audio", "Removed from training"]]
+    """Return the table of training clips that share a speaker, sentence, audio or recording with each scored set."""
+    kinds = ("speaker", "sentence", "audio", "recording")
+    rows = [["Set", *(f"Same {kind}" for kind in kinds), "Removed from training"]]
     for name, counts in leakage.items():
-        cells = [f"{counts[kind]['clips']:,} ({counts[kind]['action']})" for kind in ("speaker", "sentence", "audio")]
+        cells = [f"{counts[kind]['clips']:,} ({counts[kind]['action']})" for kind in kinds]
         rows.append([settings.set_title(name), *cells, f"{counts['removed']:,}"])
     return table(rows)
 

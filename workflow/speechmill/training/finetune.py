@@ -410,7 +410,7 @@ def main() -> None:
 
     def train_on_devices() -> torch.device:
         work.mkdir(parents=True, exist_ok=True)
-        with acquire_devices(settings.device, args.run, args.gpus, settings.gpus) as devices:
+        with acquire_devices(settings.device, f"runs.{args.run}", args.gpus, settings.gpus) as devices:
             if settings.gpus == 1:
                 train_on(devices[0])
             else:

@@ -1,0 +1,61 @@
+"""Raw shards of the pieces that a model has made."""
+
+from pathlib import Path
+from typing import Any
+
+from speechmill.core.files import read_json
+from speechmill.core.schemas import PIECES
+from speechmill.core.tables import read_table, write_table
+from speechmill.corpus.ingest_pieces import IngestPiecesSettings, format_parts, ingest_pieces
+
+
+def piece(start: float, end: float, score: float | None = None, sentence: str = "", **changes: Any) -> dict[str, Any]:
+    times = f"{round(1000 * start):08d}-{round(1000 * end):08d}"
+    row = {"id": f"talk-{times}", "recording": "talk", "splits": ["train"], "start": start, "end": end}
+    return row | {"sentence": sentence, "score": score, "encoded": None if score is None else b"flac"} | changes
+
+
+PIECES_OF_TALK = [
+    piece(0, 2, -0.1, "раз два"),
+    piece(2, 5, -3.0, "три"),
+    piece(5, 15, reason="no_text", detail="audio without text"),
+    piece(15, 15, sentence="четыре пять шесть", reason="not_in_audio", detail="text without audio"),
+]
+
+
+def ingested(tmp_path: Path, min_score: float = -1) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    write_table(PIECES_OF_TALK, PIECES, table)
+    settings = IngestPiecesSettings(shards={"train": 1}, min_score=min_score, about={"of": "talks", "stage": "segment"})
+    ingest_pieces([table], settings, tmp_path / "raw")
+    rows = read_table(tmp_path / "raw" / "train" / "shard-00000.parquet").to_pylist()
+    return rows, read_json(tmp_path / "raw" / "source.json")
+
+
+def test_pieces_below_the_threshold_are_rejected(tmp_path: Path) -> None:
+    (kept, rejected), source = ingested(tmp_path)
+    assert (kept["encoded"], kept["reason"], kept["recording"]) == (b"flac", None, "talk")
+    assert (rejected["encoded"], rejected["reason"]) == (None, "score")
+    assert "-3.00" in rejected["detail"]
+    assert source["published"] == {"train": 2}
+
+
+def test_lower_threshold_keeps_more(tmp_path: Path) -> None:
+    rows, _ = ingested(tmp_path, min_score=-5)
+    assert [row["reason"] for row in rows] == [None, None]
+
+
+def test_every_second_and_word_is_counted(tmp_path: Path) -> None:
+    parts = ingested(tmp_path)[1]["about"]["parts"]
+    assert sum(part["seconds"] for part in parts.values()) == 15
+    assert {reason: part["words"] for reason, part in parts.items()} == {
+        "kept": 2, "score": 1, "no_text": 0, "not_in_audio": 3,
+    }  # fmt: skip
+
+
+def test_sums_are_printed(tmp_path: Path) -> None:
+    sentences = format_parts(ingested(tmp_path)[1]["about"])
+    assert sentences[0] == "0.00 h of recordings in talks"
+    assert any("(13.3%) with 2 words" in sentence for sentence in sentences)
+    assert any(sentence.startswith("3 words of the transcript are not in the audio") for sentence in sentences)

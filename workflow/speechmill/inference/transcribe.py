@@ -1,0 +1,263 @@
+"""transcribe: cut the speech out of recordings without text, and transcribe it with the model of a run.
+
+A recording of at most `max_seconds` is one piece. A longer one is cut at pauses, and what is not speech is left out.
+The pieces are decoded as the run decodes its evaluation sets: by beam search if it has a language model, else greedily.
+
+The confidence of a piece is the probability that the model gives its hypothesis y, over all CTC alignments, as the
+geometric mean over the tokens of y: p(y | audio) ** (1 / number of tokens) = exp(-CTC loss / number of tokens). It is
+between 0 and 1, and does not fall with the length of a piece.
+"""
+
+import argparse
+import hashlib
+import io
+import math
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import soundfile as sf
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from speechmill.core.command import run_command
+from speechmill.core.files import check_files, check_folder, corrupt_file_error, read_json
+from speechmill.core.flac import decode_spans, encode_flac
+from speechmill.core.progress import progress
+from speechmill.core.schemas import PIECES, SAMPLE_RATE, clip_schema
+from speechmill.core.tables import read_rows, read_table, write_in_row_groups, write_row_groups
+from speechmill.inference.decoders import Weights, decode_all
+from speechmill.inference.log_probs import LogProbsSettings, infer, write_ctc_outputs
+from speechmill.inference.voice_activity import WINDOW, Span, speech_pieces, speech_probabilities
+from speechmill.model.ctc import clip_losses
+from speechmill.model.devices import acquire_devices
+from speechmill.model.labels import LabelEncoder, written_special_tokens
+from speechmill.model.models import load_checkpoint
+from speechmill.text.lexicon import check_lm
+from speechmill.text.normaliser import compose, to_units
+
+# A minute.
+_BLOCK_SAMPLES = 1875 * WINDOW
+
+_ROW_GROUP = 32
+
+_SPEAKER = ("speaker_id", "gender", "age", "accent")
+
+
+class TranscribeSettings(BaseModel):
+    """The stage settings."""
+
+    run: str
+    min_seconds: float
+    max_seconds: float
+    device: str
+    batch_seconds: float
+    precision: Literal["fp32", "bf16", "fp16"]
+    units: str
+    """The output units of the run."""
+
+
+def cut_recording(encoded: bytes, num_samples: int, settings: TranscribeSettings) -> list[tuple[Span, bool]]:
+    """Return the parts of a recording at 16 kHz in order, each with whether it is speech; together they are all of it.
+
+    Args:
+        encoded: The recording as FLAC. Only a minute of it is decoded at a time.
+        num_samples: Its length.
+        settings: The lengths of pieces.
+    """
+    if num_samples <= settings.max_seconds * SAMPLE_RATE:
+        return [((0, num_samples), True)]
+    starts = range(0, num_samples, _BLOCK_SAMPLES)
+    blocks = [(start, min(start + _BLOCK_SAMPLES, num_samples)) for start in starts]
+    probabilities = speech_probabilities(decode_spans(io.BytesIO(encoded), blocks))
+    parts: list[tuple[Span, bool]] = []
+    end = 0
+    for piece in speech_pieces(probabilities, num_samples, settings.min_seconds, settings.max_seconds):
+        if piece[0] > end:
+            parts.append(((end, piece[0]), False))
+        parts.append((piece, True))
+        end = piece[1]
+    return parts if end == num_samples else [*parts, ((end, num_samples), False)]
+
+
+def confidence(log_probs: NDArray[np.float16], labels: Sequence[int], blank: int) -> float:
+    """Return the confidence of a hypothesis, as defined at the top of this module; 0 if no alignment exists.
+
+    Args:
+        log_probs: Natural logarithms, shape (frames, vocabulary).
+        labels: The token ids of the hypothesis, at least one.
+        blank: The id of the CTC blank.
+    """
+    logits = torch.from_numpy(log_probs.astype(np.float32))[None]
+    (loss,) = clip_losses(logits, torch.tensor([len(log_probs)]), torch.tensor([labels]), blank).tolist()
+    return 0.0 if math.isnan(loss) else min(1.0, math.exp(-loss))
+
+
+def transcribe_shard(
+    shard: Path,
+    rows: Path,
+    model_folder: Path,
+    lm_folder: Path | None,
+    settings: TranscribeSettings,
+    pieces: Path,
+    gpus: int = 0,
+    threads: int = 1,
+) -> Counter[str]:
+    """Write the table PIECES of the recordings in a shard; return the seconds of pieces and of what is left out.
+
+    Args:
+        shard: The shard with the recordings.
+        rows: The table of its rows, with recordings that could not be read, which have no pieces.
+        model_folder: The model of the run.
+        lm_folder: The language model of the run with `weights.json`, or None for greedy decoding.
+        settings: The stage settings.
+        pieces: The table to write.
+        gpus: The GPUs that Snakemake grants.
+        threads: The number of processes for beam search.
+
+    Raises:
+        SpeechmillError: The shard or a model is corrupt, or there is no device as wanted.
+    """
+    pieces.parent.mkdir(parents=True, exist_ok=True)
+    # Next to the results, because /tmp may be too small.
+    work = Path(tempfile.mkdtemp(prefix=f".{pieces.stem}.", dir=pieces.parent))
+    try:
+        # Clip readers take the dataset, the split and the number of a shard from its path.
+        speech = work / "pieces" / "speech" / "shard-00000.parquet"
+        speech.parent.mkdir(parents=True)
+        parts: list[dict[str, Any]] = []
+        sizes = write_in_row_groups(_speech(shard, rows, settings, parts), clip_schema(), speech, _ROW_GROUP)
+        clips = [part for part in parts if part["reason"] is None]
+        places = ((group, row) for group, size in enumerate(sizes) for row in range(size))
+        for clip, (group, row) in zip(clips, places, strict=True):
+            clip |= {"dataset": "pieces", "split": "speech", "shard": 0, "row_group": group, "row": row, "text": ""}
+        if clips:
+            _transcribe(clips, speech, model_folder, lm_folder, settings, work, gpus, threads)
+        write_row_groups(_with_audio(parts, speech), PIECES, pieces)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    seconds: Counter[str] = Counter()
+    for part in parts:
+        seconds[part["reason"] or "transcribed"] += part["end"] - part["start"]
+    return seconds
+
+
+def _speech(
+    shard: Path, rows: Path, settings: TranscribeSettings, parts: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Yield the speech in the recordings of a shard as clips, and append all parts of the recordings to `parts`."""
+    listed = {row["id"]: row for row in read_table(rows).to_pylist()}
+    recordings = progress(read_rows(shard), desc="transcribe: cut", unit="recording")
+    for recording in recordings:
+        encoded, row = recording["audio"]["bytes"], listed[recording["id"]]
+        try:
+            cuts = cut_recording(encoded, recording["num_samples"], settings)
+            spans = [span for span, is_speech in cuts if is_speech]
+            samples = decode_spans(io.BytesIO(encoded), spans)
+            for (start, end), is_speech in cuts:
+                part = {key: row[key] for key in ("splits", *_SPEAKER)} | {
+                    "id": f"{row['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
+                    "recording": row["id"],
+                    "start": start / SAMPLE_RATE,
+                    "end": end / SAMPLE_RATE,
+                    "num_samples": end - start,
+                    "sentence": "",
+                    "score": None,
+                    "reason": None if is_speech else "no_speech",
+                    "detail": None if is_speech else "there is no speech",
+                }
+                parts.append(part)
+                if is_speech:
+                    piece = next(samples)
+                    part["audio_sha256"] = hashlib.sha256(piece.data).hexdigest()
+                    yield {key: part[key] for key in ("id", "num_samples", "audio_sha256")} | {
+                        "audio": {"bytes": encode_flac(piece), "path": None}
+                    }
+        except sf.LibsndfileError as error:
+            raise corrupt_file_error(shard, f"contains damaged audio for {row['id']} ({error})") from error
+
+
+def _transcribe(
+    clips: list[dict[str, Any]],
+    speech: Path,
+    model_folder: Path,
+    lm_folder: Path | None,
+    settings: TranscribeSettings,
+    work: Path,
+    gpus: int,
+    threads: int,
+) -> None:
+    """Set `sentence` and `score` of each clip, or the reason why it is left out."""
+    model, processor = load_checkpoint(model_folder)
+    inference = LogProbsSettings(**settings.model_dump(include={"device", "batch_seconds", "precision"}))
+    with (
+        tempfile.TemporaryFile(dir=work) as spill,
+        acquire_devices(settings.device, settings.run, gpus) as (device,),
+    ):
+        outputs = infer(model, processor, clips, [speech], inference, device, spill)
+        write_ctc_outputs(ctc_outputs := work / "ctc_outputs.parquet", clips, outputs, spill, {})
+    if lm_folder is None:
+        hypotheses = [output.hypothesis for output in outputs]
+    else:
+        weights = Weights.model_validate(read_json(lm_folder / "weights.json"))
+        hypotheses = decode_all(ctc_outputs, lm_folder, weights, threads)
+    label_ids, special = LabelEncoder(processor), written_special_tokens(processor)
+    for clip, hypothesis, output in zip(clips, hypotheses, read_rows(ctc_outputs), strict=True):
+        labels = label_ids(to_units(hypothesis, settings.units))
+        named = [token for token in special if token in hypothesis]
+        if not labels:
+            clip |= {"reason": "empty", "detail": "the hypothesis is empty"}
+        elif named:
+            # The text rules of another run would read the name of the token as words.
+            clip |= {"reason": "unknown", "detail": f"the hypothesis contains {named[0]}: {compose(hypothesis)}"}
+        else:
+            log_probs = np.frombuffer(output["log_probs"], dtype="<f2").reshape(output["frames"], -1)
+            score = confidence(log_probs, labels, model.config.pad_token_id)
+            clip |= {"sentence": compose(hypothesis), "score": score}
+
+
+def _with_audio(parts: list[dict[str, Any]], speech: Path) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows of PIECES in row groups of `_ROW_GROUP`, with the audio of those that have no reason."""
+    audio = read_rows(speech)
+    for start in range(0, len(parts), _ROW_GROUP):
+        group = []
+        for part in parts[start : start + _ROW_GROUP]:
+            encoded = next(audio)["audio"]["bytes"] if "row_group" in part else None
+            row = {field: part.get(field) for field in PIECES.names}
+            group.append(row | {"encoded": None if part["reason"] else encoded})
+        yield group
+
+
+def main() -> None:
+    """Run the stage from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=TranscribeSettings.model_validate_json, required=True)
+    parser.add_argument("--gpus", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--model", type=Path, required=True, help="the folder of the run's model")
+    parser.add_argument("--selection", type=Path, required=True, help="selection.json of the run")
+    parser.add_argument("--lm", type=Path, nargs="*", default=[], help="the files of the run's language model, if any")
+    parser.add_argument("--shard", type=Path, required=True, help="the shard with the recordings")
+    parser.add_argument("--rows", type=Path, required=True, help="the table of its rows")
+    parser.add_argument("--pieces", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    check_files(args.model, read_json(args.selection)["sha256"])
+    # The record of a base; the folder of a selected checkpoint has none.
+    check_folder(args.model)
+    lm_folder = args.lm[0].parent if args.lm else None
+    if lm_folder is not None:
+        check_lm(lm_folder)
+    seconds = transcribe_shard(
+        args.shard, args.rows, args.model, lm_folder, args.settings, args.pieces, args.gpus, args.threads
+    )
+    print(", ".join(f"{what}: {amount / 3600:.2f} h" for what, amount in sorted(seconds.items())) or "no recordings")
+
+
+if __name__ == "__main__":
+    run_command(main)
