@@ -76,6 +76,12 @@ def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, na
 
 
 def open_corpus(location: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
+    """Return a context manager that yields the corpus at a location; `work` is a folder for temporary files.
+
+    Raises:
+        UnavailableError: The corpus does not exist, or access is denied.
+        SpeechmillError: The source refuses it.
+    """
     source, splits = settings.source, settings.splits
     path = None if location.path is None else location.path.expanduser()
     if path is not None and not path.exists():

@@ -101,5 +101,3 @@ def length(hours: float, max_seconds: float) -> dict[str, int]:
         "save_steps": max(10, steps // 8),
         "warmup_steps": max(5, min(500, steps // 10)),
     }
-
-

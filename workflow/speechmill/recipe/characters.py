@@ -17,7 +17,7 @@ _ALPHABET = 200
 _ALPHABETS = {"LATIN": "abcdefghijklmnopqrstuvwxyz", "CYRILLIC": "абвгдежзийклмнопрстуфхцчшщъыьэюя"}
 # Stress marks in dictionaries and textbooks, which are not part of the spelling.
 _STRESS = {"CYRILLIC": "\u0300\u0301"}
-_APOSTROPHES = "'’ʼ`´"
+_BETWEEN_LETTERS = re.compile(r"(?<=\w)['’ʼ`´](?=\w)")
 _SEPARATORS = re.compile("[-‐‑‒–—―/…]")
 
 
@@ -69,7 +69,9 @@ def characters_of(sentences: Iterable[str]) -> Characters:
         and each not in _STRESS.get(first, "")
     }
     wanted |= {each for name in main for each in _ALPHABETS.get(name, "")}
-    joined = Counter(match for sentence in sentences for match in re.findall(rf"(?<=\w)[{_APOSTROPHES}](?=\w)", sentence))
+    joined = Counter(
+        match for sentence in sentences for match in re.findall(rf"(?<=\w)[{_APOSTROPHES}](?=\w)", sentence)
+    )
     separators = sorted({match for sentence in sentences for match in _SEPARATORS.findall(sentence)})
     return Characters(
         scripts=scripts,
@@ -77,7 +79,7 @@ def characters_of(sentences: Iterable[str]) -> Characters:
         dropped=sorted(set(letters) - wanted, key=lambda each: -letters[each]),
         digits=sum(any(map(str.isdecimal, sentence)) for sentence in sentences),
         mixed=sum(_has_other_script(sentence, main) for sentence in sentences),
-        apostrophes=sorted(set(joined) - {"'"}),
+        apostrophes=sorted(joined - {"'"}),
         separators=separators,
         case=any(each.lower() != each.upper() for each in wanted),
         units=len(wanted),

@@ -128,7 +128,7 @@ def _common_voice(path: Path, names: list[str], language: str) -> Layout | None:
             f"{path} is a Common Voice release without the language {language}; set LANGUAGE to one of"
             f" {', '.join(found)}"
         )
-    splits = [split for split in ("train", "dev", "test") if split in tables[chosen[0]]]
+    splits = [split for split in _SPLIT_NAMES if split in {"train", "dev", "test"} & tables[chosen[0]]]
     section = {"source": "common_voice", "language": chosen[0]}
     return Layout("the tables of Common Voice", section, splits, "the column client_id of the tables")
 
@@ -442,7 +442,7 @@ def _without_text(recordings: list[str]) -> Layout:
     ending = Counter(PurePosixPath(name).suffix for name in recordings).most_common(1)[0][0]
     depth = Counter(name.count("/") for name in recordings).most_common(1)[0][0]
     folders = "".join(f"{{folder{number}}}/" for number in range(1, depth + 1))
-    columns: dict[str, str | None] = {"sentence": None}
+    columns: dict[str, Any] = {"sentence": None}
     speakers = _speaker_folders(recordings)
     if speakers and depth:
         columns["speaker_id"] = f"folder{depth}"

@@ -53,16 +53,12 @@ def choose_splits(found: Survey) -> Splits:
     clips = [clip for clip in found.clips if train in clip.splits]
     if not missing:
         return _with_counts(found, Splits(train, str(dev), str(test), {}, "The corpus has these splits.", 0, 0))
-    if found.is_long:
-        drawn = {name: {"of": train, "share": _SHARE, "by": "recording"} for name in missing}
-        why = "All clips that are cut from a recording are in the same split."
-        return Splits(train, dev or "dev", test or "test", drawn, why, 0, 0)
-    by, why = _unit(clips)
+    by, why = _unit(clips, found.is_long)
     units = Counter(_key(clip, by) for clip in clips)
     if len(units) < _MIN_UNITS:
         raise SpeechmillError(
-            f"{found.path} has {len(units)} different sentences and {len(found.speakers) or 'unknown'} speakers, too few"
-            " to set some aside for dev and test; add recordings"
+            f"{found.path}: the recordings cannot be divided into splits, because there are only {len(units)} different"
+            f" {by}s; add recordings"
         )
     share = min(0.25, round(max(_SHARE, 1 / len(units)), 2))
     seed = _seed(clips, missing, train, share, by)
@@ -73,13 +69,15 @@ def choose_splits(found: Survey) -> Splits:
     return _with_counts(found, Splits(train, dev or "dev", test or "test", drawn, why, 0, 0))
 
 
-def _unit(clips: list[SourceClip]) -> tuple[By, str]:
+def _unit(clips: list[SourceClip], is_long: bool) -> tuple[By, str]:
     speakers = {clip.speaker_id for clip in clips}
     if None not in speakers and len(speakers) >= _MIN_SPEAKERS:
         return "speaker", "Each speaker is in one split, so that the error rates are those of unknown voices."
     number = "not all speakers are known" if None in speakers else f"there are only {len(speakers)} speakers"
     if None in speakers and len(speakers) == 1:
         number = "the speakers are not known"
+    if is_long and len(clips) >= _MIN_UNITS:
+        return "recording", f"By recording, because {number}: all clips that are cut from one are in the same split."
     recordings = {clip.file for clip in clips if clip.piece is not None}
     if len(recordings) >= 2 * _MIN_SPEAKERS:
         return "recording", f"By recording, because {number}: the voices of the test are in the training data too."
@@ -142,6 +140,4 @@ def _with_counts(found: Survey, splits: Splits) -> Splits:
         sentences = train if splits_of(row, rules)[0] == splits.train else scored
         sentences.add(sentence_key(clip.sentence))
     shared = len(train & scored) / max(1, len(train))
-    return Splits(
-        splits.train, splits.dev, splits.test, splits.drawn, splits.why, shared, len(train - scored)
-    )
+    return Splits(splits.train, splits.dev, splits.test, splits.drawn, splits.why, shared, len(train - scored))

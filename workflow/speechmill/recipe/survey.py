@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def survey(path: Path, language: str) -> Survey:
     """
     layout = find_layout(path, language)
     with tempfile.TemporaryDirectory() as work, open_corpus(*_source(path, language, layout), Path(work)) as corpus:
-        names, read = _recordings(path, corpus)
+        names, read = _recordings(path, corpus, layout)
         measured = measure(names, read)
     if not measured.seconds:
         raise SpeechmillError(f"{path}: none of the recordings can be read ({_examples(measured.unreadable)})")
@@ -131,9 +132,9 @@ def _source(path: Path, language: str, layout: Layout) -> tuple[SourceLocation, 
     return SourceLocation(path=path), IngestSettings(source=source, splits=layout.splits, shards=shards)
 
 
-def _recordings(path: Path, corpus: Corpus):  # type: ignore[no-untyped-def]
+def _recordings(path: Path, corpus: Corpus, layout: Layout) -> tuple[list[str], Callable[[str], Encoded]]:
     """Return the names of all recordings, and a function that reads one."""
-    if path.is_dir() and not corpus.about and all((path / clip.file).parent.is_dir() for clip in corpus.clips[:10]):
+    if layout.section["source"] == "folder":
         return [name for name in list_files(path) if is_recording(name)], lambda name: read_encoded(path / name)
     by_file = {os.path.normpath(clip.file): clip for clip in corpus.clips}
 
