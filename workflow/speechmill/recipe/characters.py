@@ -69,9 +69,7 @@ def characters_of(sentences: Iterable[str]) -> Characters:
         and each not in _STRESS.get(first, "")
     }
     wanted |= {each for name in main for each in _ALPHABETS.get(name, "")}
-    joined = Counter(
-        match for sentence in sentences for match in re.findall(rf"(?<=\w)[{_APOSTROPHES}](?=\w)", sentence)
-    )
+    joined = {match for sentence in sentences for match in _BETWEEN_LETTERS.findall(sentence)}
     separators = sorted({match for sentence in sentences for match in _SEPARATORS.findall(sentence)})
     return Characters(
         scripts=scripts,

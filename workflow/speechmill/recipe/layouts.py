@@ -330,8 +330,9 @@ def _annotations(path: Path, names: list[str], recordings: list[str]) -> Layout 
         if ending.lower() in _TIMED:
             return _timed(path, ending, names, recordings)
     for listing in _LISTING:
-        if ending := next((PurePosixPath(name).suffix for name in names if name.lower().endswith(listing)), None):
-            return _beside(ending, recordings, "pieces with times")
+        for name in names:
+            if name.lower().endswith(listing):
+                return _beside(PurePosixPath(name).suffix, recordings, "pieces with times")
     texts = {ending: count for ending, count in beside.items() if ending.lower() in (".txt", ".lab", ".text", ".trn")}
     if texts:
         return _beside(max(texts, key=lambda each: texts[each]), recordings, "the text of a complete recording")
