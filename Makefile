@@ -10,7 +10,7 @@ REPORT := results/report.html
 REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo report plan adopt test bench setup lint format raise-version record-code lock clean
+.PHONY: help demo recipe report plan adopt test bench setup lint format raise-version record-code lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,10 @@ demo: setup  ## run the demo from speech to model card, and print where the resu
 	$(BIN)/snakemake --cores all $(REPORT_OPTIONS)
 	@PYTHONPATH=workflow $(BIN)/python -m speechmill.dag.outcome results/runs/demo_ru
 	@echo "report  $(REPORT)"
+
+recipe: setup  ## write config/recipes/NAME.yaml for the recordings in FOLDER=… in LANGUAGE=en; BASE=… is another base
+	@PYTHONPATH=workflow $(BIN)/python -m speechmill.recipe.recipe "$(FOLDER)" "$(LANGUAGE)" \
+		--name "$(NAME)" --base "$(BASE)"
 
 CONFIG := config/config.yaml
 

@@ -129,12 +129,17 @@ def store(
 
 
 def run_stage(
-    stage: str, *arguments: object, workflow: Path = ROOT / "workflow", env: Mapping[str, str] | None = None
+    stage: str,
+    *arguments: object,
+    workflow: Path = ROOT / "workflow",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run the command of a stage, as its rule does."""
     return subprocess.run(
         [sys.executable, "-m", f"speechmill.{stage}", *map(str, arguments)],
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(workflow), **(env or {})},
+        cwd=cwd,
         capture_output=True,
         text=True,
         check=False,

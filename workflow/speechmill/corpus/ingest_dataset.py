@@ -61,7 +61,7 @@ def ingest(location: SourceLocation, settings: IngestSettings, fingerprint: str,
 def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, name: str) -> dict[str, Any]:
     available, why = True, None
     try:
-        with _open_corpus(location, settings, folder) as corpus:
+        with open_corpus(location, settings, folder) as corpus:
             listed = {split: sum(split in clip.splits for clip in corpus.clips) for split in settings.splits}
             about = corpus.about
             similar = corpus.near_misses(_write_shards(corpus, settings, folder))
@@ -75,7 +75,13 @@ def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, na
     return {"available": available, "why": why, "published": listed, "near_misses": similar, "about": about}
 
 
-def _open_corpus(location: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
+def open_corpus(location: SourceLocation, settings: IngestSettings, work: Path) -> AbstractContextManager[Corpus]:
+    """Return a context manager that yields the corpus at a location; `work` is a folder for temporary files.
+
+    Raises:
+        UnavailableError: The corpus does not exist, or access is denied.
+        SpeechmillError: The source refuses it.
+    """
     source, splits = settings.source, settings.splits
     path = None if location.path is None else location.path.expanduser()
     if path is not None and not path.exists():
