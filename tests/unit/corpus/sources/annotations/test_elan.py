@@ -122,6 +122,8 @@ ROOT = "<ANNOTATION_DOCUMENT"
     [
         ("", "is not XML (no element found"),
         (TEXT[:-30], "is not XML"),
+        (TEXT.replace("UTF-8", "UTF-80"), "unknown encoding: UTF-80"),
+        (TEXT.replace("one", "&one;"), "undefined entity"),
         ("<html></html>", "is not a file of ELAN"),
         (TEXT.replace(ROOT, BOMB + ROOT).replace("one", "&b;"), "it has a document type, <!DOCTYPE …>"),
         (TEXT.replace(ROOT, EXTERNAL + ROOT).replace("one", "&a;"), "it has a document type, <!DOCTYPE …>"),

@@ -93,9 +93,17 @@ def test_a_malformed_srt_file_is_refused(tmp_path: Path, content: str, reason: s
         read_srt(tmp_path / "a.srt")
 
 
-def test_a_malformed_vtt_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.vtt").write_text(SRT)
-    with pytest.raises(SpeechmillError, match=r"a\.vtt is not WebVTT \(the first line is not WEBVTT\)"):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (SRT, r"a\.vtt is not WebVTT \(the first line is not WEBVTT\)"),
+        (VTT.replace("00:01.000 -->", ":00:01.000 -->"), r"a\.vtt is not a file with subtitles"),
+        (VTT.replace("00:01.000 -->", "1 -->"), r"a\.vtt: line 10 is not `<start> --> <end>`"),
+    ],
+)
+def test_a_malformed_vtt_file_is_refused(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "a.vtt").write_text(content)
+    with pytest.raises(SpeechmillError, match=reason):
         read_vtt(tmp_path / "a.vtt")
 
 

@@ -30,7 +30,7 @@ def read_elan(file: Path) -> list[Annotation]:
         eaf = Eaf(str(file), suppress_version_warning=True)
     except KeyError as error:
         raise malformed(file, "a file of ELAN", f"{error.args[0]} is missing", _ADVICE) from error
-    except (ValueError, IndexError) as error:
+    except Exception as error:  # pympi raises no narrower one where ElementTree cannot parse a file
         raise malformed(file, "a file of ELAN", error, _ADVICE) from error
     if count != sum(len(aligned) + len(references) for aligned, references, *_ in eaf.tiers.values()):
         raise malformed(file, "a file of ELAN", "two tiers or annotations have the same name", _ADVICE)
@@ -57,7 +57,7 @@ def _count_annotations(file: Path) -> int:
     try:
         with file.open("rb") as xml:
             parser.ParseFile(xml)
-    except expat.ExpatError as error:
+    except (expat.ExpatError, LookupError) as error:  # a LookupError is an unknown encoding
         raise malformed(file, "XML", error, _ADVICE) from error
     return count
 

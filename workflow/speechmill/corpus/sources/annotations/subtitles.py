@@ -64,7 +64,11 @@ def _check_times(file: Path, text: str, time: re.Pattern[str]) -> None:
 
 def _subtitles(file: Path, text: str, form: str) -> Iterator[Annotation]:
     numbered = _START_OF_SUBTITLE.sub(r"\n0\n\1", _TIMES_OF_WORDS.sub("", text)) + "\n\n0\n"
-    for number, subtitle in enumerate(pysubs2.SSAFile.from_string(numbered, form, keep_html_tags=True), 1):
+    try:
+        subtitles = pysubs2.SSAFile.from_string(numbered, form, keep_html_tags=True)
+    except ValueError as error:
+        raise malformed(file, "a file with subtitles", error, _ADVICE) from error
+    for number, subtitle in enumerate(subtitles, 1):
         speakers = {html.unescape(name).strip() for name in _VOICE.findall(subtitle.text)}
         yield Annotation(
             f"{file}: subtitle {number}",
