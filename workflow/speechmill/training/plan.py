@@ -121,7 +121,9 @@ def make_plan(
         "excluded": counts["excluded"],
         "marks_dropped": counts["marks_dropped"],
         "epochs": plan.epochs,
-        "mixing": contributions(table, table.mix) if table.mix else None,
+        "mixing": settings.mixing
+        and table.mix
+        and {"by": settings.mixing.by, "groups": contributions(table, table.mix)},
         "hours_per_epoch": stats.samples / SAMPLE_RATE / 3600 / plan.epochs,
         "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
@@ -345,7 +347,7 @@ def _format_mixing(plan: dict[str, Any]) -> list[str]:
         *(
             f"  mixing       {row['share']:.1%} of it {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h,"
             f" {row['times']:.2f} times an epoch"
-            for row in plan["mixing"]
+            for row in plan["mixing"]["groups"]
         ),
     ]
 
