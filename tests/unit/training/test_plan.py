@@ -130,7 +130,8 @@ def test_plan_shows_what_each_group_contributes(tmp_path: Path) -> None:
     assert planned["batches"] == sum(math.ceil(clips / 4) for clips in (90, 90, 90))
     assert planned["hours_per_epoch"] == pytest.approx(0.075)
     text = plan_text(planned)
-    assert "  mixing       100.0% of it corpus: 60 clips, 0.05 h, 1.50 times an epoch\n" in text
+    assert "  mixing       by dataset; an epoch has 0.07 h on average\n" in text
+    assert "  mixing       corpus: 60 clips, 0.05 h, 1.50 times an epoch, 100.0% of it\n" in text
     assert steps_digest(planned) != steps_digest(planned | {"mixing": None})
 
 

@@ -339,14 +339,15 @@ def _format_rejections(statuses: list[dict[str, Any]]) -> list[str]:
 
 
 def _format_mixing(plan: dict[str, Any]) -> list[str]:
-    """Return a line for each group of clips that an epoch goes through more or less often than once, or none."""
+    """Return a line for each group of clips with what it contributes to an epoch, or none without `mixing`."""
     if plan["mixing"] is None:
         return []
+    numbered = "; speaker 1 has the most audio" if plan["mixing"]["by"] == "speaker" else ""
     return [
-        f"  mixing       an epoch has {plan['hours_per_epoch']:.2f} h on average:",
+        f"  mixing       by {plan['mixing']['by']}; an epoch has {plan['hours_per_epoch']:.2f} h on average{numbered}",
         *(
-            f"  mixing       {row['share']:.1%} of it {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h,"
-            f" {row['times']:.2f} times an epoch"
+            f"  mixing       {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h, {row['times']:.2f} times an"
+            f" epoch, {row['share']:.1%} of it"
             for row in plan["mixing"]["groups"]
         ),
     ]
