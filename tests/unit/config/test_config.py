@@ -233,6 +233,18 @@ def test_unknown_set_suggests_the_nearest_set(path: str, value: Any, missing: st
     assert "known sets are cv-train, cv-dev, cv-test, digits-train, digits-test" in message
 
 
+@pytest.mark.parametrize(
+    ("mixing", "expected"),
+    [
+        ({"weights": {"cv_": 2}}, "`train` has no dataset cv_; did you mean `cv`? it has cv"),
+        ({"weights": {"digits": 2}}, "`train` has no dataset digits; it has cv"),
+        ({"by": "language", "weights": {"cv": 2}}, "`train` has no language cv; it has ru"),
+    ],
+)
+def test_weight_of_an_unknown_group_lists_the_known(mixing: dict[str, Any], expected: str) -> None:
+    assert f"runs.demo.mixing.weights: {expected}" in error("runs.demo.mixing", mixing)
+
+
 def test_unknown_dev_set_is_named() -> None:
     raw = changed("runs.demo.dev", "cv-valid")
     raw["runs"]["demo"]["evaluation"]["sets"] = ["cv-valid"]
@@ -356,6 +368,12 @@ def test_unknown_source_lists_the_known_sources(source: object) -> None:
         ("runs.demo.plan.batch", {}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "clips": 4}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "by_length": True}, "`by_length` needs `clips`"),
+        ("runs.demo.mixing", {}, "give either `weights` or `temperature`"),
+        ("runs.demo.mixing", {"weights": {"cv": 2}, "temperature": 2}, "give either `weights` or `temperature`"),
+        ("runs.demo.mixing", {"by": "speaker", "weights": {"a": 2}}, "`by: speaker` needs `temperature`"),
+        ("runs.demo.mixing.weights", {"cv": 0}, "the weight of cv is 0: to leave it out, remove it from `train`"),
+        ("runs.demo.mixing.weights", {"cv": -1}, "the weight of cv is -1, but must be positive"),
+        ("runs.demo.mixing.temperature", 0.5, "greater than or equal to 1 (found 0.5)"),
         ("runs.demo.plan.epochs", 0, "greater than 0 (found 0)"),
         ("runs.demo.plan.pool_clips", 0, "greater than 0 (found 0)"),
         ("runs.demo.gpus", 0, "greater than 0 (found 0)"),

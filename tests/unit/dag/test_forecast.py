@@ -79,3 +79,12 @@ def test_gpus_share_steps_and_best_checkpoints_save_disk(tmp_path: Path) -> None
     # Half of 14,184 steps. Three checkpoints of 3.85 GB and one more during training.
     for part in ("7,092 steps, 15 checkpoints, of which 3 are kept", "15.4 GB of checkpoints", "of the peak of 2 H100"):
         assert part in done.stdout
+
+
+def test_weights_of_mixing_count(tmp_path: Path) -> None:
+    text = (RECIPES / "ko_zeroth.yaml").read_text(encoding="utf-8")
+    file = tmp_path / "mixed.yaml"
+    mixing = "    language: ko\n    mixing: {by: language, weights: {ko: 2}}\n    train:"
+    file.write_text(text.replace("    language: ko\n    train:", mixing), encoding="utf-8")
+    # Twice 21,150 clips.
+    assert "about 42,300 clips" in run_stage("dag.forecast", file).stdout

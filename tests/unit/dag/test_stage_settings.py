@@ -36,6 +36,7 @@ def changed(**sections: Any) -> dict[str, str]:
         ({"finetune": {"precision": "bf16"}}, {"plan", "finetune"}),
         ({"finetune": {"gradient_checkpointing": True}}, {"plan", "finetune_runtime"}),
         ({"plan": {"pool_clips": 99}}, {"plan", "finetune"}),
+        ({"mixing": {"temperature": 2}}, {"plan", "finetune"}),
         ({"gpus": 2}, {"plan", "finetune"}),
         ({"checkpoints": {"best": 2}}, {"plan", "finetune", "finetune_runtime"}),
         ({"gpu_memory_gib": 24}, {"plan"}),
@@ -68,8 +69,24 @@ def test_runtime_settings_complement_those_of_finetune() -> None:
         assert weights[name] | runtime[name] == section[name]
 
 
+def test_without_mixing_its_key_is_absent() -> None:
+    assert not any("mixing" in json.loads(settings) for settings in changed().values())
+
+
+@pytest.mark.parametrize(
+    ("by", "groups"),
+    [
+        ("dataset", {"demo_ru": "demo_ru"}),
+        ("language", {"demo_ru": "ru"}),
+        ("speaker", {"demo_ru": "common_voice"}),
+    ],
+)
+def test_mixing_knows_the_group_of_each_dataset(by: str, groups: dict[str, str]) -> None:
+    assert json.loads(changed(mixing={"by": by, "temperature": 2})["finetune"])["mixing"]["groups"] == groups
+
+
 def test_plan_reads_all_its_settings() -> None:
-    made = changed()["plan"]
+    made = changed(mixing={"temperature": 2})["plan"]
     assert PlanSettings.model_validate_json(made).model_dump(mode="json").keys() == json.loads(made).keys()
 
 

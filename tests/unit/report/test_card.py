@@ -147,7 +147,13 @@ SECRET, SPEAKER = "Совсем другое слово.", "f0c1a5"
 """A sentence and a speaker of the corpus, which must not be in the model folder."""
 
 LOG = [{"step": step, "epoch": step / 100, "loss": loss} for step, loss in ((100, 3.14159), (200, 2.0), (210, 1.9))]
-PLAN = {"hours": 0.01, "epochs": 2, "total_steps": 210, "checkpoints": [50, 100, 200, 210]}
+PLAN: dict[str, Any] = {
+    "hours": 0.01,
+    "epochs": 2,
+    "total_steps": 210,
+    "checkpoints": [50, 100, 200, 210],
+    "mixing": None,
+}
 WERS = (0.99, 0.91, 0.13, 0.98)
 
 
@@ -345,6 +351,21 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
     monkeypatch.setattr(sys, "argv", ["card", *argv])
     card.main()
     return tmp_path / "model"
+
+
+def test_card_shows_what_is_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = [
+        {"title": "cv", "clips": 1200, "hours": 2.0, "times": 0.5, "share": 0.25},
+        {"title": "own", "clips": 800, "hours": 1.0, "times": 3.0, "share": 0.75},
+    ]
+    monkeypatch.setitem(PLAN, "mixing", {"by": "dataset", "groups": groups})
+    monkeypatch.setitem(PLAN, "hours_per_epoch", 4.0)
+    text = (write_card(tmp_path, monkeypatch, breakdown_of()) / "README.md").read_text()
+    rows = [re.split(r" *\| *", line)[1:-1] for line in text.splitlines()]
+    start = rows.index(["Dataset", "Clips", "Hours", "Times an epoch", "Share of an epoch %"])
+    assert rows[start + 2] == ["Common Voice 8.0", "1,200", "2.00", "0.50", "25.00"]
+    assert rows[start + 3] == ["Our own", "800", "1.00", "3.00", "75.00"]
+    assert "share of the 4.00 hours of an epoch, on average:" in text
 
 
 def test_hub_client_loads_card(written: Path) -> None:

@@ -121,6 +121,32 @@ def test_lost_marks_are_listed_with_an_example(tmp_path: Path) -> None:
     assert "MARK LOST" not in plan_text(plan(tmp_path, [1.0]))
 
 
+def test_plan_shows_what_each_group_contributes(tmp_path: Path) -> None:
+    mixing = {"weights": {"corpus": 1.5}, "groups": {"corpus": "corpus"}}
+    planned = plan(tmp_path, [3.0] * 60, {"mixing": mixing}, epochs=3, batch={"clips": 4})
+    assert planned["mixing"]["groups"] == [
+        {"title": "corpus", "clips": 60, "hours": pytest.approx(0.05), "times": pytest.approx(1.5), "share": 1.0}
+    ]
+    assert planned["batches"] == sum(math.ceil(clips / 4) for clips in (90, 90, 90))
+    assert planned["hours_per_epoch"] == pytest.approx(0.075)
+    text = plan_text(planned)
+    assert "  mixing       by dataset; an epoch has 0.07 h on average\n" in text
+    assert "  mixing       corpus: 60 clips, 0.05 h, 1.50 times an epoch, 100.0% of it\n" in text
+    assert steps_digest(planned) != steps_digest(planned | {"mixing": None})
+
+
+@pytest.mark.parametrize(
+    ("mixing", "message"),
+    [
+        ({"weights": {"corpus": 0.1}}, "runs.demo.mixing leaves no clips for epoch 1; raise the weights"),
+        ({"by": "speaker", "temperature": 2}, "runs.demo.mixing.by is speaker, but no training clip has a speaker"),
+    ],
+)
+def test_mixing_that_cannot_be_planned_is_refused(tmp_path: Path, mixing: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpeechmillError, match=re.escape(message)):
+        plan(tmp_path, [3.0], {"mixing": mixing | {"groups": {"corpus": "corpus"}}})
+
+
 def test_clip_as_long_as_batch_fits(tmp_path: Path) -> None:
     assert plan(tmp_path, [10.0, 10.0])["batches"] == 4
 

@@ -29,8 +29,10 @@ from finetune_process import (
     write_inputs,
 )
 from material import STOCHASTIC, as_json, recording, store
+from speechmill.config.mixing import MixingSettings
 from speechmill.config.plan import PlanConfig
 from speechmill.model.batching import batch_stats, clips_from_table
+from speechmill.model.mixing import mix
 from speechmill.training.guards import EXIT_RESUMABLE
 
 pytestmark = pytest.mark.slow
@@ -54,10 +56,10 @@ RUNTIME_SETTINGS = {"logging_steps": 4, "resume_minutes": 0.002}
 class Training:
     """A training run of the stage in a folder of its own."""
 
-    def __init__(self, inputs: Arguments, folder: Path) -> None:
+    def __init__(self, inputs: Arguments, folder: Path, settings: dict[str, Any] = SETTINGS) -> None:
         """Prepare a run on `inputs`, whose results and output go to `folder`."""
         self.folder, self.output = folder, folder / "output.txt"
-        self._inputs = inputs
+        self._inputs, self._settings = inputs, settings
 
     def run(
         self,
@@ -95,7 +97,7 @@ class Training:
         self.folder.mkdir(exist_ok=True)
         runtime_settings = as_json({"finetune": RUNTIME_SETTINGS | {"workers": workers}})
         arguments = self._inputs | output_arguments(self.folder)
-        arguments |= {"--settings": [as_json(SETTINGS)], "--runtime-settings": [runtime_settings]}
+        arguments |= {"--settings": [as_json(self._settings)], "--runtime-settings": [runtime_settings]}
         context = fork_context()
         events, sender = context.Pipe(duplex=False)
         child = context.Process(target=run_reporting_events, args=(command_line(arguments), sender, max_bytes, output))
@@ -124,22 +126,27 @@ class Training:
     def copy(self, folder: Path) -> "Training":
         """Return a copy of this run in another folder."""
         shutil.copytree(self.folder, folder)
-        return Training(self._inputs, folder)
+        return Training(self._inputs, folder, self._settings)
+
+
+def inputs_in(folder: Path, letters: Wav2Vec2Processor, mixing: MixingSettings | None = None) -> Arguments:
+    """Write the inputs of a training run of about 30 steps: 24 clips of one speaker and 8 of another."""
+    rng = np.random.default_rng(0)
+    recordings = [recording(float(rng.uniform(0.3, 0.6)), seed=i) for i in range(32)]
+    texts = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 5))) for _ in range(32)]
+    clips = store(folder, recordings, texts, ["a"] * 24 + ["b"] * 8)
+    plan = PlanConfig.model_validate(SETTINGS["plan"])
+    table = pa.Table.from_pylist(clips[0])
+    steps = batch_stats(clips_from_table(table, mix(table, mixing) if mixing else None), plan).batches
+    saved = [*range(6, steps, 6), steps]
+    planned = {"batches": steps, "total_steps": steps, "checkpoints": saved, "epochs": 4, "mixing": None}
+    return write_inputs(folder, clips, letters, planned | {"gradient_checkpointing": False})
 
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory, letters: Wav2Vec2Processor) -> Arguments:
-    """Write the inputs of a training run of about 30 steps."""
-    folder = tmp_path_factory.mktemp("inputs")
-    rng = np.random.default_rng(0)
-    recordings = [recording(float(rng.uniform(0.3, 0.6)), seed=i) for i in range(32)]
-    texts = ["".join(rng.choice(list("abcde"), size=rng.integers(2, 5))) for _ in range(32)]
-    clips = store(folder, recordings, texts)
-    plan = PlanConfig.model_validate(SETTINGS["plan"])
-    steps = batch_stats(clips_from_table(pa.Table.from_pylist(clips[0])), plan).batches
-    saved = [*range(6, steps, 6), steps]
-    planned = {"batches": steps, "total_steps": steps, "checkpoints": saved, "epochs": 4}
-    return write_inputs(folder, clips, letters, planned | {"gradient_checkpointing": False})
+    """Write the inputs of a training run that takes every clip once in an epoch."""
+    return inputs_in(tmp_path_factory.mktemp("inputs"), letters)
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +183,17 @@ def test_ten_kills_leave_identical_results(inputs: Arguments, uninterrupted: Tra
     assert training.run() == 0
     assert_same(training, uninterrupted)
     assert "resuming from step" in training.output.read_text()
+
+
+def test_kills_leave_identical_results_with_mixing(tmp_path: Path, letters: Wav2Vec2Processor) -> None:
+    mixing = MixingSettings(by="speaker", temperature=3, groups={"corpus": "corpus"})
+    inputs, settings = inputs_in(tmp_path, letters, mixing), SETTINGS | {"mixing": mixing.model_dump()}
+    uninterrupted, killed = (Training(inputs, tmp_path / name, settings) for name in ("uninterrupted", "killed"))
+    assert uninterrupted.run() == 0
+    assert [killed.run(after=events) for events in (40, 30)] == [-signal.SIGKILL] * 2
+    assert killed.run() == 0
+    assert_same(killed, uninterrupted)
+    assert "resuming from step" in killed.output.read_text()
 
 
 def test_second_training_waits_for_the_first(inputs: Arguments, uninterrupted: Training, tmp_path: Path) -> None:

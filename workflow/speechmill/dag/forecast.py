@@ -89,6 +89,10 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
             unknown.append(each)
             continue
         kept = 1 - sum(rule.share for rule in config.datasets[dataset].drawn.values() if rule.of == split)
+        if run.mixing is not None:
+            # A temperature does not change the length of an epoch.
+            group = dataset if run.mixing.by == "dataset" else config.datasets[dataset].language
+            kept *= run.mixing.weights.get(group, 1.0)
         clips += round(expected.clips * kept)
         hours += (expected.hours or 0.0) * kept
     if unknown or not hours:

@@ -174,6 +174,18 @@ def data_table(settings: CardSettings, counts: dict[str, dict[str, Any]]) -> Mar
     return table(rows)
 
 
+def mixing_table(settings: CardSettings, mixing: dict[str, Any] | None) -> Markdown:
+    """Return the table of what each group of training clips contributes to an epoch, or "" without `mixing`."""
+    if mixing is None:
+        return Markdown()
+    titles = {name: each.title for name, each in settings.datasets.items()} if mixing["by"] == "dataset" else {}
+    rows = [[mixing["by"].capitalize(), "Clips", "Hours", "Times an epoch", "Share of an epoch %"]]
+    for each in mixing["groups"]:
+        figures = [f"{each['clips']:,}", fixed(each["hours"], 2), fixed(each["times"], 2), percentage(each["share"])]
+        rows.append([titles.get(each["title"], each["title"]), *figures])
+    return table(rows)
+
+
 def leakage_table(settings: CardSettings, leakage: dict[str, Any]) -> Markdown:
     """Return the table of training clips that share a speaker, sentence, audio or recording with each scored set."""
     kinds = ("speaker", "sentence", "audio", "recording")

@@ -395,6 +395,7 @@ def main() -> None:
         augmentation_files(settings.augment),
         args.stage_version,
         args.digest.read_text(),
+        # Mixing depends on the speakers of the clips, which are not part of their digest.
         json.dumps([plan["checkpoints"], plan["mixing"]] if settings.mixing else plan["checkpoints"]),
         file_digest(args.vocab / "vocab.json"),
         # It lists the digests of all files of the base model.

@@ -123,7 +123,9 @@ def make_plan(
         "machine_transcripts": [format_machine_transcripts(each) for each in machine_transcripts(counts, statuses)],
         "marks_dropped": counts["marks_dropped"],
         "epochs": plan.epochs,
-        "mixing": contributions(table, table.mix) if table.mix else None,
+        "mixing": settings.mixing
+        and table.mix
+        and {"by": settings.mixing.by, "groups": contributions(table, table.mix)},
         "hours_per_epoch": stats.samples / SAMPLE_RATE / 3600 / plan.epochs,
         "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
@@ -340,15 +342,16 @@ def _format_rejections(statuses: list[dict[str, Any]]) -> list[str]:
 
 
 def _format_mixing(plan: dict[str, Any]) -> list[str]:
-    """Return a line for each group of clips that an epoch goes through more or less often than once, or none."""
+    """Return a line for each group of clips with what it contributes to an epoch, or none without `mixing`."""
     if plan["mixing"] is None:
         return []
+    numbered = "; speaker 1 has the most audio" if plan["mixing"]["by"] == "speaker" else ""
     return [
-        f"  mixing       an epoch has {plan['hours_per_epoch']:.2f} h on average:",
+        f"  mixing       by {plan['mixing']['by']}; an epoch has {plan['hours_per_epoch']:.2f} h on average{numbered}",
         *(
-            f"  mixing       {row['share']:.1%} of it {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h,"
-            f" {row['times']:.2f} times an epoch"
-            for row in plan["mixing"]
+            f"  mixing       {row['title']}: {row['clips']:,} clips, {row['hours']:.2f} h, {row['times']:.2f} times an"
+            f" epoch, {row['share']:.1%} of it"
+            for row in plan["mixing"]["groups"]
         ),
     ]
 
