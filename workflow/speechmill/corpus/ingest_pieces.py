@@ -32,7 +32,7 @@ _PART_NAMES = {
     "no_pause": "not separated by a pause from what is left out",
     "short": "shorter than the shortest clip",
     "long": "longer than the longest clip, without a pause",
-    "vocabulary": "transcripts in characters that the model lacks",
+    "vocabulary": "transcripts mostly outside the vocabulary of the model",
     "no_speech": "audio without speech",
     "empty": "speech with an empty hypothesis",
     "unknown": "speech with an unknown token in the hypothesis",
