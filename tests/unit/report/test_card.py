@@ -432,7 +432,7 @@ def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:
     assert "Common Voice 8.0: train has 6 clips, but 7 were expected" in text
     (row,) = (line for line in text.splitlines() if "(remove)" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "2",
+        "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "3 (remove)", "2",
     ]  # fmt: skip
 
 

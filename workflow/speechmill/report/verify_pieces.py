@@ -24,7 +24,7 @@ def check_pieces(model: Path, pieces: Path) -> CheckResult:
                 result.passed.append(f"derived     the counts of {dataset} follow from {pieces / dataset}")
             else:
                 result.differences.append(
-                    f"evidence/status/{dataset}.json: the recordings consist of {about['parts']}, but {pieces / dataset}"
-                    f" has {found}"
+                    f"evidence/status/{dataset}.json: the recordings consist of {about['parts']}, but"
+                    f" {pieces / dataset} has {found}"
                 )
     return result
