@@ -231,8 +231,8 @@ def test_recordings_that_were_cut_are_accounted_for() -> None:
         ["Common Voice 8.0", "score below -1.5", "3", "0.17", "10.0", "5"],
     ]
     assert aligned_datasets(SETTINGS, [STATUS, STATUS | {"about": ALIGNED}]) == [
-        r"Common Voice 8.0: by someone/model\*, from the recordings of `interviews`; pieces with a score below -1.5 are left"
-        " out"
+        r"Common Voice 8.0: by someone/model\*, from the recordings of `interviews`; pieces with a score below -1.5"
+        " are left out"
     ]
 
 
