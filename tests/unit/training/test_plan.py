@@ -346,8 +346,8 @@ def test_plan_text_says_what_recordings_were_cut_into(tmp_path: Path) -> None:
     about = {"of": "interviews", "stage": "segment", "min_score": -1, "parts": parts}
     text = format_plan(plan(tmp_path, [5]), {}, [status("aligned") | {"about": about}, status("cv")], 10**15)
     assert [line for line in text.splitlines() if "pieces" in line] == [
-        "  pieces       aligned: 2 min of recordings in interviews: clips: 2 parts, 2 min (90.0%), 9 words; speech without"
-        " text: 1 part, 10.0 s (10.0%)"
+        "  pieces       aligned: 2 min of recordings in interviews: clips: 2 parts, 2 min (90.0%), 9 words; speech"
+        " without text: 1 part, 10.0 s (10.0%)"
     ]
 
 

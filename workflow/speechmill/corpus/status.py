@@ -166,7 +166,8 @@ def _no_clip_error(
     return SpeechmillError(
         f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. {threshold}"
         "Correct the corpus or its tables and run snakemake again, or remove the split from"
-        f" datasets.{dataset}; the column `detail` of results/data/{dataset}/*/rows-*.parquet has the reason for each clip"
+        f" datasets.{dataset}; the column `detail` of results/data/{dataset}/*/rows-*.parquet has the reason for each"
+        " clip"
     )
 
 
