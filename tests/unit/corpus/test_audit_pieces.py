@@ -52,10 +52,10 @@ def test_all_seconds_and_words_are_accounted_for(tables: list[Path]) -> None:
     assert parts == {
         KEPT: {"parts": 2, "seconds": 10.0, "words": 4},
         BELOW: {"parts": 2, "seconds": 3.0, "words": 3},
-        "no_text": {"parts": 1, "seconds": 20.0, "words": 0},
         "no_audio": {"parts": 1, "seconds": 0.0, "words": 3},
+        "no_text": {"parts": 1, "seconds": 20.0, "words": 0},
     }
-    assert list(parts) == [KEPT, BELOW, "no_text", "no_audio"]
+    assert list(parts) == [KEPT, BELOW, "no_audio", "no_text"]
 
 
 def test_each_part_is_a_sentence(tables: list[Path]) -> None:
@@ -63,8 +63,8 @@ def test_each_part_is_a_sentence(tables: list[Path]) -> None:
         "33.0 s of recordings in interviews were cut into clips",
         "Clips: 2 parts, 10.0 s (30.3%), 4 words",
         "Score below -1.5: 2 parts, 3.0 s (9.1%), 3 words",
-        "Audio without text in the transcript: 1 part, 20.0 s (60.6%)",
         "Text that is not in the audio: 1 part, 3 words",
+        "Audio without text in the transcript: 1 part, 20.0 s (60.6%)",
     ]
 
 

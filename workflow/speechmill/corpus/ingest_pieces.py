@@ -26,7 +26,7 @@ _PART_NAMES = {
     KEPT: "Clips",
     BELOW: "Score below {min_score:g}",
     "pause": "Pauses without text",
-    "no_text": "Speech without text in the transcript",
+    "no_text": "Audio without text in the transcript",
     "no_audio": "Text that is not in the audio",
     "different": "Speech and text that do not match",
     "no_pause": "Not separated by a pause from what is left out",
