@@ -38,7 +38,7 @@ _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
 # passed over; for each token of the text.
-_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 5.0, 12.0, 1.0, 4.0
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 3.0, 12.0, 1.0, 3.0
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
@@ -56,8 +56,8 @@ _MIN_PAUSE = 0.24
 # sound begins, so there is more speech after the last frame of a token than before its first one.
 _MARGIN_BEFORE, _MARGIN_AFTER = 0.1, 0.2
 
-# The longest time in seconds from the last token of a piece to the end of its sound.
-_MAX_TAIL = 0.6
+# The longest time in seconds from the last token of a piece to the end of its sound, and from there to the cut.
+_MAX_TAIL, _MARGIN_QUIET = 0.6, 0.06
 
 # What a word in a piece is worth, compared with the seconds of pause at a cut.
 _WORD_WORTH = 10.0
@@ -320,6 +320,8 @@ def _align_window(
     begins = np.zeros(num_frames, bool)
     low, high = np.searchsorted(heard.frames, (start, stop))
     begins[heard.frames[low:high] - start] = True
+    may_leave = begins | ~heard.busy[start:stop]
+    may_leave[0] = True
 
     stays_in_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
     from_token = np.zeros((num_frames, n + 1), bool)
@@ -352,7 +354,8 @@ def _align_window(
 
         last_token, gap = token_state[lasts + 1], blank_state[bounds]
         np.greater(last_token, gap, out=entered_from_token[t])
-        enter = np.maximum(last_token, gap) - leave
+        # A token of the greedy hypothesis is passed over as a whole.
+        enter = np.maximum(last_token, gap) - (leave if may_leave[t] else -_BEFORE)
         np.greater(enter, outside, out=entered[t])
         outside = np.maximum(enter, outside) + missing
         if begins[t]:
@@ -437,7 +440,7 @@ def _timed(path: _Path, heard: _Heard, text: _Text, levels: NDArray[np.float32] 
             end = last[word] + 1
             quiet = _quiet_after(levels, int(end), int(min(reach, after[word])))
             if quiet is not None:
-                stop[word] = min(quiet + margin, end + after[word] - margin)
+                stop[word] = min(quiet + round(_MARGIN_QUIET / frame_seconds), end + after[word] - margin)
     return _Words(first >= 0, start, stop, before, extra_before, scores, np.diff(text.bounds))
 
 
