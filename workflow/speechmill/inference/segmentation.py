@@ -180,7 +180,8 @@ def align(
 
     Args:
         log_probs: Natural logarithms, shape (frames, vocabulary); may be memory-mapped.
-        words: The token ids of each word of the transcript, without separators. A word without any, such as a dash,
+        words: The token ids of each word of the transcript, with a separator only where
+            one written word is several spoken ones, such as a number. A word without any token, such as a dash,
             belongs to the word before it.
         blank: The id of the CTC blank.
         separator: The id of the token between words, if the vocabulary has one.
@@ -411,7 +412,11 @@ def _frame_scores(
     """Return the scores of the tokens, (frames, tokens), and of a blank within and after a word, (frames,) each."""
     values = log_probs.astype(np.float32)
     values = np.maximum(values - values.max(1, keepdims=True), _LOWEST)
-    gap = values[:, blank] if separator is None else np.maximum(values[:, blank], values[:, separator])
+    gap = values[:, blank]
+    if separator is not None:
+        gap = np.maximum(gap, values[:, separator])
+        # Within a word, such as a number in digits, there are several spoken words, with or without a separator.
+        values[:, separator] = gap
     return values[:, tokens], values[:, blank], gap
 
 
