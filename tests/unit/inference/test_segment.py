@@ -142,9 +142,12 @@ def test_every_second_and_every_word_is_accounted_for(
     assert all(part["detail"] and part["encoded"] is None for part in parts if part["reason"])
 
 
-def test_a_number_is_aligned_as_it_is_spoken(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", ["twenty_five", "twentyfive"])
+def test_a_number_is_aligned_as_it_is_spoken(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, number: str
+) -> None:
     text = TextConfig(digits="en")
-    parts = aligned(tmp_path, model, monkeypatch, ["I have 25 cats"], [" i_have_twenty_five_cats "], text)
+    parts = aligned(tmp_path, model, monkeypatch, ["I have 25 cats"], [f" i_have_{number}_cats "], text)
     assert [(part["sentence"], part["score"] > -0.01) for part in kept(parts)] == [("I have 25 cats", True)]
 
 

@@ -43,8 +43,8 @@ class Segment(_Pieces):
     text: TextConfig | None = Field(
         None,
         description="how transcripts are normalised for the alignment, such as `{digits: ru}`; the clips have them as"
-        " written. Afterwards they get the case of the model's vocabulary, without the characters that it lacks. Default:"
-        " as in the run `model.run`",
+        " written. Afterwards they get the case of the model's vocabulary, without the characters that it lacks."
+        " Default: as in the run `model.run`",
     )
     min_score: float = Field(
         -1.5,

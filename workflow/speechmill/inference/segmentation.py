@@ -38,7 +38,7 @@ _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
 # passed over; for each token of the text.
-_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 5.0, 12.0, 1.0, 4.0
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 3.0, 12.0, 1.0, 3.0
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
@@ -56,8 +56,8 @@ _MIN_PAUSE = 0.24
 # sound begins, so there is more speech after the last frame of a token than before its first one.
 _MARGIN_BEFORE, _MARGIN_AFTER = 0.1, 0.2
 
-# The longest time in seconds from the last token of a piece to the end of its sound.
-_MAX_TAIL = 0.6
+# The longest time in seconds from the last token of a piece to the end of its sound, and from there to the cut.
+_MAX_TAIL, _MARGIN_QUIET = 0.6, 0.06
 
 # What a word in a piece is worth, compared with the seconds of pause at a cut.
 _WORD_WORTH = 10.0
@@ -180,7 +180,8 @@ def align(
 
     Args:
         log_probs: Natural logarithms, shape (frames, vocabulary); may be memory-mapped.
-        words: The token ids of each word of the transcript, without separators. A word without any, such as a dash,
+        words: The token ids of each word of the transcript, with a separator only where
+            one written word is several spoken ones, such as a number. A word without any token, such as a dash,
             belongs to the word before it.
         blank: The id of the CTC blank.
         separator: The id of the token between words, if the vocabulary has one.
@@ -320,6 +321,8 @@ def _align_window(
     begins = np.zeros(num_frames, bool)
     low, high = np.searchsorted(heard.frames, (start, stop))
     begins[heard.frames[low:high] - start] = True
+    may_leave = begins | ~heard.busy[start:stop]
+    may_leave[0] = True
 
     stays_in_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
     from_token = np.zeros((num_frames, n + 1), bool)
@@ -352,7 +355,8 @@ def _align_window(
 
         last_token, gap = token_state[lasts + 1], blank_state[bounds]
         np.greater(last_token, gap, out=entered_from_token[t])
-        enter = np.maximum(last_token, gap) - leave
+        # A token of the greedy hypothesis is passed over as a whole.
+        enter = np.maximum(last_token, gap) - (leave if may_leave[t] else -_BEFORE)
         np.greater(enter, outside, out=entered[t])
         outside = np.maximum(enter, outside) + missing
         if begins[t]:
@@ -408,7 +412,11 @@ def _frame_scores(
     """Return the scores of the tokens, (frames, tokens), and of a blank within and after a word, (frames,) each."""
     values = log_probs.astype(np.float32)
     values = np.maximum(values - values.max(1, keepdims=True), _LOWEST)
-    gap = values[:, blank] if separator is None else np.maximum(values[:, blank], values[:, separator])
+    gap = values[:, blank]
+    if separator is not None:
+        gap = np.maximum(gap, values[:, separator])
+        # Within a word, such as a number in digits, there are several spoken words, with or without a separator.
+        values[:, separator] = gap
     return values[:, tokens], values[:, blank], gap
 
 
@@ -437,7 +445,7 @@ def _timed(path: _Path, heard: _Heard, text: _Text, levels: NDArray[np.float32] 
             end = last[word] + 1
             quiet = _quiet_after(levels, int(end), int(min(reach, after[word])))
             if quiet is not None:
-                stop[word] = min(quiet + margin, end + after[word] - margin)
+                stop[word] = min(quiet + round(_MARGIN_QUIET / frame_seconds), end + after[word] - margin)
     return _Words(first >= 0, start, stop, before, extra_before, scores, np.diff(text.bounds))
 
 
