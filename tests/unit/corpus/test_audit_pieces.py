@@ -30,7 +30,7 @@ PARTS = [
     piece("c", 10, 12, score=-1.65),
     piece("d", 12, 13, "три", score=-9.0),
     piece("e", 13, 33, "", score=None, reason="no_text", detail="no text"),
-    piece("f", 33, 33, "совсем другой текст", score=None, reason="not_in_audio", detail="text"),
+    piece("f", 33, 33, "совсем другой текст", score=None, reason="no_audio", detail="text"),
 ]
 
 
@@ -53,9 +53,9 @@ def test_all_seconds_and_words_are_accounted_for(tables: list[Path]) -> None:
         KEPT: {"parts": 2, "seconds": 10.0, "words": 4},
         BELOW: {"parts": 2, "seconds": 3.0, "words": 3},
         "no_text": {"parts": 1, "seconds": 20.0, "words": 0},
-        "not_in_audio": {"parts": 1, "seconds": 0.0, "words": 3},
+        "no_audio": {"parts": 1, "seconds": 0.0, "words": 3},
     }
-    assert list(parts) == [KEPT, BELOW, "no_text", "not_in_audio"]
+    assert list(parts) == [KEPT, BELOW, "no_text", "no_audio"]
 
 
 def test_each_part_is_a_sentence(tables: list[Path]) -> None:

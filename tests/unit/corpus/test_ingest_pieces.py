@@ -19,7 +19,7 @@ PIECES_OF_TALK = [
     piece(0, 2, -0.1, "раз два"),
     piece(2, 5, -3.0, "три"),
     piece(5, 15, reason="no_text", detail="audio without text"),
-    piece(15, 15, sentence="четыре пять шесть", reason="not_in_audio", detail="text without audio"),
+    piece(15, 15, sentence="четыре пять шесть", reason="no_audio", detail="text without audio"),
 ]
 
 
@@ -50,7 +50,7 @@ def test_every_second_and_word_is_counted(tmp_path: Path) -> None:
     parts = ingested(tmp_path)[1]["about"]["parts"]
     assert sum(part["seconds"] for part in parts.values()) == 15
     assert {reason: part["words"] for reason, part in parts.items()} == {
-        "kept": 2, "score": 1, "no_text": 0, "not_in_audio": 3,
+        "kept": 2, "score": 1, "no_text": 0, "no_audio": 3,
     }  # fmt: skip
 
 

@@ -25,10 +25,15 @@ BELOW = "score"
 _PART_NAMES = {
     KEPT: "Clips",
     BELOW: "Score below {min_score:g}",
-    "no_text": "Audio without text in the transcript",
-    "no_speech": "Audio without speech",
-    "not_in_audio": "Text that is not in the audio",
+    "pause": "Pauses without text",
+    "no_text": "Speech without text in the transcript",
+    "no_audio": "Text that is not in the audio",
+    "different": "Speech and text that do not match",
+    "no_pause": "Not separated by a pause from what is left out",
     "short": "Shorter than the shortest clip",
+    "long": "Longer than the longest clip, without a pause at which it could be cut",
+    "vocabulary": "Recordings whose transcripts are mostly outside the model's vocabulary",
+    "no_speech": "Audio without speech",
     "empty": "Speech with an empty hypothesis",
     "unknown": "Hypothesis with an unknown token",
 }
