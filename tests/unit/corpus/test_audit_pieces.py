@@ -13,7 +13,8 @@ from speechmill.core.flac import encode_flac
 from speechmill.core.schemas import INDEX, PIECES, REJECTED, SAMPLE_RATE
 from speechmill.core.tables import write_in_row_groups, write_table
 from speechmill.corpus.audit import audit_pieces, embed_audio
-from speechmill.corpus.ingest_pieces import BELOW, KEPT, count_parts, format_parts
+from speechmill.corpus.ingest_pieces import BELOW, KEPT, count_parts, format_parts, part_name
+from speechmill.inference.segment import _DETAILS
 
 MIN_SCORE = -1.5
 
@@ -52,25 +53,30 @@ def test_all_seconds_and_words_are_accounted_for(tables: list[Path]) -> None:
     assert parts == {
         KEPT: {"parts": 2, "seconds": 10.0, "words": 4},
         BELOW: {"parts": 2, "seconds": 3.0, "words": 3},
-        "no_text": {"parts": 1, "seconds": 20.0, "words": 0},
         "no_audio": {"parts": 1, "seconds": 0.0, "words": 3},
+        "no_text": {"parts": 1, "seconds": 20.0, "words": 0},
     }
-    assert list(parts) == [KEPT, BELOW, "no_text", "no_audio"]
+    assert list(parts) == [KEPT, BELOW, "no_audio", "no_text"]
 
 
-def test_each_part_is_a_sentence(tables: list[Path]) -> None:
-    assert format_parts(about(tables)) == [
-        "33.0 s of recordings in interviews were cut into clips",
-        "Clips: 2 parts, 10.0 s (30.3%), 4 words",
-        "Score below -1.5: 2 parts, 3.0 s (9.1%), 3 words",
-        "Audio without text in the transcript: 1 part, 20.0 s (60.6%)",
-        "Text that is not in the audio: 1 part, 3 words",
-    ]
+def test_parts_are_one_sentence(tables: list[Path]) -> None:
+    assert format_parts(about(tables)) == (
+        "33.0 s of recordings in interviews: clips: 2 parts, 10.0 s (30.3%), 4 words; score below -1.5: 2 parts, 3.0 s"
+        " (9.1%), 3 words; text that is not in the audio: 1 part, 3 words; speech without text: 1 part, 20.0 s (60.6%)"
+    )
 
 
-def test_reason_without_a_heading_is_shown_by_its_name(tables: list[Path]) -> None:
+def test_reason_without_a_name_is_shown_as_it_is(tables: list[Path]) -> None:
     parts = {"new_reason": {"parts": 1, "seconds": 7200.0, "words": 0}}
-    assert format_parts(about(tables, parts=parts))[1] == "new_reason: 1 part, 2.0 h (100.0%)"
+    assert (
+        format_parts(about(tables, parts=parts))
+        == "2.0 h of recordings in interviews: new_reason: 1 part, 2.0 h (100.0%)"
+    )
+
+
+def test_every_reason_of_a_stage_has_a_name() -> None:
+    for reason in (*_DETAILS, "no_speech", "empty", "unknown"):
+        assert part_name(reason, {"min_score": -1}) != reason
 
 
 def test_scores_are_counted_on_both_sides_of_the_threshold(tables: list[Path]) -> None:
@@ -147,7 +153,7 @@ def test_page_has_the_account_and_audio_only_where_terms_allow_it(
     done = run_stage("corpus.audit", "--settings", as_json(settings), "--indexes", index, "--pieces", *tables, *paths)
     assert done.returncode == 0, done.stderr
     page = html.unescape((tmp_path / "audit.html").read_text(encoding="utf-8"))
-    assert "Clips: 2 parts, 10.0 s (30.3%), 4 words." in page
+    assert "clips: 2 parts, 10.0 s (30.3%), 4 words;" in page
     assert "2 of 4 listed clips have a score below the threshold, or could not be read." in page
     assert '<bdi class="sentence">שלום עולם</bdi>' in page
     assert "0:00:04.00" in page

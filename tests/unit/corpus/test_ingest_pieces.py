@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
 from speechmill.core.schemas import PIECES
 from speechmill.core.tables import read_table, write_table
-from speechmill.corpus.ingest_pieces import IngestPiecesSettings, format_parts, ingest_pieces
+from speechmill.corpus.ingest_pieces import IngestPiecesSettings, ingest_pieces
 
 
 def piece(start: float, end: float, score: float | None = None, sentence: str = "", **changes: Any) -> dict[str, Any]:
@@ -54,8 +57,10 @@ def test_every_second_and_word_is_counted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_sums_are_printed(tmp_path: Path) -> None:
-    sentences = format_parts(ingested(tmp_path)[1]["about"])
-    assert sentences[0] == "0.00 h of recordings in talks"
-    assert any("(13.3%) with 2 words" in sentence for sentence in sentences)
-    assert any(sentence.startswith("3 words of the transcript are not in the audio") for sentence in sentences)
+def test_recordings_without_a_single_piece_are_an_error(tmp_path: Path) -> None:
+    table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
+    write_table(PIECES_OF_TALK[2:], PIECES, table)
+    settings = IngestPiecesSettings(shards={"train": 1}, min_score=-1, about={"of": "talks", "stage": "segment"})
+    with pytest.raises(SpeechmillError, match=r"no clip was cut from the recordings of talks-train: .* 3 words"):
+        ingest_pieces([table], settings, tmp_path / "aligned")
+    assert [path.name for path in tmp_path.iterdir()] == ["pieces"]

@@ -259,3 +259,22 @@ def test_program_writes_and_prints_rejected_clips(
         "WARNING: corpus-validated: 2 of 6 clips (33.33%) are rejected as unreadable, such as c is unreadable",
         f"all 3 rejected clips are listed in {tmp_path}/rejected.parquet",
     ]
+
+
+def cut_rows(*scores: float) -> list[dict[str, Any]]:
+    return [row(f"p{i}", "train", reason="score" if score < -1 else None) for i, score in enumerate(scores)]
+
+
+def test_many_low_scores_are_no_fault_of_the_corpus(tmp_path: Path) -> None:
+    stored = {"train": [cut_rows(-0.5, -0.5, -2)]}
+    _, found = count_clips(settings("train"), source({"train": 3}), tables(tmp_path, stored))
+    assert format_rejections(found) == [
+        "corpus-train: 1 of 3 clips (33.33%) are rejected as score, such as p2 is score"
+    ]
+
+
+def test_error_of_a_split_with_low_scores_alone_names_the_threshold(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpeechmillError, match=r"no clip is left in corpus-train: .*Lower the threshold.*min_confidence"
+    ):
+        count_clips(settings("train"), source({"train": 2}), tables(tmp_path, {"train": [cut_rows(-2, -3)]}))

@@ -35,6 +35,7 @@ from speechmill.report.card_context import (
     scoring_seconds,
 )
 from speechmill.report.card_lists import (
+    aligned_datasets,
     drawn_splits,
     error_analysis,
     language_model_effects,
@@ -46,6 +47,7 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import (
     corpus_table,
     data_table,
+    pieces_table,
     protocols_table,
     results_table,
     training_results,
@@ -218,6 +220,27 @@ def test_corpus_table_lists_rejected_and_shortened_clips() -> None:
     ]  # fmt: skip
 
 
+PARTS = {"kept": {"parts": 1200, "seconds": 5400.0, "words": 9000}, "score": {"parts": 3, "seconds": 600.0, "words": 5}}
+ALIGNED = {"of": "interviews", "stage": "segment", "model": "someone/model*", "min_score": -1.5, "parts": PARTS}
+
+
+def test_recordings_that_were_cut_are_accounted_for() -> None:
+    lines = pieces_table(SETTINGS, [STATUS, STATUS | {"about": ALIGNED}]).splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
+        ["Common Voice 8.0", "clips", "1,200", "1.50", "90.0", "9,000"],
+        ["Common Voice 8.0", "score below -1.5", "3", "0.17", "10.0", "5"],
+    ]
+    assert aligned_datasets(SETTINGS, [STATUS, STATUS | {"about": ALIGNED}]) == [
+        r"Common Voice 8.0: by someone/model\*, from the recordings of `interviews`; pieces with a score below -1.5 are left"
+        " out"
+    ]
+
+
+def test_corpora_that_were_not_cut_have_no_table_of_parts() -> None:
+    assert pieces_table(SETTINGS, [STATUS]) == ""
+    assert aligned_datasets(SETTINGS, [STATUS]) == []
+
+
 def test_text_rules_without_effect_are_omitted() -> None:
     counts: dict[str, Any] = {
         "clips_touched": {"case lower": 1200, "keep": 0},
@@ -305,7 +328,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
     leakage = {
         "own-test": {
             kind: {"clips": i, "action": "remove", "examples": [{"sentence": SECRET}]}
-            for i, kind in enumerate(("speaker", "sentence", "audio"))
+            for i, kind in enumerate(("speaker", "sentence", "audio", "recording"))
         }
         | {"removed": 2}
     }
@@ -409,7 +432,7 @@ def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:
     assert "Common Voice 8.0: train has 6 clips, but 7 were expected" in text
     (row,) = (line for line in text.splitlines() if "(remove)" in line)
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "2",
+        "Our own test", "0 (remove)", "1 (remove)", "2 (remove)", "3 (remove)", "2",
     ]  # fmt: skip
 
 

@@ -319,14 +319,18 @@ def test_plan_text_has_the_main_figures(tmp_path: Path) -> None:
 
 
 def test_plan_text_lists_leakage_and_missing_datasets(tmp_path: Path) -> None:
-    names = ("speaker", "sentence", "audio", "recording")
-    kinds = {kind: {"clips": i, "action": "remove"} for i, kind in enumerate(names)}
+    kinds = {
+        kind: {"clips": i, "action": "remove"} for i, kind in enumerate(("speaker", "sentence", "audio", "recording"))
+    }
     statuses = [
         status("robust") | {"available": False, "why": "access denied"},
         status("cv") | {"differences": ["train has 6 clips, but 7 were expected"]},
     ]
     text = format_plan(plan(tmp_path, [5]), {"cv-test": kinds | {"removed": 2}}, statuses, 10**15)
-    assert "cv-test: training clips collide with it, 1 by sentence, 2 by audio, 3 by recording; 2 are removed from training" in text
+    assert (
+        "cv-test: training clips collide with it, 1 by sentence, 2 by audio, 3 by recording; 2 are removed from training"
+        in text
+    )
     assert "robust: access denied" in text
     assert "cv: train has 6 clips, but 7 were expected" in text
 
@@ -350,6 +354,16 @@ def test_plan_text_lists_rejected_clips(tmp_path: Path) -> None:
     assert [line for line in text.splitlines() if "rejected" in line] == [
         "  rejected     WARNING: corpus-train: 8 of 16 clips (50.00%) are rejected as missing, such as b: no file",
         "  rejected     see results/data/corpus/rejected.parquet",
+    ]
+
+
+def test_plan_text_says_what_recordings_were_cut_into(tmp_path: Path) -> None:
+    parts = {"kept": {"parts": 2, "seconds": 90.0, "words": 9}, "no_text": {"parts": 1, "seconds": 10.0, "words": 0}}
+    about = {"of": "interviews", "stage": "segment", "min_score": -1, "parts": parts}
+    text = format_plan(plan(tmp_path, [5]), {}, [status("aligned") | {"about": about}, status("cv")], 10**15)
+    assert [line for line in text.splitlines() if "pieces" in line] == [
+        "  pieces       aligned: 2 min of recordings in interviews: clips: 2 parts, 2 min (90.0%), 9 words; speech without"
+        " text: 1 part, 10.0 s (10.0%)"
     ]
 
 

@@ -475,7 +475,7 @@ def format_summary(audit: dict[str, Any]) -> list[str]:
         f" {_count_noun(speakers['count'], 'speaker')}, {_count_noun(len(splits), 'split')}."
     ]
     if audit["pieces"]:
-        sentences += [f"{sentence}." for sentence in format_parts(audit["pieces"]["about"])]
+        sentences.append(f"{format_parts(audit['pieces']['about'])}.")
     if total["rejected"]:
         below = audit["rejected"].get(BELOW, {"clips": 0})["clips"]
         could_not = "have a score below the threshold, or could not be read" if below else "could not be read"
@@ -530,12 +530,14 @@ def plot_distributions(audit: dict[str, Any], path: Path) -> None:
 
     Of a dataset that is made from another one, the scores of the pieces are below.
     """
-    rows = [["durations", "rates"], *([["scores", "scores"]] if audit["pieces"] else [])]
-    figure, axes = plt.subplot_mosaic(rows, figsize=(10, 4 * len(rows)), layout="constrained")
-    _plot_histograms(axes["durations"], audit["splits"], "durations", "seconds", "Durations")
-    _plot_histograms(axes["rates"], audit["splits"], "rates", "characters per second, without spaces", "Speaking rates")
+    rows = 2 if audit["pieces"] else 1
+    figure = plt.figure(figsize=(10, 4 * rows), layout="constrained")
+    grid = figure.add_gridspec(rows, 2)
+    _plot_histograms(figure.add_subplot(grid[0, 0]), audit["splits"], "durations", "seconds", "Durations")
+    unit = "characters per second, without spaces"
+    _plot_histograms(figure.add_subplot(grid[0, 1]), audit["splits"], "rates", unit, "Speaking rates")
     if audit["pieces"]:
-        _plot_scores(axes["scores"], audit["pieces"]["scores"], audit["pieces"]["about"])
+        _plot_scores(figure.add_subplot(grid[1, :]), audit["pieces"]["scores"], audit["pieces"]["about"])
     save_figure(figure, path)
 
 

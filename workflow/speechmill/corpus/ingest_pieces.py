@@ -23,19 +23,19 @@ BELOW = "score"
 """The reason why a piece with a score below the threshold becomes no clip."""
 
 _PART_NAMES = {
-    KEPT: "Clips",
-    BELOW: "Score below {min_score:g}",
-    "pause": "Pauses without text",
-    "no_text": "Speech without text in the transcript",
-    "no_audio": "Text that is not in the audio",
-    "different": "Speech and text that do not match",
-    "no_pause": "Not separated by a pause from what is left out",
-    "short": "Shorter than the shortest clip",
-    "long": "Longer than the longest clip, without a pause at which it could be cut",
-    "vocabulary": "Recordings whose transcripts are mostly outside the model's vocabulary",
-    "no_speech": "Audio without speech",
-    "empty": "Speech with an empty hypothesis",
-    "unknown": "Hypothesis with an unknown token",
+    KEPT: "clips",
+    BELOW: "score below {min_score:g}",
+    "pause": "pauses between clips",
+    "no_text": "speech without text",
+    "no_audio": "text that is not in the audio",
+    "different": "speech and text that do not match",
+    "no_pause": "not separated by a pause from what is left out",
+    "short": "shorter than the shortest clip",
+    "long": "longer than the longest clip, without a pause",
+    "vocabulary": "transcripts mostly outside the vocabulary of the model",
+    "no_speech": "audio without speech",
+    "empty": "speech with an empty hypothesis",
+    "unknown": "speech with an unknown token in the hypothesis",
 }
 
 
@@ -75,7 +75,7 @@ def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path)
             if parts and not number:
                 raise SpeechmillError(
                     f"no clip was cut from the recordings of {about['of']}-{split}:"
-                    f" {'; '.join(format_parts(about | {'parts': parts}))}. Check that each transcript belongs to its"
+                    f" {format_parts(about | {'parts': parts})}. Check that each transcript belongs to its"
                     " recording, and that the model is one for its language, or remove the split from"
                     f" datasets.{raw.name}.splits"
                 )
@@ -95,8 +95,11 @@ def _raw_rows(table: Path, min_score: float) -> Iterator[dict[str, Any]]:
             continue
         row = piece | {"file": f"{piece['recording']} [{piece['start']:.2f} s – {piece['end']:.2f} s]"}
         if _part(piece, min_score) == BELOW:
-            # With enough digits to differ from the threshold.
-            row |= {"encoded": None, "reason": BELOW, "detail": f"its score is {piece['score']:.4g}"}
+            row |= {
+                "encoded": None,
+                "reason": BELOW,
+                "detail": f"its score is {piece['score']:.2f}, the lowest to keep is {min_score:g}",
+            }
         yield row
 
 
@@ -130,17 +133,15 @@ def _part(piece: Mapping[str, Any], min_score: float) -> str:
 
 
 def part_name(part: str, about: Mapping[str, Any]) -> str:
-    """Return a heading for one of the parts that `count_parts` returns; `about` is that of the dataset."""
+    """Return the display name of a part that `count_parts` returns; `about` is that of the dataset."""
     return _PART_NAMES[part].format(min_score=about["min_score"]) if part in _PART_NAMES else part
 
 
-def format_parts(about: Mapping[str, Any]) -> list[str]:
-    """Return a sentence on the recordings of a dataset that was made from them, and one for each part of them."""
+def format_parts(about: Mapping[str, Any]) -> str:
+    """Return a sentence on what the recordings of a dataset that was made from them consist of."""
     total = sum(part["seconds"] for part in about["parts"].values())
-    return [
-        f"{_duration(total)} of recordings in {about['of']} were cut into clips",
-        *(f"{part_name(name, about)}: {_amount(part, total)}" for name, part in about["parts"].items()),
-    ]
+    amounts = [f"{part_name(name, about)}: {_amount(part, total)}" for name, part in about["parts"].items()]
+    return f"{_duration(total)} of recordings in {about['of']}: {'; '.join(amounts) or 'none'}"
 
 
 def _amount(part: Mapping[str, Any], total: float) -> str:
@@ -192,8 +193,7 @@ def main() -> None:
     status = read_json(args.status)
     if not status["available"]:
         write_json(source | {"available": False, "why": status["why"]}, args.raw / "source.json")
-    for sentence in format_parts(source["about"]):
-        print(printable(f"{args.raw.name}: {sentence}"))
+    print(printable(f"{args.raw.name}: {format_parts(source['about'])}"))
 
 
 if __name__ == "__main__":

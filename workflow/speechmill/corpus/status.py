@@ -13,6 +13,7 @@ from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import REJECTED, SAMPLE_RATE
 from speechmill.core.tables import read_table, write_table
+from speechmill.corpus.ingest_pieces import BELOW, format_parts
 from speechmill.corpus.splits import splits_of
 
 # Relative. Hours are published as rounded numbers, and the bytes of a split are mostly estimated from the archive's.
@@ -159,10 +160,13 @@ def _no_clip_error(
     reasons = "; ".join(
         _format_rejection(reason, _summarise(rows, near_misses), len(rejected)) for reason, rows in by_reason.items()
     )
+    threshold = (
+        f"Lower the threshold of datasets.{dataset}, min_score or min_confidence. " if BELOW in by_reason else ""
+    )
     return SpeechmillError(
-        f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. Correct the corpus or its"
-        f" tables and run snakemake again, or remove the split from datasets.{dataset}; the column `detail` of"
-        f" results/data/{dataset}/*/rows-*.parquet has the reason for each clip"
+        f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. {threshold}"
+        "Correct the corpus or its tables and run snakemake again, or remove the split from"
+        f" datasets.{dataset}; the column `detail` of results/data/{dataset}/*/rows-*.parquet has the reason for each clip"
     )
 
 
@@ -172,7 +176,9 @@ def format_rejections(status: Mapping[str, Any]) -> list[str]:
     for name, reasons in status["rejections"].items():
         listed = status["sets"][name]
         for reason, rejected in reasons.items():
-            warning = "WARNING: " if rejected["clips"] > _MAX_REJECTED_SHARE * listed else ""
+            # How many have a low score is a matter of the threshold.
+            is_fault = reason != BELOW and rejected["clips"] > _MAX_REJECTED_SHARE * listed
+            warning = "WARNING: " if is_fault else ""
             sentences.append(f"{warning}{status['dataset']}-{name}: {_format_rejection(reason, rejected, listed)}")
     return sentences
 
@@ -218,6 +224,8 @@ def main() -> None:
     write_json(status, args.status)
     for sentence in [*([status["why"]] if status["why"] else []), *status["differences"]]:
         print(printable(f"{args.settings.dataset}: {sentence}"))
+    if "parts" in status["about"]:
+        print(printable(f"{args.settings.dataset}: {format_parts(status['about'])}"))
     for sentence in format_rejections(status):
         print(sentence)
     if rejected:

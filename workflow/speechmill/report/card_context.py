@@ -149,6 +149,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
         "data": card_tables.data_table(settings, evidence.counts),
         "corpora": card_tables.corpus_table(settings, evidence.status),
+        "aligned": card_lists.aligned_datasets(settings, evidence.status),
+        "pieces": card_tables.pieces_table(settings, evidence.status),
         "shortened": any(split["clips"] for each in evidence.status for split in each["shortened"].values()),
         "units": settings.text.units + (" and sequences of them" if settings.text.clusters else ""),
         "text_rules": card_lists.text_rules(evidence.counts["train"]),

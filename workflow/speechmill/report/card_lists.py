@@ -48,6 +48,18 @@ def drawn_splits(settings: CardSettings) -> list[Markdown]:
     ]
 
 
+def aligned_datasets(settings: CardSettings, status: list[dict[str, Any]]) -> list[Markdown]:
+    """Return by which model the clips of each dataset were cut from recordings, and the lowest score of a clip."""
+    return [
+        Markdown(
+            f"{escape(settings.datasets[each['dataset']].title)}: by {escape(about['model'])}, from the recordings of"
+            f" {code_span(about['of'])}; pieces with a score below {about['min_score']:g} are left out"
+        )
+        for each in status
+        if (about := each["about"]).get("stage") == "segment"
+    ]
+
+
 def corpus_differences(settings: CardSettings, status: list[dict[str, Any]]) -> list[Markdown]:
     """Return how the corpora differ from what the configuration expects."""
     return [

@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from speechmill.config.evaluation import ErrorRate, Protocol
+from speechmill.corpus.ingest_pieces import part_name
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_span, escape, join, table
@@ -141,6 +142,26 @@ def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdo
             total = f" (by {shortened['missing_seconds']:.2f} s in total)" if shortened["clips"] else ""
             rows.append([dataset.title, dataset.licence, split, *counts, f"{shortened['clips']:,}{total}"])
     return table(rows)
+
+
+def pieces_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdown:
+    """Return the table of what recordings consist of that were cut into clips by a model, or "" if there are none."""
+    rows = [["Corpus", "Part of the recordings and transcripts", "Parts", "Hours", "% of the time", "Words"]]
+    for each in status:
+        parts = each["about"].get("parts", {})
+        total = sum(part["seconds"] for part in parts.values())
+        rows += [
+            [
+                settings.datasets[each["dataset"]].title,
+                part_name(name, each["about"]),
+                f"{part['parts']:,}",
+                f"{part['seconds'] / 3600:.2f}",
+                f"{100 * part['seconds'] / total:.1f}" if total else "–",
+                f"{part['words']:,}",
+            ]
+            for name, part in parts.items()
+        ]
+    return table(rows) if len(rows) > 1 else Markdown()
 
 
 def data_table(settings: CardSettings, counts: dict[str, dict[str, Any]]) -> Markdown:

@@ -11,6 +11,7 @@ from pathlib import Path
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.model.devices import acquire_devices
 from speechmill.report.verify_folder import check_folder
+from speechmill.report.verify_pieces import check_pieces
 from speechmill.report.verify_scores import check_scores
 
 
@@ -30,6 +31,7 @@ def main() -> None:
         elif result.differences:
             result.passed.append("skipped     scores were not recomputed, because of the differences")
         else:
+            result.add(check_pieces(model, args.data.parent / "pieces"))
             with acquire_devices("auto", str(model), args.gpus) as (device,):
                 result.add(check_scores(model, args.data, device))
         print(model)

@@ -24,6 +24,7 @@ from speechmill.core.files import check_folder, read_json, write_json, write_tex
 from speechmill.core.formatting import H100_FLOPS, duration, gibibytes, gigabytes
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
+from speechmill.corpus.ingest_pieces import format_parts
 from speechmill.corpus.leakage import format_leakage
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.corpus.status import format_rejections
@@ -267,6 +268,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             *_format_dropped_marks(plan["marks_dropped"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
+            *(f"  pieces       {s['dataset']}: {format_parts(s['about'])}" for s in statuses if "parts" in s["about"]),
             *_format_rejections(statuses),
             *(f"  unexpected   {s['dataset']}: {sentence}" for s in statuses for sentence in s["differences"]),
             f"  batches      {plan['clips_per_batch']:.1f} clips, {plan['seconds_per_batch']:.1f} s, on average; with"
