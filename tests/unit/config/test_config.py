@@ -335,8 +335,24 @@ def test_unknown_source_lists_the_known_sources(source: object) -> None:
         ),
         ("datasets.cv.shards", 0, "`shards` must be at least 1"),
         ("datasets.cv.splits", ["train", "dev", "test", "dev"], "`splits` lists a split twice"),
-        ("datasets.digits.manifest", "all.csv", "give either `manifest` or `pattern`"),
-        ("datasets.digits.pattern", ABSENT, "give either `manifest` or `pattern`"),
+        ("datasets.digits.manifest", "all.csv", "give either `manifest` or `pattern`, or `annotations`"),
+        ("datasets.digits.pattern", ABSENT, "give either `manifest` or `pattern`, or `annotations`"),
+        (
+            "datasets.digits.annotations",
+            {"ending": ".srt", "tiers": ["a"]},
+            "`tiers` needs the format elan or textgrid",
+        ),
+        (
+            "datasets.digits.annotations",
+            {"ending": ".TextGrid", "linguistic_types": ["a"]},
+            "`linguistic_types` needs the format elan, not textgrid",
+        ),
+        (
+            "datasets.digits.columns",
+            {"sentence": None},
+            "runs.demo.evaluation.sets: the recordings of digits have no text, because datasets.digits.columns.sentence"
+            " is null; use a dataset with `source: transcribe` and `of: digits`",
+        ),
         ("runs.demo.plan.batch", {}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "clips": 4}, "give either `seconds` or `clips`"),
         ("runs.demo.plan.batch", {"seconds": 4, "by_length": True}, "`by_length` needs `clips`"),

@@ -89,7 +89,8 @@ def test_nothing_of_a_scored_set_enters_training(tmp_path: Path, monkeypatch: py
         "recordings": str(data / "unlabelled" / "train" / "index.parquet"),
         **outputs,
     }
-    monkeypatch.setattr(sys, "argv", ["clips", *(word for key, value in arguments.items() for word in (f"--{key}", value))])
+    argv = ["clips", *(word for key, value in arguments.items() for word in (f"--{key}", value))]
+    monkeypatch.setattr(sys, "argv", argv)
     clips.main()
     assert read_table(Path(outputs["clips"])).column("id").to_pylist() == ["clean-1"]
     excluded = read_table(Path(outputs["excluded"]), EXCLUDED.names).to_pylist()

@@ -149,8 +149,63 @@ Column = Literal[
 ]
 
 
+AnnotationFormat = Literal["text", "elan", "textgrid", "srt", "vtt", "ctm", "stm"]
+
+_FORMATS: dict[str, AnnotationFormat] = {
+    ".eaf": "elan",
+    ".textgrid": "textgrid",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".ctm": "ctm",
+    ".stm": "stm",
+}
+
+
+class Annotations(Section):
+    """Files with the text of the recordings of a folder."""
+
+    ending: str = Field(
+        min_length=1,
+        description="the file beside `NAME.wav` is `NAME` with this ending, such as `.txt` or `.eaf`; a CTM or STM file"
+        " names its recordings, so that its own name can be any that has this ending",
+    )
+    format: AnnotationFormat | None = Field(
+        None,
+        description="`text`: the transcript of the complete recording; `elan`, `textgrid` (Praat), `srt`, `vtt`, `ctm`,"
+        " `stm`: texts with times. Default: `elan` for `.eaf`, `textgrid` for `.TextGrid`, and so on by the ending;"
+        " `text` for all other endings",
+    )
+    tiers: list[str] = Field(
+        default_factory=list,
+        description="names of the tiers with the sentences, in an ELAN or Praat file; needed if a file has several"
+        " tiers with text",
+    )
+    linguistic_types: list[str] = Field(
+        default_factory=list, description="linguistic types (tier types) of such tiers, in an ELAN file"
+    )
+    cut: bool = Field(
+        True,
+        description="whether each annotation is a clip, cut from its recording. If false, each recording is one clip"
+        " with all its texts, one in a line, in the order of time",
+    )
+
+    @property
+    def file_format(self) -> AnnotationFormat:
+        """The format of the files, as given or by their ending."""
+        ending = re.search(r"\.[^.]*$", self.ending.lower())
+        return self.format or _FORMATS.get(ending[0] if ending else "", "text")
+
+    @model_validator(mode="after")
+    def _tiers_exist_in_the_format(self) -> "Annotations":
+        formats = {"tiers": ("elan", "textgrid"), "linguistic_types": ("elan",)}
+        for key, having in formats.items():
+            if getattr(self, key) and self.file_format not in having:
+                raise ValueError(f"`{key}` needs the format {' or '.join(having)}, not {self.file_format}; remove it")
+        return self
+
+
 class Folder(Section):
-    """A folder of recordings with a manifest, or with information in the file names."""
+    """A folder of recordings with a manifest, with annotation files, or with information in the file names."""
 
     source: Literal["folder"] = Field(description="the corpus is a folder of audio files")
     path: str = Field(description="the folder")
@@ -177,6 +232,11 @@ class Folder(Section):
         None,
         description="instead of `manifest`: pattern of the file names, such as `{digit}_{speaker}_{take}.wav`",
     )
+    annotations: Annotations | None = Field(
+        None,
+        description="instead of `manifest`: files with the text of each recording; `pattern` then selects the"
+        " recordings, whose names otherwise end as those of audio files do",
+    )
     columns: dict[Column, str | ValueMap | None] = Field(
         default_factory=dict,
         description="source of the columns `id`, `path`, `sentence`, `speaker_id`, `gender`, `age`, `accent`: the name"
@@ -184,15 +244,33 @@ class Folder(Section):
         " `values`. A column of the same name needs no entry, and `id` defaults to the path. For clips that are pieces"
         " of recordings, there are also `start` (or NeMo's `offset`) and `end` or `duration`, in seconds, and"
         " `channel`, counted from 0 or `A`, `B`; `null` for one of them says that the column of this name is something"
-        " else. A Kaldi folder has `id`, `path`, `recording`, `sentence`, `speaker_id`, `gender`",
+        " else. A Kaldi folder has `id`, `path`, `recording`, `sentence`, `speaker_id`, `gender`. With `annotations`,"
+        " there are also `path`, `recording` (the name without ending), `folder`, `tier`, `participant` and `speaker`,"
+        " which is the default of `speaker_id`. `sentence: null` says that the recordings have no text",
     )
-    split: SplitRule = Field(SplitRule(field="split"), description="how the recordings are divided into splits")
+    split: SplitRule = Field(
+        SplitRule(field="split"),
+        description="how the recordings are divided into splits; not needed if `splits` has only one",
+    )
 
     @model_validator(mode="after")
-    def _manifest_or_pattern(self) -> "Folder":
-        if (self.manifest is None) == (self.pattern is None):
-            raise ValueError("give either `manifest` or `pattern`")
+    def _one_description_of_the_recordings(self) -> "Folder":
+        if (self.manifest is None) == (self.pattern is None and self.annotations is None):
+            raise ValueError("give either `manifest` or `pattern`, or `annotations` with or without `pattern`")
         return self
+
+    @model_validator(mode="after")
+    def _annotations_have_the_times(self) -> "Folder":
+        times: tuple[Column, ...] = ("path", "start", "end", "duration", "channel")
+        for name in times:
+            if self.annotations is not None and name in self.columns:
+                raise ValueError(f"`columns.{name}` cannot be set with `annotations`; remove it")
+        return self
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the recordings have sentences."""
+        return "sentence" not in self.columns or self.columns["sentence"] is not None
 
     @model_validator(mode="after")
     def _keys_of_tables_need_a_table(self) -> "Folder":
@@ -206,13 +284,9 @@ class Folder(Section):
 
     @field_validator("columns")
     @classmethod
-    def _required_columns_are_not_null(
-        cls, columns: dict[Column, str | ValueMap | None]
-    ) -> dict[Column, str | ValueMap | None]:
-        required: tuple[Column, ...] = ("path", "sentence")
-        for name in required:
-            if name in columns and columns[name] is None:
-                raise ValueError(f"`columns.{name}` is required; name its field, or remove the entry")
+    def _path_is_not_null(cls, columns: dict[Column, str | ValueMap | None]) -> dict[Column, str | ValueMap | None]:
+        if "path" in columns and columns["path"] is None:
+            raise ValueError("`columns.path` is required; name its field, or remove the entry")
         return columns
 
     @field_validator("manifest")

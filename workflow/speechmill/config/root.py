@@ -14,6 +14,7 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import (
     Dataset,
+    Folder,
     IngestedDataset,
     SegmentDataset,
     TranscribeDataset,
@@ -332,6 +333,21 @@ class Config(Section):
                         f"runs.{run_name}.{key}: {name} belongs to an optional dataset, but a run needs it; set"
                         f" datasets.{name.split('-')[0]}.optional to false"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _sets_have_text(self) -> "Config":
+        for run_name, run in self.runs.items():
+            dev = [run.dev] if run.dev else []
+            for key, sets in (("train", run.train or []), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
+                for name in (each.split("-")[0] for each in sets):
+                    dataset = self.datasets[name]
+                    if isinstance(dataset, Folder) and not dataset.has_text:
+                        raise ValueError(
+                            f"runs.{run_name}.{key}: the recordings of {name} have no text, because"
+                            f" datasets.{name}.columns.sentence is null; use a dataset with `source: transcribe` and"
+                            f" `of: {name}`"
+                        )
         return self
 
     @model_validator(mode="after")

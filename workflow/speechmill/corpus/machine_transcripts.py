@@ -42,7 +42,7 @@ def format_machine_transcripts(each: MachineTranscripts) -> str:
         f"{name.upper()} {'unknown' if about.get(name) is None else f'{about[name]:.2%}'}" for name in ("wer", "cer")
     )
     return (
-        f"{each.clips:,} clips of {each.dataset}, {each.seconds / 3600:.2f} h or {each.share:.1%} of the training audio,"
-        f" have transcripts by the run {about['run']}, step {about['step']}, {about['decoder']} decoding, which has"
+        f"{each.clips:,} clips of {each.dataset}, {each.seconds / 3600:.2f} h or {each.share:.1%} of the training"
+        f" audio, have transcripts by the run {about['run']}, step {about['step']}, {about['decoder']} decoding, which has"
         f" {rates} on {about['set']}; clips with a confidence below {about['min_score']:g} are left out"
     )

@@ -458,7 +458,19 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 def test_a_missing_column_is_named(tmp_path: Path, settings: dict[str, Any], lacking: str) -> None:
     (tmp_path / "all.csv").write_text("path,sentence\ntrain,one\n")
     with pytest.raises(SpeechmillError, match=rf"`{lacking}`.*path, sentence"):
-        read(tmp_path, ["train"], manifest="all.csv", **settings)
+        read(tmp_path, ["train", "dev"], manifest="all.csv", **settings)
+
+
+def test_a_corpus_with_one_split_needs_no_column_for_it(tmp_path: Path) -> None:
+    (tmp_path / "all.csv").write_text("path,sentence\na.wav,one\n")
+    ((clip, _),) = read(tmp_path, ["train"], manifest="all.csv")
+    assert clip.splits == ("train",)
+
+
+def test_recordings_without_text_have_empty_sentences(tmp_path: Path) -> None:
+    path = files(tmp_path, "a/one.wav")
+    ((clip, _),) = read(path, ["train"], pattern="{speaker_id}/{name}.wav", columns={"sentence": None})
+    assert (clip.sentence, clip.speaker_id) == ("", "a")
 
 
 @pytest.mark.parametrize("content", [b"", b"path,sentence,split\n\xff,one,train\n", b"path\na\nb,c,d\n"])

@@ -1,4 +1,4 @@
-"""A directory of recordings that are described by manifests or by their file names."""
+"""A directory of recordings that are described by manifests, by annotation files or by their file names."""
 
 import errno
 import os
@@ -8,12 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from speechmill.config.datasets import TABLES, Column, Folder
+from speechmill.config.datasets import TABLES, Column, Folder, SplitRule
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.near_miss import near_misses
+from speechmill.corpus.sources.annotations.annotated import AUDIO_ENDINGS, read_annotated
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.fields import column_fields, column_value, missing_field
 from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
@@ -28,9 +29,9 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
     """Yield the corpus in a directory of recordings, which are read in location; `work` is not used.
 
     Raises:
-        SpeechmillError: The directory, a manifest or a column does not exist, a line is malformed, a recording is
-            outside the directory, a file name or line matches no split or value, an id belongs to two clips, or no
-            file matches.
+        SpeechmillError: The directory, a manifest or a column does not exist, a line or an annotation file is
+            malformed, a recording is outside the directory, a file name or line matches no split or value, an id
+            belongs to two clips, or no file matches.
     """
     if not path.is_dir():
         raise SpeechmillError(f"{path} is not a directory; set the dataset's `path` to the directory of the recordings")
@@ -39,9 +40,9 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
     spans = Spans()
     first: dict[str, tuple[str, SourceClip]] = {}
     known: set[str] = set()
-    for entry in _from_manifests(path, settings, splits) if settings.manifest else _from_names(path, settings):
+    for entry in _entries(path, settings, splits):
         known.update(entry.fields)
-        split = _split(entry, settings)
+        split = _split(entry, settings, splits)
         if split not in listed:
             continue
         clip, span = _clip(path, entry, settings, split)
@@ -82,6 +83,22 @@ def open_folder(path: Path, settings: Folder, splits: list[str], work: Path) -> 
     yield Corpus([replace(clip, piece=spans.find(clip.id, path / clip.file)) for clip in clips], read, similar)
 
 
+def _entries(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
+    if settings.manifest is not None:
+        return _from_manifests(path, settings, splits)
+    # Names of a pattern with a slash are in folders, which may be links.
+    names = list(_files(path, (settings.pattern or "").count("/")))
+    if settings.annotations is None:
+        return _from_names(path, str(settings.pattern), names)
+    if settings.pattern is None:
+        recordings = [
+            Entry(name, {"path": name}) for name in names if PurePosixPath(name).suffix.lower() in AUDIO_ENDINGS
+        ]
+    else:
+        recordings = list(_from_names(path, settings.pattern, names))
+    return read_annotated(path, settings.annotations, recordings, names)
+
+
 def _from_manifests(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]:
     manifest = str(settings.manifest)
     if "{split}" not in manifest:
@@ -117,8 +134,8 @@ def _from_manifest(path: Path, name: str, settings: Folder) -> Iterator[Entry]:
 _JSON_LINES = (".jsonl", ".json")
 
 
-def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
-    parts = re.split(r"\{(\w+)\}", str(settings.pattern))
+def _from_names(path: Path, pattern: str, names: list[str]) -> Iterator[Entry]:
+    parts = re.split(r"\{(\w+)\}", pattern)
     # Literal text and fields alternate; a field matches as few characters as possible, and no slash.
     stem, dot, ending = parts[-1].rpartition(".")
     last = re.escape(stem + dot) + f"(?i:{re.escape(ending)})" if dot else re.escape(parts[-1])
@@ -126,7 +143,7 @@ def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
         "".join(re.escape(p) if i % 2 == 0 else f"(?P<{p}>[^/]+?)" for i, p in enumerate(parts[:-1])) + last
     )
     found, left_out = False, []
-    for relative in _files(path, str(settings.pattern).count("/")):
+    for relative in names:
         match = regex.fullmatch(relative)
         if match:
             found = True
@@ -134,7 +151,7 @@ def _from_names(path: Path, settings: Folder) -> Iterator[Entry]:
         elif dot and relative.lower().endswith(f".{ending}".lower()):
             left_out.append(relative)
     if not found:
-        raise SpeechmillError(f"{path}: no file name matches the dataset's `pattern`, {settings.pattern}; correct it")
+        raise SpeechmillError(f"{path}: no file name matches the dataset's `pattern`, {pattern}; correct it")
     if left_out:
         print(
             f"{path}: {len(left_out)} files end in .{ending}, but do not match the dataset's `pattern`, such as"
@@ -203,8 +220,10 @@ def _is_below(path: Path, real: str) -> bool:
     return Path(real).is_relative_to(path)
 
 
-def _split(entry: Entry, settings: Folder) -> str:
+def _split(entry: Entry, settings: Folder, splits: list[str]) -> str:
     rule = settings.split
+    if rule == SplitRule(field="split") and "split" not in entry.fields and len(splits) == 1:
+        return splits[0]
     if rule.field not in entry.fields:
         raise missing_field(entry.location, "split.field", rule.field, entry.fields)
     value = entry.fields[rule.field]
