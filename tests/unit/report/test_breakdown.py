@@ -18,6 +18,7 @@ from speechmill.report import breakdown
 from speechmill.report.breakdown import (
     bin_edges,
     compare_systems,
+    compare_teacher,
     compared_steps,
     count_confusions,
     load_clips,
@@ -239,6 +240,23 @@ def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
     }
     (row,) = compare_systems(tables, 2)
     assert (row["difference"], row["interval"], row["p_value"], row["why"]) == (-0.5, None, None, "one speaker")
+
+
+def test_teacher_is_compared_where_clips_and_references_are_equal(tmp_path: Path) -> None:
+    speakers = load_speaker_metadata([index(tmp_path, {})])
+    system = System("cv-test", 9, "greedy")
+    student = [clip("a", "раз два", "раз два", "s1"), clip("b", "три", "два", "s2")]
+    teacher = [clip("a", "раз два", "раз", "s1"), clip("b", "три", "", "s2")]
+    tables = {system: load_clips(hypotheses(tmp_path / "student", system, student), speakers)}
+    teacher_system = system._replace(step=4)
+    files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, teacher)}
+    (row,) = compare_teacher("teacher", files, tables, 9)
+    assert row["first"] == teacher_system._asdict() | {"run": "teacher"}
+    assert row["rates"] == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+    assert row["interval"] is not None
+    other_text = [*teacher[:1], clip("b", "Три", "", "s2")]
+    files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, other_text)}
+    assert compare_teacher("teacher", files, tables, 9) == []
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], step: int) -> Any:

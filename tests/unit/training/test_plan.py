@@ -358,6 +358,19 @@ def test_plan_text_lists_leakage_and_missing_datasets(tmp_path: Path) -> None:
     assert "cv: train has 6 clips, but 7 were expected" in text
 
 
+def test_plan_text_has_machine_transcripts(tmp_path: Path) -> None:
+    about = {"stage": "transcribe", "run": "teacher", "step": 7, "decoder": "lm", "set": "cv-dev", "min_score": 0.8}
+    statuses = [status(train=4), status("machine", train=4) | {"about": about | {"wer": 0.125, "cer": 0.02}}]
+    by_dataset = {"corpus": {"clips": 3, "seconds": 27.0}, "machine": {"clips": 1, "seconds": 9.0}}
+    counts = COUNTS | {"seconds": 36.0, "by_dataset": by_dataset}
+    text = plan_text(plan(tmp_path, [9.0] * 4, counts=counts, statuses=statuses))
+    assert (
+        "  machine      1 clips of machine, 0.00 h or 25.0% of the training audio, have transcripts by the run teacher,"
+        " step 7, lm decoding, which has WER 12.50% and CER 2.00% on cv-dev; clips with a confidence below 0.8 are left"
+        " out\n"
+    ) in text
+
+
 def test_plan_text_lists_rejected_clips(tmp_path: Path) -> None:
     lost = {"train": {"missing": {"clips": 8, "example": "b: no file"}}}
     text = format_plan(plan(tmp_path, [5]), {}, [status(train=16) | {"rejections": lost}, status("cv")], 10**15)

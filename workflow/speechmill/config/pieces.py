@@ -90,8 +90,8 @@ class Transcribe(_Pieces):
         0.8,
         ge=0,
         le=1,
-        description="lowest confidence of a clip that is kept: the geometric mean of the probability of its units; a"
-        " change transcribes nothing again",
+        description="lowest confidence of a clip that is kept, from 0 to 1: the probability that the model gives the"
+        " hypothesis, as the geometric mean over its tokens; a change transcribes nothing again",
     )
 
     @property

@@ -43,6 +43,6 @@ def format_machine_transcripts(each: MachineTranscripts) -> str:
     )
     return (
         f"{each.clips:,} clips of {each.dataset}, {each.seconds / 3600:.2f} h or {each.share:.1%} of the training"
-        f" audio, have transcripts by the run {about['run']}, step {about['step']}, {about['decoder']} decoding, which has"
-        f" {rates} on {about['set']}; clips with a confidence below {about['min_score']:g} are left out"
+        f" audio, have transcripts by the run {about['run']}, step {about['step']}, {about['decoder']} decoding, which"
+        f" has {rates} on {about['set']}; clips with a confidence below {about['min_score']:g} are left out"
     )

@@ -58,8 +58,8 @@ def speech_probabilities(blocks: Iterable[Int16Samples]) -> NDArray[np.float32]:
         for block in blocks:
             padded = np.zeros(-(-len(block) // WINDOW) * WINDOW, np.float32)
             padded[: len(block)] = block / np.float32(32768)
-            windows = torch.from_numpy(padded).split(WINDOW)
-            probabilities += [float(model(window, SAMPLE_RATE)) for window in windows if len(window)]
+            windows = torch.from_numpy(padded).reshape(-1, WINDOW)
+            probabilities += [float(model(window, SAMPLE_RATE)) for window in windows]
     return np.array(probabilities, np.float32)
 
 
