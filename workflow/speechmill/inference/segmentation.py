@@ -436,7 +436,7 @@ def _timed(path: _Path, heard: _Heard, text: _Text, levels: NDArray[np.float32] 
     extra_before = np.zeros(num_words + 1, bool)
     extra_before[path.word[extra] + 1] = True
     inside = (path.kind != _OUTSIDE) & (path.word >= 0)
-    scores = np.bincount(path.word[inside], weights=path.score[inside], minlength=num_words)
+    scores = np.bincount(path.word[inside], path.score[inside], num_words).astype(np.float64)
     start = first - np.minimum(round(_MARGIN_BEFORE / frame_seconds), (before + 1) // 2)
     stop = last + 1 + np.minimum(round(_MARGIN_AFTER / frame_seconds), after // 2)
     if levels is not None:
