@@ -129,7 +129,8 @@ class Hub(Section):
         default_factory=dict,
         description="names of the columns `id`, `audio`, `sentence`, `speaker_id`, `gender`, `age`, `accent` in the"
         " dataset, or of a field of a nested column, such as `json.text`; a column of the same name needs no entry, and"
-        " `null` says that it is something else; without `id` clips are numbered. `audio` may also contain paths relative to the root of the dataset",
+        " `null` says that it is something else; without `id` clips are numbered. `audio` may also contain"
+        " paths relative to the root of the dataset",
     )
     source_splits: dict[Name, str] = Field(
         default_factory=dict, description="names of the splits in the dataset, where they differ from those in `splits`"
