@@ -27,7 +27,9 @@ def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceCli
 
 def test_predefined_golos_reads_the_layout_of_openslr(tmp_path: Path) -> None:
     entries = yaml.safe_load((ROOT / "config" / "datasets.yaml").read_text(encoding="utf-8"))["datasets"]
-    settings = {key: value for key, value in entries["golos_train"].items() if key in Folder.model_fields}
+    settings = {
+        key: value for key, value in entries["golos_train"].items() if key in Folder.model_fields.keys() - {"path"}
+    }
     root = files(tmp_path, "crowd/0/a1.opus", "farfield/b2.opus")
     lines = [
         {"id": "a1", "audio_filepath": "crowd/0/a1.opus", "text": "включи свет", "duration": 2.5},
