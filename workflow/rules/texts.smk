@@ -9,9 +9,9 @@ rule ingest_text:
     log:
         "logs/ingest_text/{text}.log",
     localrule: True
-    threads: 4
     conda:
         "../../envs/data.yaml"
+    threads: 4
     resources:
         mem_mb=2000,
         runtime=600,

@@ -9,6 +9,7 @@ import yaml
 
 from material import ROOT
 from speechmill.config.root import load
+from speechmill.core.command import SpeechmillError
 from speechmill.dag import stage_settings
 from speechmill.training.plan import PlanSettings
 
@@ -202,6 +203,18 @@ def test_reproduction_has_the_runs_it_starts_from() -> None:
     made = reproduced(raw, "tuned")
     assert list(made["runs"]) == ["demo_ru", "tuned"]
     assert load(made)
+
+
+def test_texts_of_a_language_model_are_known_to_card_and_reproduction() -> None:
+    raw = copy.deepcopy(DEMO)
+    about = {"name": "Own text", "licence": "CC0-1.0"}
+    raw["texts"] = {"own": about | {"path": "/home/anna/text.gz"}, "unused": about | {"path": "other"}}
+    raw["runs"]["demo_ru"]["evaluation"] = EVALUATION | {"lm": {"text": ["training", "texts"], "texts": ["own"]}}
+    assert json.loads(stage_settings.card(load(raw), "demo_ru"))["texts"] == {"own": about | {"date": None}}
+    assert reproduced(raw, "demo_ru")["texts"] == {"own": about | {"path": "text.gz"}}
+    raw["texts"] = {}
+    with pytest.raises(SpeechmillError, match=r"demo_ru\.evaluation\.lm\.texts: there is no text own; .* are none"):
+        load(raw)
 
 
 def test_reproduction_reveals_no_location() -> None:

@@ -726,7 +726,8 @@ def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.Monke
     breakdown = breakdown_of(with_lm((0.2, 0.15), (-0.07, -0.02), 0.001))
     wiki = {"name": "Russian Wikipedia", "licence": "CC-BY-SA-4.0", "date": "20261101"}
     settings = CardSettings.model_validate(SETTINGS.model_dump() | {"texts": {"wiki": wiki}})
-    text = (write_card(tmp_path, monkeypatch, breakdown, settings=settings, lm=files) / "README.md").read_text()
+    monkeypatch.setattr(sys.modules[__name__], "SETTINGS", settings)
+    text = (write_card(tmp_path, monkeypatch, breakdown, lm=files) / "README.md").read_text()
     joined = " ".join(text.split())
     assert "- Common Voice 8.0 dev: the language model lowers WER from 20.00% to 15.00%" in text
     assert "n-grams of up to 3 words, 2,130 in total, estimated from 5,800 sentences; 25 sentences" in joined

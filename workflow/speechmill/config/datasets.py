@@ -122,11 +122,17 @@ class Hub(Section):
     revision: str | None = Field(
         None, description="commit, tag or branch of the Hub id; resolved to a commit at download, which is recorded"
     )
-    columns: dict[Literal["id", "audio", "sentence", "speaker_id", "gender", "age", "accent"], str] = Field(
+    data_dir: str | None = Field(
+        None,
+        description="folder of the dataset with the files to use, as in the branch `refs/convert/parquet`, where the"
+        " Hub stores the Parquet files of each configuration in a folder of its name",
+    )
+    columns: dict[Literal["id", "audio", "sentence", "speaker_id", "gender", "age", "accent"], str | None] = Field(
         default_factory=dict,
         description="names of the columns `id`, `audio`, `sentence`, `speaker_id`, `gender`, `age`, `accent` in the"
         " dataset, or of a field of a nested column, such as `json.text`; a column of the same name needs no entry, and"
-        " without `id` clips are numbered. `audio` may also contain paths relative to the root of the dataset",
+        " `null` says that it is something else; without `id` clips are numbered. `audio` may also contain"
+        " paths relative to the root of the dataset",
     )
     source_splits: dict[Name, str] = Field(
         default_factory=dict, description="names of the splits in the dataset, where they differ from those in `splits`"
@@ -138,6 +144,11 @@ class Hub(Section):
             raise ValueError("give either `hub_id` or `path`")
         if self.hub_id is not None and self.revision is None:
             raise ValueError(f"add a `revision` for the Hub id {self.hub_id}, so that the run is reproducible")
+        if self.config is not None and self.data_dir is not None:
+            raise ValueError("give either `config` or `data_dir`")
+        for role in ("audio", "sentence"):
+            if role in self.columns and self.columns[role] is None:
+                raise ValueError(f"`columns.{role}` is required; name its column, or remove the entry")
         return self
 
 

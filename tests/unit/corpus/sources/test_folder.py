@@ -5,11 +5,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from material import tsv
+from material import ROOT, tsv
 from speechmill.config.datasets import Folder
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.encoded import Encoded
@@ -22,6 +23,24 @@ def read(path: Path, splits: list[str], **settings: Any) -> list[tuple[SourceCli
     folder = Folder.model_validate({"source": "folder", "path": "", "language": "en", **settings})
     with open_folder(path, folder, splits, path) as corpus:
         return [(clip, corpus.read(clip)) for clip in corpus.clips]
+
+
+def test_predefined_golos_reads_the_layout_of_openslr(tmp_path: Path) -> None:
+    entries = yaml.safe_load((ROOT / "config" / "datasets.yaml").read_text(encoding="utf-8"))["datasets"]
+    settings = {
+        key: value for key, value in entries["golos_train"].items() if key in Folder.model_fields.keys() - {"path"}
+    }
+    root = files(tmp_path, "crowd/0/a1.opus", "farfield/b2.opus")
+    lines = [
+        {"id": "a1", "audio_filepath": "crowd/0/a1.opus", "text": "включи свет", "duration": 2.5},
+        {"id": "b2", "audio_filepath": "farfield/b2.opus", "text": "стоп", "duration": 1.1},
+    ]
+    (root / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    clips = [clip for clip, _ in read(root, ["train"], **settings)]
+    assert [(clip.id, clip.sentence, clip.splits) for clip in clips] == [
+        ("a1", "включи свет", ("train",)), ("b2", "стоп", ("train",)),
+    ]  # fmt: skip
+    assert [clip.piece for clip in clips] == [None, None]
 
 
 def files(path: Path, *names: str) -> Path:

@@ -21,7 +21,7 @@ from hub_client import connected
 from hub_server import Hub as Server
 from hub_server import Repository, served
 from material import ROOT, audio_file, noise
-from speechmill.config.datasets import Dataset, Hub, HubDataset
+from speechmill.config.datasets import Dataset, FolderDataset, Hub, HubDataset
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.sources.corpus import SourceClip, UnavailableError
@@ -587,10 +587,115 @@ def test_a_path_that_is_not_a_folder_is_reported(tmp_path: Path) -> None:
         read(tmp_path, Hub(source="hub", path="-", language="ko"), ["train"], tmp_path / "clips.parquet")
 
 
+def predefined(name: str, **changed: Any) -> Hub:
+    """Return the source of an entry of config/datasets.yaml."""
+    entries = yaml.safe_load((ROOT / "config" / "datasets.yaml").read_text(encoding="utf-8"))["datasets"]
+    return Hub.model_validate({k: v for k, v in entries[name].items() if k in Hub.model_fields} | changed)
+
+
+def row(n: int, **values: Any) -> dict[str, Any]:
+    return {"audio": {"bytes": SOUNDS[n], "path": f"{n}.wav"}} | values
+
+
+def named_splits(config: str, splits: Mapping[str, str]) -> bytes:
+    """Return a card that gives each split of a configuration the files of a pattern."""
+    files = [{"split": split, "path": path} for split, path in splits.items()]
+    return card(configs=[{"config_name": config, "data_files": files}])
+
+
+# Source: the columns and file names of these datasets on the Hub. Audio has the type of its files there.
+INT, SEX = Value("int32"), ClassLabel(names=["male", "female", "other"])
+FLEURS = Features(
+    {
+        "id": INT, "num_samples": INT, "path": TEXT, "audio": Audio(16000), "transcription": TEXT,
+        "raw_transcription": TEXT, "gender": SEX, "lang_id": INT, "language": TEXT, "lang_group_id": INT,
+    }
+)  # fmt: skip
+VOXPOPULI = Features(
+    {
+        "audio_id": TEXT, "language": INT, "audio": Audio(16000), "raw_text": TEXT, "normalized_text": TEXT,
+        "gender": TEXT, "speaker_id": TEXT, "is_gold_transcript": Value("bool"), "accent": TEXT,
+    }
+)  # fmt: skip
+MLS = Features(
+    {
+        "audio": Audio(), "original_path": TEXT, "begin_time": Value("float64"), "end_time": Value("float64"),
+        "transcript": TEXT, "audio_duration": Value("float64"), "speaker_id": TEXT, "chapter_id": TEXT, "file": TEXT,
+        "id": TEXT,
+    }
+)  # fmt: skip
+LIBRISPEECH = Features(
+    {
+        "file": TEXT, "audio": Audio(16000), "text": TEXT, "speaker_id": Value("int64"),
+        "chapter_id": Value("int64"), "id": TEXT,
+    }
+)  # fmt: skip
+GOLOS = Features({"audio": Audio(16000), "transcription": TEXT})
+FIRST = {
+    "fleurs_ko": ("test-000000", "문장 1.", None, "female"),
+    "voxpopuli_sl": ("2013-1", "stavek", "96787", "male"),
+    "mls_it": ("1_2_3", "frase", "1", None),
+    "librispeech_100": ("6930-1-0", "A SENTENCE", "6930", None),
+    "golos_crowd_10h": ("test-000000", "включи свет", None, None),
+}
+MINIATURES = {
+    "fleurs_ko": {
+        # Two speakers read the sentence with the id 7.
+        "ko_kr/test/0000.parquet": parquet(
+            [row(n, id=7, transcription="문장 1", raw_transcription="문장 1.", gender=1) for n in (0, 1)], FLEURS
+        ),
+        "ko_kr/train/0000.parquet": parquet([row(2, id=8)], FLEURS),
+        "fr_fr/test/0000.parquet": parquet([row(3, id=9)], FLEURS),
+    },
+    "voxpopuli_sl": {
+        "sl/test/0000.parquet": parquet(
+            [
+                row(0, audio_id="2013-1", normalized_text="stavek", gender="male", speaker_id="96787")
+            ],
+            VOXPOPULI,
+        ),
+    },
+    "mls_it": {
+        "README.md": named_splits("italian", {"dev": "italian/dev-*", "test": "italian/test-*"}),
+        "italian/test-00000-of-00001.parquet": parquet([row(0, id="1_2_3", transcript="frase", speaker_id="1")], MLS),
+        "italian/dev-00000-of-00001.parquet": parquet([row(1, id="1_2_4", transcript="frase", speaker_id="1")], MLS),
+    },
+    "librispeech_100": {
+        "README.md": named_splits("clean", {"train.100": "clean/train.100/*", "test": "clean/test/*"}),
+        "clean/test/0000.parquet": parquet([row(0, id="6930-1-0", text="A SENTENCE", speaker_id=6930)], LIBRISPEECH),
+        "clean/train.100/0000.parquet": parquet([row(1, id="1-1-0", text="A", speaker_id=1)], LIBRISPEECH),
+    },
+    "golos_crowd_10h": {
+        "data/test-00000-of-00003-cad0.parquet": parquet([row(0, transcription="включи свет")], GOLOS),
+        "data/train-00000-of-00003-85be.parquet": parquet([row(1, transcription="да")], GOLOS),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_predefined_dataset_reads_the_layout_of_the_hub(tmp_path: Path, name: str) -> None:
+    settings = predefined(name, hub_id=None, revision=None, path="-").model_dump(exclude={"source", "path", "language"})
+    clips, sounds = read_folder(tmp_path, MINIATURES[name], ["test"], **settings)
+    first = clips[0]
+    assert (first.id, first.sentence, first.speaker_id, first.gender) == FIRST[name]
+    assert sounds[first.id] == SOUNDS[0]
+    assert len(clips) == (2 if name == "fleurs_ko" else 1)
+
+
+def test_branch_of_converted_files_is_read(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository(
+        {OLD: {"fleurs.py": b"import this"}, NEW: MINIATURES["fleurs_ko"]}, {"main": OLD, "refs/convert/parquet": NEW}
+    )
+    monkeypatch.setitem(hub.repositories, "datasets/google/fleurs", repository)
+    clips, _, about = read(tmp_path, predefined("fleurs_ko"), ["train", "test"])
+    assert [clip.id for clip in clips] == ["train-000000", "test-000000", "test-000001"]
+    assert (about["revision"], about["commit"]) == ("refs/convert/parquet", NEW)
+
+
 def test_every_predefined_dataset_is_valid() -> None:
     entries = yaml.safe_load((ROOT / "config" / "datasets.yaml").read_text(encoding="utf-8"))["datasets"]
     parsed = {name: TypeAdapter(Dataset).validate_python(entry) for name, entry in entries.items()}
-    assert all(isinstance(dataset, HubDataset) for dataset in parsed.values())
+    assert all(isinstance(dataset, HubDataset | FolderDataset) for dataset in parsed.values())
     assert {name for name, dataset in parsed.items() if dataset.optional} == {
         f"robust_{part}_{language}" for part in ("dev", "test") for language in ("ru", "ko")
     }

@@ -135,10 +135,13 @@ def _reason(error: Exception) -> str:
 
 def _builder(source: str, commit: str | None, settings: Hub, where: str, cache: str) -> DatasetBuilder:
     try:
-        builder = load_dataset_builder(source, settings.config, revision=commit, cache_dir=cache)
+        builder = load_dataset_builder(
+            source, settings.config, data_dir=settings.data_dir, revision=commit, cache_dir=cache
+        )
     except RuntimeError as error:
         raise UnavailableError(
             f"{where} needs its own loading script, which `datasets` no longer runs; use a revision with Parquet files,"
+            " such as `refs/convert/parquet` with its `data_dir`,"
             " or a local folder as `path`"
         ) from error
     except ValueError as error:
@@ -236,6 +239,8 @@ def _find(features: Features, settings: Hub, role: _Role, where: str) -> _Column
         SpeechmillError: It does not exist, although it is required or configured, or it has another type.
     """
     name = settings.columns.get(role, role)
+    if name is None:
+        return _Column()
     keys = (name,) if name in features else tuple(name.split("."))
     feature: Any = features
     for key in keys:
