@@ -30,6 +30,7 @@ rule clips_train:
         indexes=each("results/data/{dataset}/{split}/index.parquet", paths.train_splits),
         status=each("results/data/{dataset}/status.json", paths.train_splits),
         scored=each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets),
+        recordings=each("results/data/{dataset}/{split}/index.parquet", paths.recording_splits),
     output:
         clips="results/runs/{run}/clips/train.parquet",
         digest="results/runs/{run}/clips/train.sha256",
@@ -49,7 +50,7 @@ rule clips_train:
         version=stage_version("clips"),
     shell:
         "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes}"
-        " --status {input.status} --scored {input.scored} --clips {output.clips} --digest {output.digest}"
+        " --status {input.status} --scored {input.scored} --recordings {input.recordings} --clips {output.clips} --digest {output.digest}"
         " --counts {output.counts} --excluded {output.excluded} --leakage {output.leakage} 2>&1 | tee {log}"
 
 

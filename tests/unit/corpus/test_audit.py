@@ -88,7 +88,7 @@ def audit_of(
         loaded(folder, clips),
         read_table(folder / "rejected.parquet"),
         status_of(clips, rejected),
-        AuditSettings(dataset="corpus", title=title, splits=SPLITS),
+        AuditSettings(dataset="corpus", title=title, splits=SPLITS, redistribute=True),
     )
 
 
@@ -433,7 +433,7 @@ def test_more_splits_and_genders_than_colours(tmp_path: Path) -> None:
         read_table(tmp_path / "rejected.parquet"),
         {"available": True, "why": None, "rejections": {}}
         | {kind: dict.fromkeys(splits, 1) for kind in ("listed", "rejected")},
-        AuditSettings(dataset="corpus", title="A corpus", splits=splits),
+        AuditSettings(dataset="corpus", title="A corpus", splits=splits, redistribute=True),
     )
     plot_distributions(found, tmp_path / "audit.png")
     text = render_page(found, (tmp_path / "audit.png").read_bytes())
@@ -449,7 +449,7 @@ def test_page_shows_a_split_named_all_beside_the_total(tmp_path: Path) -> None:
         loaded(tmp_path, [clip("a", "all"), clip("b", "test")], splits),
         read_table(tmp_path / "rejected.parquet"),
         status_of([]) | {kind: dict.fromkeys(splits, 0) for kind in ("listed", "rejected")},
-        AuditSettings(dataset="corpus", title="A corpus", splits=splits),
+        AuditSettings(dataset="corpus", title="A corpus", splits=splits, redistribute=True),
     )
     text = render_page(found, PNG)
     assert all(f"<th>{name}</th>" in text for name in ("all", "test", "all splits"))
@@ -463,7 +463,7 @@ def arguments(folder: Path, clips: Sequence[dict[str, Any]], status: dict[str, A
     write_table([], REJECTED, folder / "rejected.parquet")
     write_json(status, folder / "status.json")
     given = [
-        "--settings", as_json({"dataset": "corpus", "title": "A corpus 1.0", "splits": SPLITS}),
+        "--settings", as_json({"dataset": "corpus", "title": "A corpus 1.0", "splits": SPLITS, "redistribute": True}),
         "--indexes", *(folder / split / "index.parquet" for split in SPLITS),
         "--rejected", folder / "rejected.parquet", "--status", folder / "status.json",
         "--audit", folder / "audit.json", "--page", folder / "audit.html", "--plot", folder / "audit.png",

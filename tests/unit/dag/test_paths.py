@@ -176,3 +176,30 @@ def test_another_split_as_dev_keeps_the_list_of_shards() -> None:
     changed = demo_config(dev="demo_ru-test", select={"set": "demo_ru-test"})
     assert paths.dev_shards(changed, "demo_ru") == paths.dev_shards(demo_config(), "demo_ru")
     assert paths.role_splits(changed, "demo_ru", "dev") != paths.role_splits(demo_config(), "demo_ru", "dev")
+
+
+def cut_from_the_demo() -> Config:
+    """Return the demo with a dataset that is cut from another one, which is cut from the demo's."""
+    demo = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
+    model = {"base": "someone/model", "revision": "0" * 40}
+    for name, of, splits in (("aligned", "demo_ru", ["train", "dev"]), ("again", "aligned", ["train"])):
+        demo["datasets"][name] = {"source": "segment", "of": of, "model": model, "splits": splits}
+    demo["runs"]["demo_ru"]["train"] = ["demo_ru-train", "again-train"]
+    return load(demo)
+
+
+def test_recordings_are_those_that_clips_of_a_run_were_cut_from() -> None:
+    config = cut_from_the_demo()
+    assert config.cut_from(config.runs["demo_ru"].datasets) == {"again": "aligned", "aligned": "demo_ru"}
+    assert paths.recording_splits(config, "demo_ru") == [
+        {"dataset": "aligned", "split": "train"},
+        {"dataset": "demo_ru", "split": "train"},
+        {"dataset": "demo_ru", "split": "dev"},
+    ]
+    assert paths.recording_splits(demo_config(), "demo_ru") == []
+
+
+def test_only_datasets_that_are_cut_from_others_have_pieces() -> None:
+    config = cut_from_the_demo()
+    assert {shard["split"] for shard in paths.piece_shards(config, "again")} == {"train"}
+    assert paths.piece_shards(config, "demo_ru") == []

@@ -42,15 +42,16 @@ class Segment(_Pieces):
     device: Device = Field("gpu", description="device for the model; `auto` uses a GPU if there is one")
     text: TextConfig | None = Field(
         None,
-        description="how transcripts are normalised for the alignment; the clips have them as written. Default: as in"
-        " the run `model.run`",
+        description="how transcripts are normalised for the alignment, such as `{digits: ru}`; the clips have them as"
+        " written. Afterwards they get the case of the model's vocabulary, without the characters that it lacks. Default:"
+        " as in the run `model.run`",
     )
     min_score: float = Field(
         -1.5,
         le=0,
-        description="lowest score of a clip that is kept. The score is the mean log-probability (natural logarithm) per"
-        " frame of the least probable part of the clip: 0 is a perfect match. To choose a value, listen to the clips in"
-        " the dataset's audit; a change aligns nothing again",
+        description="lowest score of a clip that is kept. The score is that of the worst part of the clip, of a few"
+        " tokens: the mean log-probability (natural logarithm) of the text minus that of what the model prefers; 0 is a"
+        " perfect match. To choose a value, listen to the clips in the dataset's audit; a change aligns nothing again",
     )
 
     @property

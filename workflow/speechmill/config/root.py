@@ -1,7 +1,7 @@
 """The complete configuration, which the Snakefile validates before any job runs."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -264,6 +264,11 @@ class Config(Section):
             for name, dataset in self.datasets.items()
             if isinstance(dataset, SegmentDataset | TranscribeDataset)
         }
+
+    def cut_from(self, names: Iterable[str]) -> dict[str, str]:
+        """Return the dataset that each of these datasets is cut from, and where that is cut from another, this too."""
+        of = {name: self.pieces[name].of for name in names if name in self.pieces}
+        return of | self.cut_from(of.values()) if of else {}
 
     def made_of(self, run: str) -> tuple[list[str], list[str]]:
         """Return the runs and the datasets that a run is made of, with itself: what comes first is listed first."""

@@ -7,6 +7,7 @@ A kept clip counts in every split that lists it, and once in the entire dataset.
     overlaps                         what each pair of splits has in common: see `compare_splits`
     rejected.{reason}                clips; examples of {id, split, detail}; split is the one that would store the clip
     rejections                       a sentence for each split and reason; its splits include the drawn ones
+    pieces                           of a dataset that is made from another one, otherwise null: see `audit_pieces`
 
 The statistics:
 
@@ -36,6 +37,7 @@ gives the same bytes.
 """
 
 import argparse
+import base64
 import itertools
 import re
 import unicodedata
@@ -59,7 +61,8 @@ from speechmill.core.direction import code_point, on_dotted_circle
 from speechmill.core.files import TEMPLATES, read_json, write_json, write_text
 from speechmill.core.page import COLOURS, STYLE, data_url, page_environment, save_figure
 from speechmill.core.schemas import INDEX, SAMPLE_RATE
-from speechmill.core.tables import read_table
+from speechmill.core.tables import open_table, read_row_groups, read_table
+from speechmill.corpus.ingest_pieces import BELOW, format_parts, part_name
 from speechmill.corpus.splits import sentence_key
 from speechmill.corpus.status import format_rejections
 from speechmill.text.normaliser import ctc_frames, model_frames
@@ -73,6 +76,11 @@ _EXAMPLES = 10
 _QUANTILES = {"min": 0, "p5": 0.05, "p25": 0.25, "median": 0.5, "p75": 0.75, "p95": 0.95, "max": 1}
 _DURATION_EDGES = [i / 2 for i in range(61)]
 _RATE_EDGES = [float(i) for i in range(41)]
+_SCORE_EDGES = {"segment": [i / 10 for i in range(-80, 1)], "transcribe": [i / 50 for i in range(51)]}
+"""Of scores of the two stages: log-probabilities, and probabilities."""
+
+# Longer pieces are shown without audio.
+_MAX_AUDIO_SECONDS = 60
 
 # Columns of codes, in which clips with the same speaker, sentence, file or recording have the same number.
 _CODES = {
@@ -95,11 +103,12 @@ _OTHER_VALUES, _NOT_GIVEN = "other values", "not given"
 
 
 class AuditSettings(BaseModel):
-    """The stage settings: name, title and splits of a dataset."""
+    """The stage settings: name, title and splits of a dataset, and whether its audio may be redistributed."""
 
     dataset: str
     title: str
     splits: list[str]
+    redistribute: bool
 
 
 @dataclass(frozen=True)
@@ -224,8 +233,12 @@ def compute_statistics(clips: pd.DataFrame) -> dict[str, Any]:
 
 
 def _examples(clips: pd.DataFrame, *columns: str, limit: int = _EXAMPLES) -> list[dict[str, Any]]:
-    rows = clips.head(limit)[["id", "sentence", *columns]].to_dict("records")
-    return [{str(name): _json_value(value) for name, value in row.items()} for row in rows]
+    return _records(clips.head(limit), ["id", "sentence", *columns])
+
+
+def _records(rows: pd.DataFrame, columns: list[str]) -> list[dict[str, Any]]:
+    records = rows[columns].to_dict("records")
+    return [{str(name): _json_value(value) for name, value in row.items()} for row in records]
 
 
 def _json_value(value: Any) -> Any:
@@ -361,10 +374,76 @@ def _common(frame: pd.DataFrame, column: str, sides: list[NDArray[np.intp]]) -> 
     }
 
 
+def audit_pieces(tables: Sequence[Path], about: dict[str, Any]) -> dict[str, Any]:
+    """Return the statistics of the pieces of recordings that a dataset is made of.
+
+    `about` is that of the dataset: how the pieces were made, and its `parts`. `scores` has quantiles, and histograms
+    of the `kept` pieces and of those `below` the threshold, with the same edges; the first counts include all lower
+    scores. `worst` are the kept pieces with the lowest scores, `below` those with the highest scores below the
+    threshold: the piece's id, its recording with start and end in seconds, its sentence and score, and where it is
+    stored: the number of the table and of the row.
+    """
+    columns = ["id", "recording", "start", "end", "sentence", "score", "reason"]
+    read = [read_table(path, columns).to_pandas().assign(table=number) for number, path in enumerate(tables)]
+    pieces = pd.concat([each.assign(row=np.arange(len(each))) for each in read])
+    pieces = pieces[pieces["reason"].isna()].sort_values(["score", "id"])
+    is_kept = pieces["score"] >= about["min_score"]
+    edges = _SCORE_EDGES[about["stage"]]
+    shown = [name for name in columns if name != "reason"] + ["table", "row"]
+    return {
+        "about": about,
+        "scores": {
+            "quantiles": _quantiles(pieces["score"]),
+            "edges": edges,
+            **{
+                name: _score_counts(pieces["score"][mask], edges)
+                for name, mask in (("kept", is_kept), ("below", ~is_kept))
+            },
+        },
+        "worst": _records(pieces[is_kept].head(_EXAMPLES), shown),
+        "below": _records(pieces[~is_kept][::-1].head(_EXAMPLES), shown),
+    }
+
+
+def _score_counts(scores: "pd.Series[Any]", edges: list[float]) -> list[int]:
+    counts: list[int] = np.histogram(scores.clip(edges[0], edges[-1]), edges)[0].tolist()
+    return counts
+
+
+def embed_audio(examples: Sequence[dict[str, Any]], tables: Sequence[Path]) -> None:
+    """Add the `audio` of pieces as a `data:` URL, or None for long ones, from the row groups that contain them."""
+    for example in examples:
+        example["audio"] = None
+        if example["end"] - example["start"] <= _MAX_AUDIO_SECONDS:
+            flac = _read_row(tables[example["table"]], example["row"])["encoded"]
+            example["audio"] = f"data:audio/flac;base64,{base64.b64encode(flac).decode()}"
+
+
+def _read_row(path: Path, row: int) -> dict[str, Any]:
+    with open_table(path) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum(sizes)
+    group = int(np.searchsorted(ends, row, side="right"))
+    (rows,) = read_row_groups(path, [group])
+    return rows[row - int(ends[group])]
+
+
 def audit_dataset(
-    clips: DatasetClips, rejected: pa.Table, status: dict[str, Any], settings: AuditSettings
+    clips: DatasetClips,
+    rejected: pa.Table,
+    status: dict[str, Any],
+    settings: AuditSettings,
+    pieces: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Return the value of `audit.json`, from the clips of a dataset, the table of rejected clips, and the status."""
+    """Return the value of `audit.json`.
+
+    Args:
+        clips: The clips of a dataset.
+        rejected: The table of rejected clips.
+        status: The status of the dataset.
+        settings: The stage settings.
+        pieces: The tables of pieces, of a dataset that is made from another one.
+    """
     reasons: dict[str, list[dict[str, Any]]] = {}
     for row in rejected.sort_by([("reason", "ascending"), ("id", "ascending")]).to_pylist():
         reasons.setdefault(row.pop("reason"), []).append(row)
@@ -383,6 +462,7 @@ def audit_dataset(
         "overlaps": [compare_splits(clips, *pair) for pair in itertools.combinations(settings.splits, 2)],
         "rejected": {reason: {"clips": len(rows), "examples": rows[:_EXAMPLES]} for reason, rows in reasons.items()},
         "rejections": format_rejections(status),
+        "pieces": audit_pieces(pieces, status["about"]) if pieces else None,
     }
 
 
@@ -394,8 +474,12 @@ def format_summary(audit: dict[str, Any]) -> list[str]:
         f"{_count_noun(total['clips'], 'clip')}, {total['hours']:,.2f} hours,"
         f" {_count_noun(speakers['count'], 'speaker')}, {_count_noun(len(splits), 'split')}."
     ]
+    if audit["pieces"]:
+        sentences += [f"{sentence}." for sentence in format_parts(audit["pieces"]["about"])]
     if total["rejected"]:
-        sentences.append(f"{total['rejected']:,} of {_count_noun(total['listed'], 'listed clip')} could not be read.")
+        below = audit["rejected"].get(BELOW, {"clips": 0})["clips"]
+        could_not = "have a score below the threshold, or could not be read" if below else "could not be read"
+        sentences.append(f"{total['rejected']:,} of {_count_noun(total['listed'], 'listed clip')} {could_not}.")
         sentences += [f"{sentence}." for sentence in audit["rejections"]]
         sentences.append(f"All are listed in results/data/{audit['dataset']}/rejected.parquet.")
     disjoint = []
@@ -442,11 +526,40 @@ def _count_noun(count: int, noun: str) -> str:
 
 
 def plot_distributions(audit: dict[str, Any], path: Path) -> None:
-    """Plot the durations and the speaking rates of each split, as shares of its clips, to a PNG file."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    _plot_histograms(axes[0], audit["splits"], "durations", "seconds", "Durations")
-    _plot_histograms(axes[1], audit["splits"], "rates", "characters per second, without spaces", "Speaking rates")
+    """Plot the durations and the speaking rates of each split, as shares of its clips, to a PNG file.
+
+    Of a dataset that is made from another one, the scores of the pieces are below.
+    """
+    rows = [["durations", "rates"], *([["scores", "scores"]] if audit["pieces"] else [])]
+    figure, axes = plt.subplot_mosaic(rows, figsize=(10, 4 * len(rows)), layout="constrained")
+    _plot_histograms(axes["durations"], audit["splits"], "durations", "seconds", "Durations")
+    _plot_histograms(axes["rates"], audit["splits"], "rates", "characters per second, without spaces", "Speaking rates")
+    if audit["pieces"]:
+        _plot_scores(axes["scores"], audit["pieces"]["scores"], audit["pieces"]["about"])
     save_figure(figure, path)
+
+
+def _plot_scores(axes: Axes, scores: dict[str, Any], about: dict[str, Any]) -> None:
+    edges, threshold = scores["edges"], about["min_score"]
+    kept, below = np.array(scores["kept"]), np.array(scores["below"])
+    axes.stairs(below, edges, fill=True, color=COLOURS[1], label=f"below the threshold ({below.sum():,})")
+    # Both may be in the bin of the threshold.
+    axes.stairs(kept + below, edges, baseline=below, fill=True, color=COLOURS[0], label=f"clips ({kept.sum():,})")
+    axes.axvline(threshold, color="black", linestyle="--", linewidth=1.5, label=f"threshold, {threshold:g}")
+    used = np.flatnonzero(kept + below)
+    first = edges[used[0]] if len(used) else threshold
+    axes.set_xlim(min(first, threshold) - 0.02 * (edges[-1] - min(first, threshold)), edges[-1])
+    axes.set_xlabel(
+        {"segment": "score: mean log-probability of the least probable part", "transcribe": "confidence"}[
+            about["stage"]
+        ]
+    )
+    axes.set_ylabel("pieces")
+    axes.set_title("Scores of the pieces of recordings")
+    axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", edgecolor="none", framealpha=0.9)
 
 
 def _plot_histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, title: str) -> None:
@@ -472,10 +585,18 @@ def _plot_histograms(axes: Axes, splits: dict[str, Any], name: str, unit: str, t
         axes.legend(edgecolor="none", framealpha=0.9)
 
 
-def render_page(audit: dict[str, Any], plots: bytes) -> str:
-    """Return an audit as a self-contained HTML page; `plots` is the PNG file of `plot_distributions`."""
+def render_page(audit: dict[str, Any], plots: bytes, *, redistribute: bool = False) -> str:
+    """Return an audit as a self-contained HTML page.
+
+    Args:
+        audit: The value of `audit.json`; if audio may be redistributed, with that of the pieces.
+        plots: The PNG file of `plot_distributions`.
+        redistribute: Whether the terms of the corpus allow its audio to be redistributed.
+    """
     environment = page_environment()
-    environment.filters.update(number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point)
+    environment.filters.update(
+        number=_format_number, count_noun=_count_noun, glyph=_glyph, code_point=_code_point, time=_format_time
+    )
     return environment.from_string((TEMPLATES / "audit.html.j2").read_text(encoding="utf-8")).render(
         audit=audit,
         # With a space, which no name of a split has.
@@ -485,6 +606,9 @@ def render_page(audit: dict[str, Any], plots: bytes) -> str:
         style=STYLE,
         summary=format_summary(audit),
         warnings=_WARNINGS,
+        part_name=part_name,
+        redistribute=redistribute,
+        max_audio_seconds=_MAX_AUDIO_SECONDS,
     )
 
 
@@ -504,6 +628,11 @@ def _format_number(value: float | None, decimals: int = 0) -> str:
     return "–" if value is None else f"{value:,.{decimals}f}"
 
 
+def _format_time(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{minutes // 60:.0f}:{minutes % 60:02.0f}:{rest:05.2f}"
+
+
 def _glyph(character: str) -> str:
     """Return a visible form of a character: a combining mark on a dotted circle, nothing for spaces and controls."""
     return "" if unicodedata.category(character)[0] in "CZ" else on_dotted_circle(character)
@@ -518,14 +647,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--settings", type=AuditSettings.model_validate_json, required=True)
     parser.add_argument("--indexes", type=Path, nargs="+", required=True, help="the index of each split")
+    parser.add_argument("--pieces", type=Path, nargs="*", default=[], help="if it is made from another dataset")
     for name in ("rejected", "status", "audit", "page", "plot"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     args = parser.parse_args()
-    clips = load_clips(args.indexes, args.settings.splits)
-    audit = audit_dataset(clips, read_table(args.rejected), read_json(args.status), args.settings)
+    settings: AuditSettings = args.settings
+    clips = load_clips(args.indexes, settings.splits)
+    audit = audit_dataset(clips, read_table(args.rejected), read_json(args.status), settings, args.pieces)
     write_json(audit, args.audit)
     plot_distributions(audit, args.plot)
-    write_text(render_page(audit, args.plot.read_bytes()), args.page)
+    if audit["pieces"] and settings.redistribute:
+        embed_audio([*audit["pieces"]["worst"], *audit["pieces"]["below"]], args.pieces)
+    write_text(render_page(audit, args.plot.read_bytes(), redistribute=settings.redistribute), args.page)
 
 
 if __name__ == "__main__":

@@ -2,22 +2,41 @@
 
 import argparse
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from speechmill.core.command import printable, run_command
+from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import read_json, write_json
+from speechmill.core.formatting import duration
 from speechmill.core.schemas import RAW
-from speechmill.core.tables import read_rows, write_in_row_groups
+from speechmill.core.tables import read_rows, read_table, write_in_row_groups
 
 _ROW_GROUP = 32
 
 KEPT = "kept"
-"""The name of the pieces that become clips, among the reasons for the others."""
+"""The pieces that become clips, among the reasons why others do not."""
+
+BELOW = "score"
+"""The reason why a piece with a score below the threshold becomes no clip."""
+
+_PART_NAMES = {
+    KEPT: "Clips",
+    BELOW: "Score below {min_score:g}",
+    "pause": "Pauses without text",
+    "no_text": "Audio without text in the transcript",
+    "no_audio": "Text that is not in the audio",
+    "different": "Speech and text that do not match",
+    "no_pause": "Not separated by a pause from what is left out",
+    "short": "Shorter than the shortest clip",
+    "long": "Longer than the longest clip, without a pause at which it could be cut",
+    "vocabulary": "Recordings whose transcripts are mostly outside the model's vocabulary",
+    "no_speech": "Audio without speech",
+    "empty": "Speech with an empty hypothesis",
+    "unknown": "Hypothesis with an unknown token",
+}
 
 
 class IngestPiecesSettings(BaseModel):
@@ -34,27 +53,33 @@ def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path)
 
     Each table of `pieces`, `{split}/shard-{number}.parquet`, makes the raw shard of the same name. A piece whose score
     is below `min_score` has no audio there and the reason `score`, so that later stages count it as rejected. Parts of
-    the recordings and of their transcripts that are no pieces are counted in the summary alone: `about.parts` has for
-    the kept pieces, and for each reason, the number of pieces, their seconds and their words.
+    the recordings and of their transcripts that are no pieces are counted in the summary alone: `about.parts` is what
+    `count_parts` returns.
+
+    Raises:
+        SpeechmillError: No piece was cut from the recordings of a split.
     """
     temporary = raw.with_name(f".{raw.name}.part")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        parts: dict[str, dict[str, float]] = defaultdict(lambda: {"pieces": 0, "seconds": 0.0, "words": 0})
         published = dict.fromkeys(settings.shards, 0)
         for table in pieces:
             split = table.parent.name
             shard = temporary / split / table.name
             shard.parent.mkdir(parents=True, exist_ok=True)
-            sizes = write_in_row_groups(_raw_rows(table, settings.min_score, parts), RAW, shard, _ROW_GROUP)
+            sizes = write_in_row_groups(_raw_rows(table, settings.min_score), RAW, shard, _ROW_GROUP)
             published[split] += sum(sizes)
-        source = {
-            "available": True,
-            "why": None,
-            "published": published,
-            "near_misses": {},
-            "about": settings.about | {"min_score": settings.min_score, "parts": dict(sorted(parts.items()))},
-        }
+        about = settings.about | {"min_score": settings.min_score, "parts": count_parts(pieces, settings.min_score)}
+        for split, number in published.items():
+            parts = count_parts([table for table in pieces if table.parent.name == split], settings.min_score)
+            if parts and not number:
+                raise SpeechmillError(
+                    f"no clip was cut from the recordings of {about['of']}-{split}:"
+                    f" {'; '.join(format_parts(about | {'parts': parts}))}. Check that each transcript belongs to its"
+                    " recording, and that the model is one for its language, or remove the split from"
+                    f" datasets.{raw.name}.splits"
+                )
+        source = {"available": True, "why": None, "published": published, "near_misses": {}, "about": about}
         write_json(source, temporary / "source.json")
         shutil.rmtree(raw, ignore_errors=True)
         temporary.rename(raw)
@@ -63,40 +88,72 @@ def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _raw_rows(table: Path, min_score: float, parts: dict[str, dict[str, float]]) -> Iterator[dict[str, Any]]:
-    """Yield the row of each piece for a raw shard, and add every part of the recordings to `parts`."""
+def _raw_rows(table: Path, min_score: float) -> Iterator[dict[str, Any]]:
+    """Yield the row of each piece for a raw shard."""
     for piece in read_rows(table):
-        start, end, score = piece.pop("start"), piece.pop("end"), piece["score"]
-        rejected = piece["reason"] is None and score < min_score
-        part = parts["score" if rejected else piece["reason"] or KEPT]
-        part["pieces"] += 1
-        part["seconds"] += end - start
-        part["words"] += len(piece["sentence"].split())
-        if piece["reason"] is None:
-            row = piece | {"file": f"{piece['recording']} [{start:.2f} s – {end:.2f} s]"}
-            if rejected:
-                row |= {"encoded": None, "reason": "score", "detail": f"its score is {score:.2f}"}
-            yield row
+        if piece["reason"] is not None:
+            continue
+        row = piece | {"file": f"{piece['recording']} [{piece['start']:.2f} s – {piece['end']:.2f} s]"}
+        if _part(piece, min_score) == BELOW:
+            # With enough digits to differ from the threshold.
+            row |= {"encoded": None, "reason": BELOW, "detail": f"its score is {piece['score']:.4g}"}
+        yield row
 
 
-def format_parts(about: dict[str, Any]) -> list[str]:
+def count_parts(pieces: Iterable[Path], min_score: float) -> dict[str, dict[str, Any]]:
+    """Return the parts that the recordings and the transcripts of a dataset consist of.
+
+    Args:
+        pieces: The tables of pieces.
+        min_score: The lowest score of a piece that is kept.
+
+    Returns:
+        For `KEPT` pieces, for those `BELOW` the threshold, and for each reason for which a part is no piece: the
+        number of `parts`, their `seconds` and their `words`. Kept pieces are first, the others by their reason.
+    """
+    counts: dict[str, dict[str, Any]] = {}
+    for table in pieces:
+        for piece in read_table(table, ["start", "end", "sentence", "score", "reason"]).to_pylist():
+            part = counts.setdefault(_part(piece, min_score), {"parts": 0, "seconds": 0.0, "words": 0})
+            part["parts"] += 1
+            part["seconds"] += piece["end"] - piece["start"]
+            part["words"] += len((piece["sentence"] or "").split())
+    for part in counts.values():
+        part["seconds"] = round(part["seconds"], 3)
+    return {name: counts[name] for name in sorted(counts, key=lambda name: (name != KEPT, name != BELOW, name))}
+
+
+def _part(piece: Mapping[str, Any], min_score: float) -> str:
+    if piece["reason"] is not None:
+        return str(piece["reason"])
+    return KEPT if piece["score"] >= min_score else BELOW
+
+
+def part_name(part: str, about: Mapping[str, Any]) -> str:
+    """Return a heading for one of the parts that `count_parts` returns; `about` is that of the dataset."""
+    return _PART_NAMES[part].format(min_score=about["min_score"]) if part in _PART_NAMES else part
+
+
+def format_parts(about: Mapping[str, Any]) -> list[str]:
     """Return a sentence on the recordings of a dataset that was made from them, and one for each part of them."""
-    parts = about["parts"]
-    total = sum(part["seconds"] for part in parts.values())
-    names = {
-        KEPT: "are clips",
-        "score": f"have a score below {about['min_score']:g}",
-        "no_text": "have no text in the transcript",
-        "no_speech": "contain no speech",
-        "not_in_audio": "of the transcript are not in the audio",
-        "empty": "have an empty hypothesis",
-    }
-    sentences = [f"{total / 3600:,.2f} h of recordings in {about['of']}"]
-    for reason, part in parts.items():
-        amount = [f"{part['seconds'] / 3600:,.2f} h ({part['seconds'] / total:.1%})"] if part["seconds"] else []
-        amount += [f"{part['words']:,} words"] if part["words"] else []
-        sentences.append(f"{' with '.join(amount)} {names[reason]}, in {part['pieces']:,} parts")
-    return sentences
+    total = sum(part["seconds"] for part in about["parts"].values())
+    return [
+        f"{_duration(total)} of recordings in {about['of']} were cut into clips",
+        *(f"{part_name(name, about)}: {_amount(part, total)}" for name, part in about["parts"].items()),
+    ]
+
+
+def _amount(part: Mapping[str, Any], total: float) -> str:
+    amounts = [f"{part['parts']:,} {'part' if part['parts'] == 1 else 'parts'}"]
+    if part["seconds"]:
+        amounts.append(f"{_duration(part['seconds'])} ({part['seconds'] / total:.1%})")
+    if part["words"]:
+        amounts.append(f"{part['words']:,} {'word' if part['words'] == 1 else 'words'}")
+    return ", ".join(amounts)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds < 60 else duration(seconds)
 
 
 def main() -> None:

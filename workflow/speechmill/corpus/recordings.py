@@ -25,7 +25,7 @@ class Recordings:
 
     Args:
         of: The dataset whose clips are cut into those of a dataset, for each dataset that is made from another one.
-        clips: The clips of these datasets, with `dataset`, `id`, `audio_sha256`, `recording`, `channel`, `start`, `end`.
+        clips: The clips that are cut, with `dataset`, `id`, `audio_sha256`, `recording`, `channel`, `start`, `end`.
     """
 
     def __init__(self, of: Mapping[str, str], clips: Iterable[Mapping[str, Any]]) -> None:

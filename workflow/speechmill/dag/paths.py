@@ -247,6 +247,18 @@ def recordings(config: Config, dataset: str) -> Items:
     return [{"of": config.pieces[dataset].of}]
 
 
+def piece_shards(config: Config, dataset: str) -> Items:
+    """Return the split and the number of every table of pieces of a dataset; none if it is not made from another."""
+    return dataset_shards(config, dataset) if dataset in config.pieces else []
+
+
+def recording_splits(config: Config, run: str) -> Items:
+    """Return the dataset and the split of every index with recordings that clips of a run were cut from by a model."""
+    of = config.cut_from(config.runs[run].datasets)
+    pairs = dict.fromkeys((of[name], split) for name in of for split in config.datasets[name].splits)
+    return [{"dataset": dataset, "split": split} for dataset, split in pairs]
+
+
 def alignment_model(config: Config, dataset: str) -> Items:
     """Return the folder name of the model that aligns the transcripts of a dataset."""
     return [{"model": _segment(config, dataset).model.base_name}]

@@ -145,9 +145,10 @@ def status(config: Config, dataset: str) -> str:
 
 
 def audit(config: Config, dataset: str) -> str:
-    """Return a dataset's title and splits."""
+    """Return a dataset's title and splits, and whether the page may contain audio."""
     section = config.datasets[dataset]
-    return _json({"dataset": dataset, "title": section.title, "splits": section.splits})
+    redistribute = _audio_redistributable(config, dataset)
+    return _json({"dataset": dataset, "title": section.title, "splits": section.splits, "redistribute": redistribute})
 
 
 def clips(config: Config, run: str, role: str) -> str:
@@ -169,6 +170,7 @@ def clips(config: Config, run: str, role: str) -> str:
             "leakage": section.leakage.model_dump(),
             "dev": section.dev,
             "speakers": {name: config.datasets[name].speaker_namespace(name) for name in section.datasets},
+            "of": config.cut_from(section.datasets),
         }
     return _json(settings)
 

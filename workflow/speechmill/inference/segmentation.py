@@ -17,6 +17,7 @@ The recording is given by the log-probabilities of a CTC model, which can be a m
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
 # passed over; for each token of the text.
-_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 4.0, 7.0, 1.0, 4.0
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 3.0, 12.0, 1.0, 3.0
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
@@ -46,7 +47,7 @@ _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
 _LOWEST = -10.0
 
 # Tokens in the part of a piece that determines its score; a part consists of whole words.
-_PART_TOKENS = 4
+_PART_TOKENS = 8
 
 # Seconds between two tokens from which a cut is possible.
 _MIN_PAUSE = 0.24
@@ -54,6 +55,12 @@ _MIN_PAUSE = 0.24
 # The largest distance in seconds of a cut from the first and the last token of a piece. Models emit a token when its
 # sound begins, so there is more speech after the last frame of a token than before its first one.
 _MARGIN_BEFORE, _MARGIN_AFTER = 0.1, 0.2
+
+# The longest time in seconds from the last token of a piece to the end of its sound, and from there to the cut.
+_MAX_TAIL, _MARGIN_QUIET = 0.6, 0.06
+
+# What a word in a piece is worth, compared with the seconds of pause at a cut.
+_WORD_WORTH = 10.0
 
 _BLOCK = 1 << 14
 """Frames that are read at a time."""
@@ -141,6 +148,24 @@ class _Path(NamedTuple):
 _OUTSIDE, _TOKEN, _BLANK = 0, 1, 2
 
 
+class _Words(NamedTuple):
+    """The words of the text; arrays of shape (words,), times in frames."""
+
+    spoken: NDArray[np.bool_]
+    start: NDArray[np.int64]
+    """Where a piece that begins with the word starts."""
+    stop: NDArray[np.int64]
+    """Where a piece that ends with the word stops."""
+    before: NDArray[np.int64]
+    """The frames without a token before the word."""
+    extra_before: NDArray[np.bool_]
+    """Whether there is speech without text before the word, and after the last one; shape (words + 1,)."""
+    scores: NDArray[np.float64]
+    """The sum over the frames of a word and the pause after it."""
+    lengths: NDArray[np.int64]
+    """The number of tokens."""
+
+
 def align(
     log_probs: NDArray[np.float16],
     words: Sequence[Sequence[int]],
@@ -149,6 +174,7 @@ def align(
     frame_seconds: float,
     settings: SegmentSettings,
     line_ends: Collection[int] = (),
+    levels: NDArray[np.float32] | None = None,
 ) -> Segmentation:
     """Align a recording with its transcript, and divide both into pieces.
 
@@ -162,6 +188,8 @@ def align(
         settings: The lengths of pieces.
         line_ends: Numbers of words, counted from 0, before which the transcript has a line break. Pieces end there
             rather than elsewhere.
+        levels: The root mean square of the samples of each frame, on any scale, shape (frames,). With it a piece ends
+            where its sound does; otherwise at most 0.2 s after its last token.
     """
     spoken = [i for i, word in enumerate(words) if len(word)]
     breaks = {0, len(spoken), *(bisect_left(spoken, i) for i in line_ends)}
@@ -177,7 +205,7 @@ def align(
     path = _Path(np.full(frames, -1, np.int32), np.zeros(frames, np.int8), np.zeros(frames, np.float32))
     for window in _windows(_Window(0, frames, 0, len(spoken)), heard, text):
         _align_window(log_probs, window, text, heard, blank, separator, path)
-    stretches = _stretches(path, heard, text, frame_seconds, settings, breaks)
+    stretches = _stretches(_timed(path, heard, text, levels, frame_seconds), frame_seconds, settings, breaks)
     return _account(stretches, spoken, len(words), path, heard, frame_seconds)
 
 
@@ -197,11 +225,11 @@ def _windows(window: _Window, heard: _Heard, text: _Text) -> Iterator[_Window]:
     first, end = bounds[window.first], bounds[window.end]
     if (window.stop - window.start) * (end - first) > _LARGE_WINDOW:
         for size in _ANCHOR_TOKENS:
-            pairs = _anchors(heard.tokens[low:high], text.tokens[first:end], size) + [[low], [first]]
+            pairs = _anchors(heard.tokens[low:high], text.tokens[first:end], size) + np.array([[low], [first]])
             cuts = _anchor_cuts(pairs, size, heard.frames, bounds)
             if cuts:
                 edges = [(window.start, window.first), *cuts, (window.stop, window.end)]
-                for (a, c), (b, d) in zip(edges, edges[1:], strict=False):
+                for (a, c), (b, d) in pairwise(edges):
                     yield from _windows(_Window(a, b, c, d), heard, text)
                 return
     yield window
@@ -259,7 +287,7 @@ def _anchor_cuts(
     for i in best.values():
         after = heard[i] + inside[i]
         cut = (int(frames[after]), int(words[i]))
-        if not cuts or cut[0] > cuts[-1][0] and cut[1] > cuts[-1][1]:
+        if not cuts or (cut[0] > cuts[-1][0] and cut[1] > cuts[-1][1]):
             cuts.append(cut)
     return cuts
 
@@ -292,6 +320,8 @@ def _align_window(
     begins = np.zeros(num_frames, bool)
     low, high = np.searchsorted(heard.frames, (start, stop))
     begins[heard.frames[low:high] - start] = True
+    may_leave = begins | ~heard.busy[start:stop]
+    may_leave[0] = True
 
     stays_in_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
     from_token = np.zeros((num_frames, n + 1), bool)
@@ -324,7 +354,8 @@ def _align_window(
 
         last_token, gap = token_state[lasts + 1], blank_state[bounds]
         np.greater(last_token, gap, out=entered_from_token[t])
-        enter = np.maximum(last_token, gap) - leave
+        # A token of the greedy hypothesis is passed over as a whole.
+        enter = np.maximum(last_token, gap) - (leave if may_leave[t] else -_BEFORE)
         np.greater(enter, outside, out=entered[t])
         outside = np.maximum(enter, outside) + missing
         if begins[t]:
@@ -384,94 +415,101 @@ def _frame_scores(
     return values[:, tokens], values[:, blank], gap
 
 
-def _stretches(
-    path: _Path, heard: _Heard, text: _Text, frame_seconds: float, settings: SegmentSettings, breaks: Collection[int]
-) -> Iterator[Stretch]:
-    """Yield what has text and what has speech, in order, with times in frames; not the pauses between them."""
+def _timed(path: _Path, heard: _Heard, text: _Text, levels: NDArray[np.float32] | None, frame_seconds: float) -> _Words:
+    """Return the times and scores of all words."""
     num_words, frames = len(text.bounds) - 1, len(path.word)
-    lengths = np.diff(text.bounds)
     spoken = np.flatnonzero(path.kind == _TOKEN)
     first, last = np.full(num_words, -1), np.full(num_words, -1)
     first[path.word[spoken][::-1]] = spoken[::-1]
     last[path.word[spoken]] = spoken
-    inside = (path.kind != _OUTSIDE) & (path.word >= 0)
-    sums = np.bincount(path.word[inside], weights=path.score[inside], minlength=num_words)
     # Frames with a token: of the text, or of the greedy hypothesis where the path leaves the text.
     busy = np.flatnonzero((path.kind == _TOKEN) | heard.busy & (path.kind == _OUTSIDE))
     padded = np.concatenate([[-1], busy, [frames]])
     before = first - padded[np.searchsorted(busy, first)] - 1
     after = padded[np.searchsorted(busy, last, "right") + 1] - last - 1
-    # Speech outside the text, by the word before it.
     extra = busy[path.kind[busy] == _OUTSIDE]
-    extra_after = np.zeros(num_words + 1, bool)
-    extra_after[path.word[extra] + 1] = True
+    extra_before = np.zeros(num_words + 1, bool)
+    extra_before[path.word[extra] + 1] = True
+    inside = (path.kind != _OUTSIDE) & (path.word >= 0)
+    scores = np.bincount(path.word[inside], weights=path.score[inside], minlength=num_words)
+    start = first - np.minimum(round(_MARGIN_BEFORE / frame_seconds), (before + 1) // 2)
+    stop = last + 1 + np.minimum(round(_MARGIN_AFTER / frame_seconds), after // 2)
+    if levels is not None:
+        reach, margin = round(_MAX_TAIL / frame_seconds), round(_MARGIN_BEFORE / frame_seconds)
+        for word in np.flatnonzero((first >= 0) & (after > 2 * margin)):
+            end = last[word] + 1
+            quiet = _quiet_after(levels, int(end), int(min(reach, after[word])))
+            if quiet is not None:
+                stop[word] = min(quiet + round(_MARGIN_QUIET / frame_seconds), end + after[word] - margin)
+    return _Words(first >= 0, start, stop, before, extra_before, scores, np.diff(text.bounds))
 
-    margin_before, margin_after = round(_MARGIN_BEFORE / frame_seconds), round(_MARGIN_AFTER / frame_seconds)
-    pause = _MIN_PAUSE / frame_seconds
 
-    def piece(start: int, end: int, reason: str = "") -> Stretch:
-        a = first[start] - min(margin_before, (before[start] + 1) // 2)
-        b = last[end - 1] + 1 + min(margin_after, after[end - 1] // 2)
-        return Stretch(a, b, start, end, _score(sums[start:end], lengths[start:end]), reason)
+def _quiet_after(levels: NDArray[np.float32], frame: int, reach: int) -> int | None:
+    """Return the first of three quiet frames from `frame` on, within `reach` frames; None if the sound goes on.
 
+    Frames are quiet if they are about as quiet as the quietest, or have a hundredth of the amplitude before.
+    """
+    around = levels[frame : frame + reach]
+    quiet = around <= max(2 * float(around.min()), float(levels[max(0, frame - 5) : frame].max()) / 100)
+    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
+    return frame + int(starts[0]) if len(starts) else None
+
+
+def _stretches(
+    words: _Words, frame_seconds: float, settings: SegmentSettings, breaks: Collection[int]
+) -> Iterator[Stretch]:
+    """Yield the stretches with words that are spoken, in order, with times in frames."""
     runs: list[tuple[int, int]] = []
-    for word in range(num_words):
-        if first[word] < 0:
-            continue
-        if runs and runs[-1][1] == word and not extra_after[word]:
+    for word in np.flatnonzero(words.spoken).tolist():
+        if runs and runs[-1][1] == word and not words.extra_before[word]:
             runs[-1] = (runs[-1][0], word + 1)
         else:
             runs.append((word, word + 1))
-    min_frames, max_frames = settings.min_seconds / frame_seconds, settings.max_seconds / frame_seconds
-
-    def worth(word: int) -> float:
-        seconds = min(after[word - 1] * frame_seconds, 1.0)
-        return seconds + (1.0 if word in breaks else -1.0) if len(breaks) > 2 else seconds - 0.5
-
     for start, end in runs:
-        inner = [word for word in range(start + 1, end) if before[word] >= pause]
-        cuts = [start, *inner, end]
-        allowed = [True] * len(cuts)
-        # Where the audio lacks words of the text, other words up to the next pause may be wrong too.
-        allowed[0] = start == 0 or first[start - 1] >= 0 or before[start] >= pause
-        allowed[-1] = end == num_words or first[end] >= 0 or after[end - 1] >= pause
-        best, previous = [0.0], [-1]
-        for j in range(1, len(cuts)):
-            # A previous cut of -1 leaves out the words since the cut before.
-            value, chosen = best[j - 1], -1
-            for i in range(j - 1, -1, -1):
-                length = last[cuts[j] - 1] - first[cuts[i]] + 1
-                if length > max_frames:
-                    break
-                if not (allowed[i] and allowed[j]):
-                    continue
-                a, b = (
-                    first[cuts[i]] - min(margin_before, (before[cuts[i]] + 1) // 2),
-                    last[cuts[j] - 1] + 1 + min(margin_after, after[cuts[j] - 1] // 2),
-                )
-                if min_frames <= b - a <= max_frames:
-                    candidate = best[i] + 10 * (cuts[j] - cuts[i]) + worth(cuts[j])
-                    if candidate > value:
-                        value, chosen = candidate, i
-            best.append(value)
-            previous.append(chosen)
-        j, parts = len(cuts) - 1, []
-        while j > 0:
-            if previous[j] >= 0:
-                parts.append((previous[j], j, ""))
-                j = previous[j]
-            else:
-                i = j - 1
-                while i > 0 and previous[i] < 0:
-                    i -= 1
-                parts.append((i, j, "left_out"))
-                j = i
-        for i, j, reason in reversed(parts):
-            stretch = piece(cuts[i], cuts[j])
-            if reason:
-                length = stretch.end_seconds - stretch.start_seconds
-                reason = "no_pause" if not (allowed[i] and allowed[j]) else "long" if length > max_frames else "short"
-            yield stretch._replace(reason=reason)
+        yield from _divide(start, end, words, frame_seconds, settings, breaks)
+
+
+def _divide(
+    start: int, end: int, words: _Words, frame_seconds: float, settings: SegmentSettings, breaks: Collection[int]
+) -> Iterator[Stretch]:
+    """Divide consecutive words at pauses: into as few left out as possible, then at the best pauses."""
+    cuts = [start, *(i for i in range(start + 1, end) if words.before[i] * frame_seconds >= _MIN_PAUSE), end]
+    # Where the audio lacks words of a line, others of that line may be wrong too, up to the next pause.
+    low = 0 if start in breaks or words.spoken[start - 1] else 1
+    high = len(cuts) - (1 if end in breaks or words.spoken[end] else 2)
+    shortest, longest = settings.min_seconds / frame_seconds, settings.max_seconds / frame_seconds
+    best, previous = [0.0], [-1]
+    for j in range(1, len(cuts)):
+        # A previous cut of -1 leaves out the words since the cut before.
+        value, chosen = best[j - 1], -1
+        for i in range(j - 1, low - 1, -1):
+            length = words.stop[cuts[j] - 1] - words.start[cuts[i]]
+            if length > longest or j > high:
+                break
+            if length >= shortest:
+                gain = best[i] + _WORD_WORTH * (cuts[j] - cuts[i])
+                if j < len(cuts) - 1:
+                    pause = min(words.before[cuts[j]] * frame_seconds, 1.0)
+                    gain += pause + (1.0 if cuts[j] in breaks else -1.0) if len(breaks) > 2 else pause - 0.5
+                if gain > value:
+                    value, chosen = gain, i
+        best.append(value)
+        previous.append(chosen)
+    parts = []
+    j = len(cuts) - 1
+    while j > 0:
+        i, reason = previous[j], ""
+        if i < 0:
+            i = j - 1
+            while i > 0 and previous[i] < 0:
+                i -= 1
+            length = words.stop[cuts[j] - 1] - words.start[cuts[i]]
+            reason = "no_pause" if i < low or j > high else "long" if length > longest else "short"
+        parts.append((cuts[i], cuts[j], reason))
+        j = i
+    for a, b, reason in reversed(parts):
+        score = _score(words.scores[a:b], words.lengths[a:b])
+        yield Stretch(int(words.start[a]), int(words.stop[b - 1]), a, b, score, reason)
 
 
 def _score(sums: NDArray[np.float64], lengths: NDArray[np.int64]) -> float:

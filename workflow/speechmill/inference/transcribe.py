@@ -197,7 +197,7 @@ def _transcribe(
     inference = LogProbsSettings(**settings.model_dump(include={"device", "batch_seconds", "precision"}))
     with (
         tempfile.TemporaryFile(dir=work) as spill,
-        acquire_devices(settings.device, settings.run, gpus) as (device,),
+        acquire_devices(settings.device, f"runs.{settings.run}", gpus) as (device,),
     ):
         outputs = infer(model, processor, clips, [speech], inference, device, spill)
         write_ctc_outputs(ctc_outputs := work / "ctc_outputs.parquet", clips, outputs, spill, {})
