@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pympi.Elan import Eaf
 
 from material import RELEASE, as_json, audio_file, noise, tar, tsv
 from speechmill.config.datasets import Download, IngestSettings
@@ -271,6 +272,42 @@ def test_pieces_are_cut_or_rejected_with_the_reason(tmp_path: Path) -> None:
     # A later stage counts it as missing.
     assert (rows["d"]["encoded"], rows["d"]["reason"]) == (None, None)
     assert {path.name for path in tmp_path.iterdir()} == {"corpus", "raw"}
+
+
+def test_annotations_are_cut_or_rejected_with_the_reason(tmp_path: Path) -> None:
+    eaf = Eaf()
+    for name, part in (("tx@anna", "Anna"), ("tx@bo", "Bo")):
+        eaf.add_tier(name, "default-lt", part=part)
+    for name, start, end, text in (
+        ("tx@anna", 0, 500, "один"),
+        ("tx@bo", 250, 750, "два"),
+        ("tx@bo", 900, 1400, "три"),
+        ("tx@bo", 5000, 6000, "четыре"),
+    ):
+        eaf.add_annotation(name, start, end, text)
+    eaf.add_annotation("tx@anna", 600, 700, "ноль")
+    # ELAN itself does not write an annotation without duration.
+    eaf.timeslots = {name: 600 if ms == 700 else ms for name, ms in eaf.timeslots.items()}
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    eaf.to_file(corpus / "интервью.eaf")
+    (corpus / "интервью.wav").write_bytes(recording := audio_file(noise(1)))
+    source = {"source": "folder", "path": "", "language": "ru"}
+    source["annotations"] = {"ending": ".eaf", "linguistic_types": ["default-lt"]}
+    about = {"source": source, "splits": ["train"], "shards": {"train": 1}}
+    ingest(SourceLocation(path=corpus), IngestSettings.model_validate(about), "unchanged", tmp_path / "raw")
+    rows = {row["sentence"]: row for row in read_table(tmp_path / "raw/train/shard-00000.parquet").to_pylist()}
+    samples = recording[44:]
+    assert rows["один"]["id"] == "интервью.wav [0.0 s – 0.5 s] tx@anna"
+    assert {text: row["speaker_id"] for text, row in rows.items()} == {
+        "один": "Anna", "ноль": "Anna", "два": "Bo", "три": "Bo", "четыре": "Bo"
+    }  # fmt: skip
+    # One second at 16 kHz and two bytes; a piece may end half a second late.
+    assert rows["один"]["encoded"][44:] == samples[:16000]
+    assert rows["два"]["encoded"][44:] == samples[8000:24000]
+    assert rows["три"]["encoded"][44:] == samples[28800:]
+    assert (rows["ноль"]["reason"], rows["ноль"]["detail"]) == ("outside", "begins at 0.6 s and ends at 0.6 s")
+    assert rows["четыре"]["reason"] == "outside"
 
 
 def test_a_recording_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,9 @@ def read_annotated(path: Path, settings: Annotations, recordings: list[Entry], n
             if not annotation.text:
                 left_out.add("annotations have no text", annotation.location)
         yield from _entries(entry, [each for each in annotations if each.text], settings.cut)
-    similar = near_misses({name: name for name in unknown}, (name for name in names if name not in files))
+    similar = near_misses(
+        {name: name for name in unknown}, (name for name in names if not name.lower().endswith(ending))
+    )
     if not found:
         example = f"; there is {next(iter(similar.values()))}" if similar else ""
         raise SpeechmillError(

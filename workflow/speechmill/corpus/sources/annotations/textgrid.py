@@ -12,7 +12,10 @@ from speechmill.corpus.sources.annotations.annotation import Annotation, malform
 
 _ADVICE = "open it in Praat and save it again"
 
-# The class, name, start and end of a tier, and how many intervals or points it has, in the short and the long format.
+# How many tiers there are, in the short and the long format; the JSON format of praatio does not say that.
+_SIZE = re.compile(r"<exists>\s+(?:size = )?(\d+)")
+
+# The class, name, start and end of a tier, and how many intervals or points it has.
 _TIER = re.compile(
     r'^\s*(?:class = )?"(?:IntervalTier|TextTier)"\s+(?:name = )?"(?:[^"]|"")*"\s+(?:xmin = )?\S+\s+(?:xmax = )?\S+\s+'
     r"(?:(?:intervals|points): size = )?(\d+)",
@@ -33,11 +36,9 @@ def read_textgrid(file: Path) -> list[Annotation]:
         found = [_annotation(file, tier["name"], entry) for tier in tiers for entry in tier["entries"]]
     except (PraatioException, ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
         raise malformed(file, "a TextGrid", error, _ADVICE) from error
-    expected = [int(number) for number in _TIER.findall(text)]
-    # In the JSON format of praatio, tiers do not state their size.
-    if expected and expected != [len(tier["entries"]) for tier in tiers]:
-        reason = f"{len(found)} of {sum(expected)} intervals and points can be read"
-        raise malformed(file, "a complete TextGrid", reason, _ADVICE)
+    size, sizes = _SIZE.search(text), [int(number) for number in _TIER.findall(text)]
+    if size is not None and (int(size[1]) != len(tiers) or sizes != [len(tier["entries"]) for tier in tiers]):
+        raise malformed(file, "a complete TextGrid", "it has fewer tiers, intervals or points than it says", _ADVICE)
     return found
 
 
