@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 from transformers import AutoModelForCTC, AutoProcessor
-from working_copy import REPOSITORY, WorkingCopy, working_copy
+from working_copy import PROGRAMS, REPOSITORY, WorkingCopy, working_copy
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,10 @@ class Walkthrough:
 def walkthrough(tmp_path_factory: pytest.TempPathFactory) -> Walkthrough:
     """The page, followed from its first block to its last."""
     copy = working_copy(tmp_path_factory.mktemp("walkthrough"))
+    # As after `make setup`.
+    shutil.copy(REPOSITORY / "Makefile", copy.folder)
+    (copy.folder / ".venv").symlink_to(Path(PROGRAMS).parent)
+    (copy.folder / "envs" / "setup.sh").write_text("")
     printed = []
     for block in blocks(PAGE.read_text(encoding="utf-8")):
         if block.file is None:
@@ -132,10 +137,11 @@ def test_every_recording_is_used_in_one_set(walkthrough: Walkthrough) -> None:
 
 
 def test_commands_print_what_the_page_describes(walkthrough: Walkthrough) -> None:
-    for dry_run in ("config/mine.yaml\n", "config/xlsr.yaml"):
+    for dry_run in ("config/recipes/recordings.yaml\n", "config/mine.yaml\n", "config/xlsr.yaml"):
         output = next(out for commands, out in walkthrough.printed if "--dry-run" in commands and dry_run in commands)
         assert "This was a dry-run" in output
         assert "finetune" in output
+    assert f"speakers    {len(SPEAKERS)}" in walkthrough.output("make recipe")
     assert "steps" in walkthrough.output("plan.txt")
     assert "results/runs/mine/model/README.md" in walkthrough.output("snakemake --cores 2 --configfile")
     assert walkthrough.output("transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")

@@ -188,7 +188,7 @@ def test_existing_recipe_is_not_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [Path.mkdir, lambda folder: record(folder / "a.wav")])
 def test_folder_without_recordings_or_text_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "mine")
-    with pytest.raises(SpeechmillError, match="no recordings|no text was found"):
+    with pytest.raises(SpeechmillError, match=r"no recordings|no text was found"):
         write_recipe(tmp_path / "mine", "en")
 
 

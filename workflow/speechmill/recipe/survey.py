@@ -62,11 +62,6 @@ class Survey:
         """The length of all clips in hours."""
         return len(self.clips) * sum(self.clip_seconds) / max(1, len(self.clip_seconds)) / 3600
 
-    @property
-    def sentences(self) -> set[str]:
-        """The different sentences."""
-        return {clip.sentence for clip in self.clips}
-
     def longest(self, share: float = 0.99) -> float:
         """Return the length in seconds that this share of the clips does not exceed."""
         return _quantile(self.clip_seconds, share)
