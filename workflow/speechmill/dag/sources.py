@@ -90,18 +90,15 @@ def missing_sources(config: Config, prefix: str) -> list[str]:
         for name in dict.fromkeys(each["text"] for run in config.runs for each in lm_texts(config, run))
         if text_fingerprint(config, name, prefix) == "absent"
     ]
-    return (
-        folders
-        + texts
-        + [
-            f"datasets.{name}.path is {dataset.location}, where there is nothing: put the corpus there, or set its location"
-            f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
-            for name, dataset in config.datasets.items()
-            if not dataset.optional
-            and source_fingerprint(name, dataset, prefix) == "absent"
-            and not Path(f"{prefix}results/data/{name}/status.json").is_file()
-        ]
-    )
+    corpora = [
+        f"datasets.{name}.path is {dataset.location}, where there is nothing: put the corpus there, or set its location"
+        f" with --config 'datasets={{{name}: {{path: LOCATION}}}}'"
+        for name, dataset in config.datasets.items()
+        if not dataset.optional
+        and source_fingerprint(name, dataset, prefix) == "absent"
+        and not Path(f"{prefix}results/data/{name}/status.json").is_file()
+    ]
+    return folders + texts + corpora
 
 
 def _download_fingerprint(download: Download) -> str:
