@@ -29,7 +29,7 @@ MINUTES = float(os.environ.get("SPEECHMILL_MINUTES", "10"))
 RESULTS = Path(os.environ.get("SPEECHMILL_RESULTS", "results"))
 FRAME = 320
 CHUNK, STRIDE = 8 * SAMPLE_RATE, 2 * SAMPLE_RATE
-TOLERANCE, THRESHOLD, WRONG, DRAWS = 0.2, -1.5, 0.1, max(1, round(50 / MINUTES))
+TOLERANCE, THRESHOLD, WRONG, DRAWS = 0.2, -1.5, 0.1, 5
 LENGTHS = SegmentSettings(min_seconds=0.3, max_seconds=20)
 
 

@@ -102,8 +102,8 @@ def test_other_words_than_spoken_are_left_out() -> None:
 
 
 def test_words_beside_missing_ones_are_left_out_up_to_the_next_pause() -> None:
-    result = aligned(spoken([ONE, [*TWO, *THREE], FOUR]), [ONE, FIVE, FIVE, TWO, THREE, FOUR])
-    assert words_of(result.pieces) == [(5, 6)]
+    result = aligned(spoken([ONE, [*TWO, *THREE], FOUR]), [ONE, FIVE, FIVE, TWO, THREE, FOUR], line_ends=[1, 5])
+    assert words_of(result.pieces) == [(0, 1), (5, 6)]
     assert {"no_audio", "no_pause"} <= reasons(result)
 
 

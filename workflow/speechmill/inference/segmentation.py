@@ -38,7 +38,7 @@ _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
 # passed over; for each token of the text.
-_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 3.0, 12.0, 1.0, 3.0
+_LEAVE_LINE, _LEAVE, _EXTRA_TOKEN, _MISSING_TOKEN = 2.0, 14.0, 1.0, 2.5
 
 # Costs of each further frame in a token, and of each frame between two tokens of a word.
 _HOLD_TOKEN, _HOLD_BLANK = 0.3, 0.05
