@@ -1,4 +1,5 @@
 import itertools
+import math
 import string
 from pathlib import Path
 from typing import IO, Any
@@ -50,11 +51,14 @@ def speak(speech: str) -> str:
     return "".join("-" * 25 if c == " " else "-|-" if c == "_" else f"{c}--" for c in speech)
 
 
-def store(folder: Path, transcripts: list[str], seconds: list[float]) -> tuple[Path, Path]:
-    """Write recordings of noise as the only shard of a dataset, and return it with its table of rows."""
+def store(
+    folder: Path, transcripts: list[str], seconds: list[float], silent_from: float = math.inf
+) -> tuple[Path, Path]:
+    """Write recordings of noise, silent from a time in seconds, as a shard; return it with its table of rows."""
     rows: list[dict[str, Any]] = []
     for i, (sentence, length) in enumerate(zip(transcripts, seconds, strict=True)):
         samples = recording(length, seed=i)
+        samples[int(min(silent_from, length) * SAMPLE_RATE) :] = 0
         place = {"shard": 0, "row_group": 0, "row": i, "splits": ["train"], "reason": None}
         clip = {"id": f"talk-{i}", "sentence": sentence, "num_samples": len(samples), "audio_sha256": f"{i:064x}"}
         audio = {"audio": {"bytes": encode_flac(samples), "path": "talk.flac"}}
@@ -73,10 +77,11 @@ def aligned(
     transcripts: list[str],
     speech: list[str],
     text: TextConfig = TEXT,
+    silent_from: float = math.inf,
 ) -> list[dict[str, Any]]:
     """Return the pieces of recordings in which a perfect model hears `speech`."""
     heard = [speak(each) for each in speech]
-    shard, rows = store(folder, transcripts, [len(each) * FRAME / SAMPLE_RATE for each in heard])
+    shard, rows = store(folder, transcripts, [len(each) * FRAME / SAMPLE_RATE for each in heard], silent_from)
 
     def perfect(_: Any, processor: Wav2Vec2Processor, clips: list[Any], *args: Any) -> list[ClipOutput]:
         spill: IO[bytes] = args[-1]
@@ -124,6 +129,12 @@ def test_pieces_have_the_audio_between_their_times(
         assert part["recording"] == "talk-0"
         assert {key: part[key] for key in SPEAKER} == SPEAKER
         assert part["splits"] == ["train"]
+
+
+def test_a_piece_ends_where_its_sound_does(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last token is at 0.68 s.
+    (part,) = kept(aligned(tmp_path, model, monkeypatch, ["good"], [" good "], silent_from=1.0))
+    assert part["end"] == pytest.approx(1.06)
 
 
 def test_every_second_and_every_word_is_accounted_for(

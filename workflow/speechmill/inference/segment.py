@@ -43,6 +43,9 @@ _GROUP_SAMPLES = 3600 * SAMPLE_RATE
 
 _ROW_GROUP = 32
 
+# Frames whose samples are in memory at the same time: 20 s for frames of 20 ms.
+_LEVEL_FRAMES = 1000
+
 # The smallest share of the characters of a transcript that the vocabulary has.
 _MIN_KNOWN = 0.5
 
@@ -185,7 +188,7 @@ def _parts(
         stride_seconds=_STRIDE_SECONDS,
     )
     blank, separator = model.config.pad_token_id, separator_id(processor)
-    frame_seconds = samples_per_frame(model.config) / SAMPLE_RATE
+    frame_samples = samples_per_frame(model.config)
     for group in _groups(zip(recordings, transcripts, strict=True)):
         clips = [recording for recording, _ in group]
         reader = ClipReader(pa.Table.from_pylist(clips, CLIPS), [shard])
@@ -198,7 +201,14 @@ def _parts(
                     with tempfile.TemporaryFile(dir=work) as file:
                         log_probs = _in_order(spill, output, model.config.vocab_size, file)
                         found = align(
-                            log_probs, transcript.ids, blank, separator, frame_seconds, settings, transcript.line_ends
+                            log_probs,
+                            transcript.ids,
+                            blank,
+                            separator,
+                            frame_samples / SAMPLE_RATE,
+                            settings,
+                            transcript.line_ends,
+                            _levels(partial(reader.spans, i), output.frames, frame_samples),
                         )
                     stretches = sorted([*found.pieces, *found.left_out])
                 yield from _rows(recording, transcript, stretches, partial(reader.spans, i))
@@ -242,6 +252,23 @@ def _in_order(spill: IO[bytes], output: ClipOutput, vocabulary: int, file: IO[by
         file.write(spill.read(size))
     file.flush()
     return np.memmap(file, "<f2", "r", shape=(output.frames, vocabulary))
+
+
+def _levels(
+    read: Callable[[list[tuple[int, int]]], Iterator[Int16Samples]], frames: int, frame_samples: int
+) -> NDArray[np.float32]:
+    """Return the root mean square of the samples of each frame, shape (frames,); `read` returns the samples of spans.
+
+    Frames after the end of the recording, which some models output, have 0.
+    """
+    levels = np.zeros(frames, np.float32)
+    blocks = [(start, min(start + _LEVEL_FRAMES, frames)) for start in range(0, frames, _LEVEL_FRAMES)]
+    spans = [(start * frame_samples, stop * frame_samples) for start, stop in blocks]
+    for (start, stop), samples in zip(blocks, read(spans), strict=True):
+        padded = np.zeros((stop - start, frame_samples), np.float32)
+        padded.flat[: len(samples)] = samples
+        levels[start:stop] = np.sqrt(np.square(padded).mean(1))
+    return levels
 
 
 def _rows(
