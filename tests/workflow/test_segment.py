@@ -19,8 +19,8 @@ from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
 LETTERS = "abcdefgh"
 
-# A stand-in for a trained model: each letter is spoken as a tone of its own, and this one hears it in every frame.
-HEARS_TONES = """
+# Replaces a trained model: each letter is a tone, and its token is the most probable one of each frame of the tone.
+TONE_MODEL = """
 def infer(model, processor, clips, shards, settings, device, spill):
     from speechmill.inference.log_probs import ClipOutput
 
@@ -30,10 +30,10 @@ def infer(model, processor, clips, shards, settings, device, spill):
     outputs = []
     for i in range(len(clips)):
         frames = reader.samples(i)[: clips[i]["num_samples"] // 320 * 320].reshape(-1, 320).astype(float)
-        heard = np.abs(np.fft.rfft(frames))[:, 10:50:5].argmax(1)
+        tones = np.abs(np.fft.rfft(frames))[:, 10:50:5].argmax(1)
         log_probs = np.full((len(frames), len(ids)), -15.0, "<f2")
         silent = np.abs(frames).max(1) < 1000
-        log_probs[range(len(frames)), np.where(silent, 0, np.array(letters)[heard])] = 0
+        log_probs[range(len(frames)), np.where(silent, 0, np.array(letters)[tones])] = 0
         stored = (spill.tell(), spill.write(log_probs.tobytes()))
         outputs.append(ClipOutput(len(frames), "", 0.0, [stored]))
     return outputs
@@ -70,7 +70,7 @@ def config(min_score: float = -1.5) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
-    """A working copy with two talks, a model, and the stand-in for what it hears."""
+    """A working copy with two talks, a model, and the replacement of its output."""
     copy = working_copy(tmp_path_factory.mktemp("talks"))
     folder = copy.folder / "talks"
     folder.mkdir()
@@ -86,7 +86,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
     Wav2Vec2ForCTC(model_config(LAYER_NORM, None, {}, len(tokenizer.tokenizer))).save_pretrained(copy.folder / "model")
     tokenizer.save_pretrained(copy.folder / "model")
     copy.edit(
-        "workflow/speechmill/inference/segment.py", "\n\ndef main() -> None:", HEARS_TONES + "\n\ndef main() -> None:"
+        "workflow/speechmill/inference/segment.py", "\n\ndef main() -> None:", TONE_MODEL + "\n\ndef main() -> None:"
     )
     return copy
 

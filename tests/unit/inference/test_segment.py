@@ -79,16 +79,16 @@ def aligned(
     text: TextConfig = TEXT,
     silent_from: float = math.inf,
 ) -> list[dict[str, Any]]:
-    """Return the pieces of recordings in which a perfect model hears `speech`."""
-    heard = [speak(each) for each in speech]
-    shard, rows = store(folder, transcripts, [len(each) * FRAME / SAMPLE_RATE for each in heard], silent_from)
+    """Return the pieces of recordings for a model whose greedy hypotheses are `speech`."""
+    tokens = [speak(each) for each in speech]
+    shard, rows = store(folder, transcripts, [len(each) * FRAME / SAMPLE_RATE for each in tokens], silent_from)
 
-    def perfect(_: Any, processor: Wav2Vec2Processor, clips: list[Any], *args: Any) -> list[ClipOutput]:
+    def infer(_: Any, processor: Wav2Vec2Processor, clips: list[Any], *args: Any) -> list[ClipOutput]:
         spill: IO[bytes] = args[-1]
         ids = {"-": 0, **processor.tokenizer.get_vocab()}
         outputs = []
         for clip in clips:
-            frames = heard[int(clip["id"].removeprefix("talk-"))]
+            frames = tokens[int(clip["id"].removeprefix("talk-"))]
             log_probs = np.full((len(frames), len(ids) - 1), -15.0, "<f2")
             log_probs[range(len(frames)), [ids[c] for c in frames]] = 0
             offset = spill.tell()
@@ -99,7 +99,7 @@ def aligned(
             outputs.append(ClipOutput(len(frames), "", 0.0, stored))
         return outputs
 
-    monkeypatch.setattr(stage, "infer", perfect)
+    monkeypatch.setattr(stage, "infer", infer)
     pieces = folder / "pieces" / "aligned" / "train" / "shard-00000.parquet"
     segment(shard, rows, model, settings(text=text), pieces)
     assert [each.name for each in pieces.parent.iterdir()] == [pieces.name]

@@ -120,7 +120,7 @@ class TranscriptEncoder:
 
 
 class Amount(NamedTuple):
-    """How much of the recordings and of their transcripts has something in common."""
+    """The length of parts of recordings, and the number of words of their transcripts."""
 
     seconds: float
     words: int
@@ -283,14 +283,14 @@ def _rows(
     bounds[-1] = (bounds[-1][0], recording["num_samples"])
     samples = read([span for span, each in zip(bounds, stretches, strict=True) if not each.reason])
     for (start, end), stretch in zip(bounds, stretches, strict=True):
-        spoken = transcript.words[stretch.first_word : stretch.end_word]
+        part = transcript.words[stretch.first_word : stretch.end_word]
         yield {key: recording[key] for key in ("splits", "speaker_id", "gender", "age", "accent")} | {
             "id": f"{recording['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
             "recording": recording["id"],
             "start": start / SAMPLE_RATE,
             "end": end / SAMPLE_RATE,
-            "sentence": "".join(word.written for word in spoken).strip(),
-            "score": stretch.score if spoken and not math.isnan(stretch.score) else None,
+            "sentence": "".join(word.written for word in part).strip(),
+            "score": stretch.score if part and not math.isnan(stretch.score) else None,
             "encoded": None if stretch.reason else encode_flac(next(samples)),
             "reason": stretch.reason or None,
             "detail": _DETAILS[stretch.reason] if stretch.reason else None,

@@ -33,7 +33,7 @@ _ANCHOR_SPACING = 1500
 # Windows with more cells, frames times tokens, are divided if they have anchors.
 _LARGE_WINDOW = 1 << 21
 
-# Windows with more cells are not aligned: their audio and text have nothing in common.
+# Windows with more cells and without anchors are not aligned: their audio and text do not match.
 _LARGEST_WINDOW = 1 << 25
 
 # Costs of leaving the text: once, at the end of a line or elsewhere; for each token of the greedy hypothesis that is
@@ -59,13 +59,13 @@ _MARGIN_BEFORE, _MARGIN_AFTER = 0.1, 0.2
 # The longest time in seconds from the last token of a piece to the end of its sound, and from there to the cut.
 _MAX_TAIL, _MARGIN_QUIET = 0.6, 0.06
 
-# What a word in a piece is worth, compared with the seconds of pause at a cut.
-_WORD_WORTH = 10.0
+# The gain of a word in a piece, compared with that of a second of pause at a cut.
+_WORD_GAIN = 10.0
 
 _BLOCK = 1 << 14
 """Frames that are read at a time."""
 
-_BEFORE = -1e30
+_IMPOSSIBLE = -1e30
 """The log-probability of an impossible state."""
 
 
@@ -119,7 +119,7 @@ class _Text(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """A range of frames and the range of words that is spoken in it."""
+    """A range of frames and the range of words that is aligned to it."""
 
     start: int
     stop: int
@@ -127,12 +127,12 @@ class _Window(NamedTuple):
     end: int
 
 
-class _Heard(NamedTuple):
+class _Greedy(NamedTuple):
     """The tokens of the greedy hypothesis without blanks and separators, and the first frame of each."""
 
     tokens: NDArray[np.int64]
     frames: NDArray[np.int64]
-    busy: NDArray[np.bool_]
+    has_token: NDArray[np.bool_]
     """Whether the most probable token of a frame is neither blank nor separator; shape (frames,)."""
 
 
@@ -151,7 +151,8 @@ _OUTSIDE, _TOKEN, _BLANK = 0, 1, 2
 class _Words(NamedTuple):
     """The words of the text; arrays of shape (words,), times in frames."""
 
-    spoken: NDArray[np.bool_]
+    aligned: NDArray[np.bool_]
+    """Whether the best path contains the word."""
     start: NDArray[np.int64]
     """Where a piece that begins with the word starts."""
     stop: NDArray[np.int64]
@@ -192,46 +193,47 @@ def align(
         levels: The root mean square of the samples of each frame, on any scale, shape (frames,). With it a piece ends
             where its sound does; otherwise at most 0.2 s after its last token.
     """
-    spoken = [i for i, word in enumerate(words) if len(word)]
-    breaks = {0, len(spoken), *(bisect_left(spoken, i) for i in line_ends)}
-    leave = np.full(len(spoken) + 1, _LEAVE)
+    numbers = [i for i, word in enumerate(words) if len(word)]
+    breaks = {0, len(numbers), *(bisect_left(numbers, i) for i in line_ends)}
+    leave = np.full(len(numbers) + 1, _LEAVE)
     leave[list(breaks)] = _LEAVE_LINE
     text = _Text(
-        np.array([token for i in spoken for token in words[i]], dtype=np.int64),
-        np.cumsum([0, *(len(words[i]) for i in spoken)]),
+        np.array([token for i in numbers for token in words[i]], dtype=np.int64),
+        np.cumsum([0, *(len(words[i]) for i in numbers)]),
         leave,
     )
-    heard = _listen(log_probs, blank, separator)
+    greedy = _greedy_tokens(log_probs, blank, separator)
     frames = len(log_probs)
     path = _Path(np.full(frames, -1, np.int32), np.zeros(frames, np.int8), np.zeros(frames, np.float32))
-    for window in _windows(_Window(0, frames, 0, len(spoken)), heard, text):
-        _align_window(log_probs, window, text, heard, blank, separator, path)
-    stretches = _stretches(_timed(path, heard, text, levels, frame_seconds), frame_seconds, settings, breaks)
-    return _account(stretches, spoken, len(words), path, heard, frame_seconds)
+    for window in _windows(_Window(0, frames, 0, len(numbers)), greedy, text):
+        _align_window(log_probs, window, text, greedy, blank, separator, path)
+    stretches = _stretches(_timed(path, greedy, text, levels, frame_seconds), frame_seconds, settings, breaks)
+    return _complete(stretches, numbers, len(words), path, greedy, frame_seconds)
 
 
-def _listen(log_probs: NDArray[np.float16], blank: int, separator: int | None) -> _Heard:
+def _greedy_tokens(log_probs: NDArray[np.float16], blank: int, separator: int | None) -> _Greedy:
+    """Return the tokens of the greedy hypothesis, read in blocks."""
     best = np.empty(len(log_probs), np.int64)
     for start in range(0, len(best), _BLOCK):
         best[start : start + _BLOCK] = log_probs[start : start + _BLOCK].argmax(1)
-    busy = (best != blank) & (best != (blank if separator is None else separator))
-    first = np.flatnonzero(busy & (np.diff(best, prepend=-1) != 0))
-    return _Heard(best[first], first, busy)
+    has_token = (best != blank) & (best != (blank if separator is None else separator))
+    first = np.flatnonzero(has_token & (np.diff(best, prepend=-1) != 0))
+    return _Greedy(best[first], first, has_token)
 
 
-def _windows(window: _Window, heard: _Heard, text: _Text) -> Iterator[_Window]:
+def _windows(window: _Window, greedy: _Greedy, text: _Text) -> Iterator[_Window]:
     """Yield the parts of `window` between anchors, in order."""
     bounds = text.bounds
-    low, high = np.searchsorted(heard.frames, window[:2])
+    low, high = np.searchsorted(greedy.frames, window[:2])
     first, end = bounds[window.first], bounds[window.end]
     if (window.stop - window.start) * (end - first) > _LARGE_WINDOW:
         for size in _ANCHOR_TOKENS:
-            pairs = _anchors(heard.tokens[low:high], text.tokens[first:end], size) + np.array([[low], [first]])
-            cuts = _anchor_cuts(pairs, size, heard.frames, bounds)
+            pairs = _anchors(greedy.tokens[low:high], text.tokens[first:end], size) + np.array([[low], [first]])
+            cuts = _anchor_cuts(pairs, size, greedy.frames, bounds)
             if cuts:
                 edges = [(window.start, window.first), *cuts, (window.stop, window.end)]
                 for (a, c), (b, d) in pairwise(edges):
-                    yield from _windows(_Window(a, b, c, d), heard, text)
+                    yield from _windows(_Window(a, b, c, d), greedy, text)
                 return
     yield window
 
@@ -271,7 +273,7 @@ def _anchor_cuts(
     pairs: NDArray[np.int64], size: int, frames: NDArray[np.int64], bounds: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
     """Return (frame, word) pairs at which a window is divided: where most anchors agree."""
-    heard, text = pairs
+    hypothesis, text = pairs
     # The number of anchors close to each one in both sequences.
     near = [np.searchsorted(each, each + reach) for reach in (-50, 51) for each in pairs]
     support = np.minimum(near[2], near[3]) - np.maximum(near[0], near[1])
@@ -281,12 +283,12 @@ def _anchor_cuts(
     usable = np.flatnonzero((inside < size) & (inside > 0) & (support >= size // 2))
     best: dict[int, int] = {}
     for i in usable.tolist():
-        bucket = int(frames[heard[i]]) // _ANCHOR_SPACING
+        bucket = int(frames[hypothesis[i]]) // _ANCHOR_SPACING
         if bucket not in best or support[i] > support[best[bucket]]:
             best[bucket] = i
     cuts: list[tuple[int, int]] = []
     for i in best.values():
-        after = heard[i] + inside[i]
+        after = hypothesis[i] + inside[i]
         cut = (int(frames[after]), int(words[i]))
         if not cuts or (cut[0] > cuts[-1][0] and cut[1] > cuts[-1][1]):
             cuts.append(cut)
@@ -297,7 +299,7 @@ def _align_window(
     log_probs: NDArray[np.float16],
     window: _Window,
     text: _Text,
-    heard: _Heard,
+    greedy: _Greedy,
     blank: int,
     separator: int | None,
     path: _Path,
@@ -319,9 +321,9 @@ def _align_window(
     repeated = np.flatnonzero(tokens[1:] == tokens[:-1]) + 1
     missing, leave = bounds * _MISSING_TOKEN, text.leave[first_word : end_word + 1]
     begins = np.zeros(num_frames, bool)
-    low, high = np.searchsorted(heard.frames, (start, stop))
-    begins[heard.frames[low:high] - start] = True
-    may_leave = begins | ~heard.busy[start:stop]
+    low, high = np.searchsorted(greedy.frames, (start, stop))
+    begins[greedy.frames[low:high] - start] = True
+    may_leave = begins | ~greedy.has_token[start:stop]
     may_leave[0] = True
 
     stays_in_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
@@ -329,9 +331,9 @@ def _align_window(
     from_outside = np.zeros((num_frames, len(firsts)), bool)
     entered, entered_from_token, skipped = (np.zeros((num_frames, len(bounds)), bool) for _ in range(3))
 
-    token_state, outside = np.full(n + 1, _BEFORE), np.full(len(bounds), _BEFORE)
+    token_state, outside = np.full(n + 1, _IMPOSSIBLE), np.full(len(bounds), _IMPOSSIBLE)
     # The token before the first one is impossible.
-    blank_state = np.full(n + 1, _BEFORE)
+    blank_state = np.full(n + 1, _IMPOSSIBLE)
     blank_state[0] = 0.0
     block = max(1, (1 << 20) // n)
     for t in range(num_frames):
@@ -342,7 +344,7 @@ def _align_window(
         i = t % block
         # token_state[j + 1] is that of token j, blank_state[j] that of the blank before it.
         stay, previous = token_state[1:].copy(), token_state[:-1].copy()
-        previous[repeated] = _BEFORE
+        previous[repeated] = _IMPOSSIBLE
         word_start = previous[firsts]
         np.greater(outside[:-1], word_start, out=from_outside[t])
         previous[firsts] = np.maximum(outside[:-1], word_start)
@@ -356,7 +358,7 @@ def _align_window(
         last_token, gap = token_state[lasts + 1], blank_state[bounds]
         np.greater(last_token, gap, out=entered_from_token[t])
         # A token of the greedy hypothesis is passed over as a whole.
-        enter = np.maximum(last_token, gap) - (leave if may_leave[t] else -_BEFORE)
+        enter = np.maximum(last_token, gap) - (leave if may_leave[t] else -_IMPOSSIBLE)
         np.greater(enter, outside, out=entered[t])
         outside = np.maximum(enter, outside) + missing
         if begins[t]:
@@ -420,19 +422,21 @@ def _frame_scores(
     return values[:, tokens], values[:, blank], gap
 
 
-def _timed(path: _Path, heard: _Heard, text: _Text, levels: NDArray[np.float32] | None, frame_seconds: float) -> _Words:
+def _timed(
+    path: _Path, greedy: _Greedy, text: _Text, levels: NDArray[np.float32] | None, frame_seconds: float
+) -> _Words:
     """Return the times and scores of all words."""
     num_words, frames = len(text.bounds) - 1, len(path.word)
-    spoken = np.flatnonzero(path.kind == _TOKEN)
+    tokens = np.flatnonzero(path.kind == _TOKEN)
     first, last = np.full(num_words, -1), np.full(num_words, -1)
-    first[path.word[spoken][::-1]] = spoken[::-1]
-    last[path.word[spoken]] = spoken
+    first[path.word[tokens][::-1]] = tokens[::-1]
+    last[path.word[tokens]] = tokens
     # Frames with a token: of the text, or of the greedy hypothesis where the path leaves the text.
-    busy = np.flatnonzero((path.kind == _TOKEN) | heard.busy & (path.kind == _OUTSIDE))
-    padded = np.concatenate([[-1], busy, [frames]])
-    before = first - padded[np.searchsorted(busy, first)] - 1
-    after = padded[np.searchsorted(busy, last, "right") + 1] - last - 1
-    extra = busy[path.kind[busy] == _OUTSIDE]
+    with_token = np.flatnonzero((path.kind == _TOKEN) | greedy.has_token & (path.kind == _OUTSIDE))
+    padded = np.concatenate([[-1], with_token, [frames]])
+    before = first - padded[np.searchsorted(with_token, first)] - 1
+    after = padded[np.searchsorted(with_token, last, "right") + 1] - last - 1
+    extra = with_token[path.kind[with_token] == _OUTSIDE]
     extra_before = np.zeros(num_words + 1, bool)
     extra_before[path.word[extra] + 1] = True
     inside = (path.kind != _OUTSIDE) & (path.word >= 0)
@@ -463,9 +467,9 @@ def _quiet_after(levels: NDArray[np.float32], frame: int, reach: int) -> int | N
 def _stretches(
     words: _Words, frame_seconds: float, settings: SegmentSettings, breaks: Collection[int]
 ) -> Iterator[Stretch]:
-    """Yield the stretches with words that are spoken, in order, with times in frames."""
+    """Yield the stretches of consecutive aligned words, in order, with times in frames."""
     runs: list[tuple[int, int]] = []
-    for word in np.flatnonzero(words.spoken).tolist():
+    for word in np.flatnonzero(words.aligned).tolist():
         if runs and runs[-1][1] == word and not words.extra_before[word]:
             runs[-1] = (runs[-1][0], word + 1)
         else:
@@ -480,8 +484,8 @@ def _divide(
     """Divide consecutive words at pauses: into as few left out as possible, then at the best pauses."""
     cuts = [start, *(i for i in range(start + 1, end) if words.before[i] * frame_seconds >= _MIN_PAUSE), end]
     # Where the audio lacks words of a line, others of that line may be wrong too, up to the next pause.
-    low = 0 if start in breaks or words.spoken[start - 1] else 1
-    high = len(cuts) - (1 if end in breaks or words.spoken[end] else 2)
+    low = 0 if start in breaks or words.aligned[start - 1] else 1
+    high = len(cuts) - (1 if end in breaks or words.aligned[end] else 2)
     shortest, longest = settings.min_seconds / frame_seconds, settings.max_seconds / frame_seconds
     best, previous = [0.0], [-1]
     for j in range(1, len(cuts)):
@@ -492,7 +496,7 @@ def _divide(
             if length > longest or j > high:
                 break
             if length >= shortest:
-                gain = best[i] + _WORD_WORTH * (cuts[j] - cuts[i])
+                gain = best[i] + _WORD_GAIN * (cuts[j] - cuts[i])
                 if j < len(cuts) - 1:
                     pause = min(words.before[cuts[j]] * frame_seconds, 1.0)
                     gain += pause + (1.0 if cuts[j] in breaks else -1.0) if len(breaks) > 2 else pause - 0.5
@@ -530,17 +534,20 @@ def _score(sums: NDArray[np.float64], lengths: NDArray[np.int64]) -> float:
     return float(worst if found else total / tokens)
 
 
-def _account(
-    stretches: Iterable[Stretch], spoken: list[int], num_words: int, path: _Path, heard: _Heard, frame_seconds: float
+def _complete(
+    stretches: Iterable[Stretch], numbers: list[int], num_words: int, path: _Path, greedy: _Greedy, frame_seconds: float
 ) -> Segmentation:
-    """Add what lies between the stretches, number the words as in the transcript, and return times in seconds."""
+    """Add what lies between the stretches, number the words as in the transcript, and return times in seconds.
+
+    `numbers` are those of the words that have tokens, among all `num_words` words of the transcript.
+    """
     frames = len(path.word)
-    extra = heard.busy & (path.kind == _OUTSIDE)
-    numbers = [*spoken, num_words]
+    extra = greedy.has_token & (path.kind == _OUTSIDE)
+    bounds = [*numbers, num_words]
     every: list[Stretch] = []
     frame = word = done = 0
-    for stretch in (*stretches, Stretch(frames, frames, len(spoken), len(spoken), 0.0)):
-        following = numbers[stretch.first_word]
+    for stretch in (*stretches, Stretch(frames, frames, len(numbers), len(numbers), 0.0)):
+        following = bounds[stretch.first_word]
         text, speech = stretch.first_word > done, bool(extra[frame : int(stretch.start_seconds)].any())
         if text or speech:
             reason = "different" if text and speech else "no_audio" if text else "no_text"
@@ -551,7 +558,7 @@ def _account(
             every[-1] = every[-1]._replace(end_word=following)
             word = following
         if not (text or speech) and (stretch.start_seconds > frame or not every):
-            end = following if stretch.first_word == len(spoken) else word
+            end = following if stretch.first_word == len(numbers) else word
             every.append(Stretch(frame, stretch.start_seconds, word, end, _LOWEST, "pause"))
             word = end
         if stretch.end_word > stretch.first_word:
