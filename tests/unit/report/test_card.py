@@ -734,8 +734,6 @@ def test_card_describes_language_model(tmp_path: Path, monkeypatch: pytest.Monke
     assert "| training texts | – | 800 | 20 | 0 | 7 |" in joined
     assert "| Russian Wikipedia 20261101 | CC-BY-SA-4.0 | 5,000 | 5 | 1,200 | 30 |" in joined
     assert "To fit into 500 MB, n-grams were removed that occur at most 0, 1, 2 times: one number for" in joined
-        "To fit into 500 MB, n-grams were removed that occur at most 0, 1, 2 times: one number for each order" in joined
-    )
     assert "Its weight, 1.5, and the word score, -0.5, were tuned only on Common Voice 8.0 dev, with" in joined
 
 
