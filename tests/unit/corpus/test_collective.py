@@ -166,7 +166,7 @@ def test_a_collective_that_is_down_is_unavailable(
 ) -> None:
     with serving(Site()) as gone:
         monkeypatch.setenv("MDC_API_URL", f"{gone.url}/api")
-    with pytest.raises(UnavailableError, match=r"no valid answer \(ConnectionError\); .* put the file at the data"):
+    with pytest.raises(UnavailableError, match=r"no valid answer \(ConnectionError\); .* put the archive at the data"):
         get(path)
 
 

@@ -85,6 +85,9 @@ def test_a_clip_keeps_its_bytes_and_columns(tmp_path: Path, archive: Path) -> No
         "accent": None,
         "recording": None,
         "score": None,
+        "channel": None,
+        "start": None,
+        "end": None,
         "reason": None,
         "detail": None,
     }

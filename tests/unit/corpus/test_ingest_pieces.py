@@ -40,7 +40,7 @@ def test_pieces_below_the_threshold_are_rejected(tmp_path: Path) -> None:
     (kept, rejected), source = ingested(tmp_path)
     assert (kept["encoded"], kept["reason"], kept["recording"]) == (b"flac", None, "talk")
     assert (rejected["encoded"], rejected["reason"]) == (None, "score")
-    assert rejected["detail"] == "its score is -3"
+    assert rejected["detail"] == "its score is -3.00, the lowest to keep is -1"
     assert source["published"] == {"train": 2}
 
 

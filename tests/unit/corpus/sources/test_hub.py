@@ -402,7 +402,7 @@ def test_only_the_card_is_cached(hub: Server, tmp_path: Path, monkeypatch: pytes
         (
             on_hub("somebody/scripted"),
             "somebody/scripted needs its own loading script, which `datasets` no longer runs; use a revision with"
-            " Parquet files, or a local folder as `path`",
+            " Parquet files, such as `refs/convert/parquet` with its `data_dir`, or a local folder as `path`",
         ),
     ],
     ids=["absent", "gated", "revision", "script"],
