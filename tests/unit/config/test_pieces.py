@@ -95,6 +95,10 @@ def test_reproduction_has_the_teacher_and_the_recordings() -> None:
         ({"aligned": aligned(model={"init": {"model_type": "wav2vec2"}})}, "give `model.base` or `model.run`"),
         ({"machine": machine(max_seconds=1.5)}, "`max_seconds` is 1.5 and `min_seconds` 1"),
         (
+            {"long": LONG | {"columns": {"sentence": None}}, "aligned": aligned()},
+            "datasets.aligned.of: the recordings of long have no text to align, because",
+        ),
+        (
             {"one": machine(of="two"), "two": machine(of="one")},
             "datasets.one.of: circular, one is made of two is made of one",
         ),

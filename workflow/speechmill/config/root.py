@@ -244,9 +244,15 @@ class Config(Section):
         return {**values, "datasets": {name: with_inherited(name, datasets) for name in datasets}}
 
     @model_validator(mode="after")
-    def _pieces_have_shards_and_models(self) -> "Config":
+    def _pieces_have_text_shards_and_models(self) -> "Config":
         for name, dataset in self.pieces.items():
             recordings = self.datasets[dataset.of]
+            if isinstance(dataset, SegmentDataset) and isinstance(recordings, Folder) and not recordings.has_text:
+                raise ValueError(
+                    f"datasets.{name}.of: the recordings of {dataset.of} have no text to align, because"
+                    f" datasets.{dataset.of}.columns.sentence is null; name the field with the transcripts there, or"
+                    f" use `source: transcribe` for {name}"
+                )
             for split in dataset.splits:
                 if dataset.shard_count(split) != recordings.shard_count(split):
                     raise ValueError(
