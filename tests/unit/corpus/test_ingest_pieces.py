@@ -64,3 +64,11 @@ def test_recordings_without_a_single_piece_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError, match=r"no clip was cut from the recordings of talks-train: .* 3 words"):
         ingest_pieces([table], settings, tmp_path / "aligned")
     assert [path.name for path in tmp_path.iterdir()] == ["pieces"]
+
+
+def test_recordings_outside_the_vocabulary_are_an_error_that_says_what_to_set(tmp_path: Path) -> None:
+    table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
+    write_table([piece(0, 9, sentence="один", reason="vocabulary", detail="d")], PIECES, table)
+    settings = IngestPiecesSettings(shards={"train": 1}, min_score=-1, about={"of": "talks", "stage": "segment"})
+    with pytest.raises(SpeechmillError, match=r"mostly outside the vocabulary .* set datasets\.aligned\.text"):
+        ingest_pieces([table], settings, tmp_path / "aligned")

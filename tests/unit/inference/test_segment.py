@@ -10,7 +10,6 @@ from transformers import Wav2Vec2Processor
 
 from material import LAYER_NORM, as_json, recording, run_stage
 from speechmill.config.text import TextConfig
-from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import decode_flac, encode_flac
 from speechmill.core.schemas import ROWS, SAMPLE_RATE, clip_schema
 from speechmill.core.tables import read_table, write_in_row_groups, write_table
@@ -179,23 +178,34 @@ def test_a_shard_without_recordings_has_no_pieces(tmp_path: Path) -> None:
     assert read_table(pieces).num_rows == 0
 
 
-def test_transcripts_in_another_script_are_refused(tmp_path: Path, model: Path) -> None:
-    shard, rows = store(tmp_path, ["привет мир", "hello"], [1.0, 1.0])
-    pieces = tmp_path / "pieces" / "aligned" / "train" / "shard-00000.parquet"
-    with pytest.raises(SpeechmillError, match="lacks 64% of the characters in the transcripts: 'р' "):
-        segment(shard, rows, model, settings(), pieces)
-    assert not pieces.exists()
-
-
-def test_one_transcript_in_another_script_is_left_out(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+def test_transcripts_in_another_script_are_left_out(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = aligned(tmp_path, model, monkeypatch, ["привет", "hello world"], [" oh ", " hello_world "])
-    assert [(part["recording"], part["reason"]) for part in parts][:2] == [
-        ("talk-0", "vocabulary"),
-        ("talk-1", "pause"),
+    assert [(part["recording"], part["sentence"], part["reason"]) for part in parts if part["sentence"]] == [
+        ("talk-0", "привет", "vocabulary"),
+        ("talk-1", "hello world", None),
     ]
-    assert parts[0]["sentence"] == "привет"
+    assert "lacks 37.5% of the characters in the transcripts: 'п' (1 times)" in capsys.readouterr().err
+
+
+def test_a_shard_in_another_script_has_no_pieces(tmp_path: Path, model: Path) -> None:
+    shard, rows = store(tmp_path, ["привет мир", "123"], [1.0, 0.5])
+    pieces = tmp_path / "pieces" / "aligned" / "train" / "shard-00000.parquet"
+    assert segment(shard, rows, model, settings(), pieces) == {"vocabulary": (1.5, 3)}
+
+
+@pytest.mark.parametrize(
+    ("transcript", "words"),
+    [("? ! ...", 0), ("😀 🎉", 0), ("-" * 100 + "\nhello world", 2), ("hello world 😀 שלום", 2)],
+)
+def test_characters_that_are_not_spoken_do_not_matter(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, transcript: str, words: int
+) -> None:
+    parts = aligned(tmp_path, model, monkeypatch, [transcript], [" hello_world "])
+    assert " ".join(part["sentence"] for part in parts).split() == transcript.split()
+    assert len(kept(parts)) == (1 if words else 0)
+    assert all("hello world" in part["sentence"] for part in kept(parts))
 
 
 @pytest.mark.parametrize(("characters", "text"), [("ABC", "abc"), ("abc", "ABC"), ("Aabc", "abc")])

@@ -73,11 +73,15 @@ def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path)
         for split, number in published.items():
             parts = count_parts([table for table in pieces if table.parent.name == split], settings.min_score)
             if parts and not number:
+                vocabulary = (
+                    " The log of the stage segment lists the characters that the vocabulary lacks; to replace them, set"
+                    f" datasets.{raw.name}.text"
+                )
                 raise SpeechmillError(
                     f"no clip was cut from the recordings of {about['of']}-{split}:"
                     f" {format_parts(about | {'parts': parts})}. Check that each transcript belongs to its"
                     " recording, and that the model is one for its language, or remove the split from"
-                    f" datasets.{raw.name}.splits"
+                    f" datasets.{raw.name}.splits.{vocabulary if 'vocabulary' in parts else ''}"
                 )
         source = {"available": True, "why": None, "published": published, "near_misses": {}, "about": about}
         write_json(source, temporary / "source.json")

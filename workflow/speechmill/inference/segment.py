@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from speechmill.config.text import TextConfig
-from speechmill.core.command import SpeechmillError, run_command
+from speechmill.core.command import run_command
 from speechmill.core.files import check_folder
 from speechmill.core.flac import Int16Samples, encode_flac
 from speechmill.core.schemas import CLIPS, PIECES, SAMPLE_RATE
@@ -46,7 +46,7 @@ _ROW_GROUP = 32
 # Frames whose samples are in memory at the same time: 20 s for frames of 20 ms.
 _LEVEL_FRAMES = 1000
 
-# The smallest share of the characters of a transcript that the vocabulary has.
+# The smallest share of the letters and digits of a transcript that the vocabulary has.
 _MIN_KNOWN = 0.5
 
 _DETAILS = {
@@ -76,14 +76,19 @@ class Encoded(NamedTuple):
     """The token ids of each word."""
     line_ends: list[int]
     """The number of words up to the end of each line."""
-    characters: int
+    characters: Counter[str]
+    """How often each character occurs, except spaces."""
     unknown: Counter[str]
     """How often each character occurs that the vocabulary lacks."""
 
     @property
     def is_usable(self) -> bool:
-        """Whether the vocabulary has enough of the characters."""
-        return self.unknown.total() <= (1 - _MIN_KNOWN) * self.characters
+        """Whether the vocabulary has enough of the letters and digits; punctuation and symbols are not spoken."""
+        total, unknown = (
+            sum(times for character, times in counts.items() if character.isalnum())
+            for counts in (self.characters, self.unknown)
+        )
+        return unknown <= (1 - _MIN_KNOWN) * total
 
 
 class TranscriptEncoder:
@@ -116,7 +121,15 @@ class TranscriptEncoder:
         characters = Counter(c for text in texts for c in text if c != " ")
         unknown = Counter({c: times for c, times in characters.items() if c not in self._characters})
         ids = [[i for i in self._label_ids(text) if i != self._unknown_id] for text in texts]
-        return Encoded(every, ids, list(accumulate(map(len, lines))), characters.total(), unknown)
+        return Encoded(every, ids, list(accumulate(map(len, lines))), characters, unknown)
+
+
+class _Recording(NamedTuple):
+    """A row of the shard with its transcript, and a function that returns the samples of spans."""
+
+    row: dict[str, Any]
+    transcript: Encoded
+    read: Callable[[list[tuple[int, int]]], Iterator[Int16Samples]]
 
 
 class Amount(NamedTuple):
@@ -142,8 +155,7 @@ def segment(
         gpus: The number of GPUs that Snakemake granted.
 
     Raises:
-        SpeechmillError: The vocabulary of the model lacks most characters of the transcripts, the shard or the model is
-            corrupt, or there is no device as wanted.
+        SpeechmillError: The shard or the model is corrupt, or there is no device as wanted.
     """
     place = {"dataset": shard.parts[-3], "split": shard.parts[-2], "text": ""}
     recordings = [row | place for row in read_table(rows).to_pylist() if row["reason"] is None]
@@ -178,8 +190,13 @@ def _parts(
     """Yield the rows of PIECES of all recordings; large temporary files are in the folder `work`."""
     model, processor = load_checkpoint(model_folder)
     encode = TranscriptEncoder(processor, settings.text)
-    transcripts = [encode(recording["sentence"]) for recording in recordings]
-    _check_vocabulary(transcripts, model_folder)
+    reader = ClipReader(pa.Table.from_pylist(recordings, CLIPS), [shard], pool_clips=1)
+    every = [_Recording(row, encode(row["sentence"]), partial(reader.spans, i)) for i, row in enumerate(recordings)]
+    _print_unknown(every)
+    for recording in every:
+        if not recording.transcript.is_usable:
+            words = len(recording.transcript.words)
+            yield from _rows(recording, [Stretch(0.0, 0.0, 0, words, math.nan, "vocabulary")])
     inference = LogProbsSettings(
         device=settings.device,
         batch_seconds=_BATCH_SECONDS,
@@ -189,58 +206,47 @@ def _parts(
     )
     blank, separator = model.config.pad_token_id, separator_id(processor)
     frame_samples = samples_per_frame(model.config)
-    for group in _groups(zip(recordings, transcripts, strict=True)):
-        clips = [recording for recording, _ in group]
-        reader = ClipReader(pa.Table.from_pylist(clips, CLIPS), [shard])
+    for group in _groups(recording for recording in every if recording.transcript.is_usable):
         # Next to the results, because /tmp may be too small.
         with tempfile.TemporaryFile(dir=work) as spill:
-            outputs = infer(model, processor, clips, [shard], inference, device, spill)
-            for i, ((recording, transcript), output) in enumerate(zip(group, outputs, strict=True)):
-                stretches = [Stretch(0.0, 0.0, 0, len(transcript.words), math.nan, "vocabulary")]
-                if transcript.is_usable:
-                    with tempfile.TemporaryFile(dir=work) as file:
-                        log_probs = _in_order(spill, output, model.config.vocab_size, file)
-                        found = align(
-                            log_probs,
-                            transcript.ids,
-                            blank,
-                            separator,
-                            frame_samples / SAMPLE_RATE,
-                            settings,
-                            transcript.line_ends,
-                            _levels(partial(reader.spans, i), output.frames, frame_samples),
-                        )
-                    stretches = sorted([*found.pieces, *found.left_out])
-                yield from _rows(recording, transcript, stretches, partial(reader.spans, i))
+            outputs = infer(model, processor, [each.row for each in group], [shard], inference, device, spill)
+            for recording, output in zip(group, outputs, strict=True):
+                with tempfile.TemporaryFile(dir=work) as file:
+                    found = align(
+                        _in_order(spill, output, model.config.vocab_size, file),
+                        recording.transcript.ids,
+                        blank,
+                        separator,
+                        frame_samples / SAMPLE_RATE,
+                        settings,
+                        recording.transcript.line_ends,
+                        _levels(recording.read, output.frames, frame_samples),
+                    )
+                yield from _rows(recording, sorted([*found.pieces, *found.left_out]))
 
 
-def _check_vocabulary(transcripts: list[Encoded], model_folder: Path) -> None:
-    """Raise an error if the vocabulary lacks most characters, otherwise print those that it lacks."""
-    unknown = sum((transcript.unknown for transcript in transcripts), Counter())
-    characters = sum(transcript.characters for transcript in transcripts)
-    share = unknown.total() / max(1, characters)
-    found = ", ".join(f"{character!r} ({times:,} times)" for character, times in unknown.most_common(20))
-    if share > 1 - _MIN_KNOWN:
-        raise SpeechmillError(
-            f"the vocabulary of {model_folder} lacks {share:.0%} of the characters in the transcripts: {found}; choose"
-            " a model for the language and script of the dataset, or set its `text`, so that other characters are"
-            " replaced by those of the vocabulary"
-        )
+def _print_unknown(recordings: list[_Recording]) -> None:
+    """Print the characters of the transcripts that the vocabulary lacks."""
+    unknown = sum((recording.transcript.unknown for recording in recordings), Counter())
+    characters = sum(recording.transcript.characters.total() for recording in recordings)
     if unknown:
+        found = ", ".join(f"{character!r} ({times:,} times)" for character, times in unknown.most_common(20))
+        share = unknown.total() / characters
         print(f"the vocabulary lacks {share:.1%} of the characters in the transcripts: {found}", file=sys.stderr)
 
 
-def _groups(recordings: Iterable[tuple[dict[str, Any], Encoded]]) -> Iterator[list[tuple[dict[str, Any], Encoded]]]:
+def _groups(recordings: Iterable[_Recording]) -> Iterator[list[_Recording]]:
     """Yield recordings in groups of at most `_GROUP_SAMPLES`, or of one that is longer."""
-    group: list[tuple[dict[str, Any], Encoded]] = []
+    group: list[_Recording] = []
     samples = 0
-    for recording, transcript in recordings:
-        samples += recording["num_samples"]
+    for recording in recordings:
+        samples += recording.row["num_samples"]
         if group and samples > _GROUP_SAMPLES:
             yield group
-            group, samples = [], recording["num_samples"]
-        group.append((recording, transcript))
-    yield group
+            group, samples = [], recording.row["num_samples"]
+        group.append(recording)
+    if group:
+        yield group
 
 
 def _in_order(spill: IO[bytes], output: ClipOutput, vocabulary: int, file: IO[bytes]) -> NDArray[np.float16]:
@@ -271,22 +277,18 @@ def _levels(
     return levels
 
 
-def _rows(
-    recording: dict[str, Any],
-    transcript: Encoded,
-    stretches: list[Stretch],
-    read: Callable[[list[tuple[int, int]]], Iterator[Int16Samples]],
-) -> Iterator[dict[str, Any]]:
-    """Yield the rows of PIECES of a recording, which `stretches` divide; `read` returns the samples of spans."""
+def _rows(recording: _Recording, stretches: list[Stretch]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of PIECES of a recording, which `stretches` divide."""
+    row = recording.row
     bounds = [(round(each.start_seconds * SAMPLE_RATE), round(each.end_seconds * SAMPLE_RATE)) for each in stretches]
     # After the last complete frame there is less than another one.
-    bounds[-1] = (bounds[-1][0], recording["num_samples"])
-    samples = read([span for span, each in zip(bounds, stretches, strict=True) if not each.reason])
+    bounds[-1] = (bounds[-1][0], row["num_samples"])
+    samples = recording.read([span for span, each in zip(bounds, stretches, strict=True) if not each.reason])
     for (start, end), stretch in zip(bounds, stretches, strict=True):
-        part = transcript.words[stretch.first_word : stretch.end_word]
-        yield {key: recording[key] for key in ("splits", "speaker_id", "gender", "age", "accent")} | {
-            "id": f"{recording['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
-            "recording": recording["id"],
+        part = recording.transcript.words[stretch.first_word : stretch.end_word]
+        yield {key: row[key] for key in ("splits", "speaker_id", "gender", "age", "accent")} | {
+            "id": f"{row['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
+            "recording": row["id"],
             "start": start / SAMPLE_RATE,
             "end": end / SAMPLE_RATE,
             "sentence": "".join(word.written for word in part).strip(),
