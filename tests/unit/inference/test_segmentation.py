@@ -188,7 +188,8 @@ def test_every_word_and_every_second_is_accounted_for(
     log_probs = np.concatenate([spoken(recording, pause), noise])
     line_ends = data.draw(st.sets(st.integers(1, 12)))
     words = data.draw(st.sampled_from([recording, transcript, recording + transcript]))
-    result = aligned(log_probs, words, line_ends=sorted(line_ends))
+    levels = rng.choice([0, 1, 1000], len(log_probs), p=[0.7, 0.2, 0.1]).astype(np.float32)
+    result = aligned(log_probs, words, line_ends=sorted(line_ends), levels=data.draw(st.sampled_from([None, levels])))
     stretches = in_order(result)
     assert stretches[0].start_seconds == 0 and stretches[0].first_word == 0
     assert stretches[-1].end_seconds == pytest.approx(len(log_probs) * FRAME)
