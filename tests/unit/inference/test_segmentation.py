@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from speechmill.inference.segmentation import Segmentation, SegmentSettings, Stretch, align
+from speechmill.inference.segmentation import _LARGEST_WINDOW, Segmentation, SegmentSettings, Stretch, align
 
 BLANK, SEPARATOR, VOCABULARY = 0, 1, 12
 FRAME = 0.02
@@ -132,6 +132,14 @@ def test_large_windows_are_divided_at_anchors(missing: int) -> None:
     assert sum(each.end_word - each.first_word for each in result.pieces) == len(transcript)
     ends = {each.end_word for each in result.pieces}
     assert (500 in ends) is (missing > 0)
+
+
+def test_a_long_text_that_repeats_itself_is_aligned() -> None:
+    words = [ONE, TWO, THREE, FOUR] * 200
+    log_probs = spoken(words, 12)
+    assert len(log_probs) * sum(map(len, words)) > _LARGEST_WINDOW
+    result = aligned(log_probs, words, line_ends=range(4, 800, 4))
+    assert sum(each.end_word - each.first_word for each in result.pieces if each.score == 0) == 800
 
 
 def test_a_sentence_is_found_in_a_long_recording() -> None:

@@ -5,7 +5,8 @@ The recording is given by the log-probabilities of a CTC model, which can be a m
 1. *Anchors.* Sequences of tokens that occur exactly once in the greedy hypothesis and exactly once in the transcript,
    and in the same order in both, divide the recording into windows. Long sequences are tried first, shorter ones only
    in windows that are still too large. (Moreno et al., A recursive algorithm for the forced alignment of very long
-   audio segments, 1998.)
+   audio segments, 1998.) A text that repeats itself has no such sequences: there, the anchors are sequences that are
+   equal in the alignment with the smallest Levenshtein distance.
 2. *Alignment.* In each window, the Viterbi algorithm finds the best path through the CTC states of its words. Between
    any two words the path can leave the text: it can pass over audio at a cost for each token of the greedy hypothesis,
    and over words at a cost for each of their tokens. So memory depends on the largest window only.
@@ -23,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
+from rapidfuzz.distance import Levenshtein
 
 # The lengths of sequences of tokens that are searched for anchors, without word separators.
 _ANCHOR_TOKENS = (24, 16, 12, 8)
@@ -226,9 +228,14 @@ def _windows(window: _Window, greedy: _Greedy, text: _Text) -> Iterator[_Window]
     bounds = text.bounds
     low, high = np.searchsorted(greedy.frames, window[:2])
     first, end = bounds[window.first], bounds[window.end]
-    if (window.stop - window.start) * (end - first) > _LARGE_WINDOW:
-        for size in _ANCHOR_TOKENS:
-            pairs = _anchors(greedy.tokens[low:high], text.tokens[first:end], size) + np.array([[low], [first]])
+    cells = (window.stop - window.start) * (end - first)
+    if cells > _LARGE_WINDOW:
+        sequences = greedy.tokens[low:high], text.tokens[first:end]
+        methods = [(_anchors, size) for size in _ANCHOR_TOKENS]
+        if cells > _LARGEST_WINDOW:
+            methods.append((_repeated_anchors, _ANCHOR_TOKENS[-1]))
+        for find, size in methods:
+            pairs = find(*sequences, size) + np.array([[low], [first]])
             cuts = _anchor_cuts(pairs, size, greedy.frames, bounds)
             if cuts:
                 edges = [(window.start, window.first), *cuts, (window.stop, window.end)]
@@ -236,6 +243,13 @@ def _windows(window: _Window, greedy: _Greedy, text: _Text) -> Iterator[_Window]
                     yield from _windows(_Window(a, b, c, d), greedy, text)
                 return
     yield window
+
+
+def _repeated_anchors(one: NDArray[np.int64], other: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return what `_anchors` does, for sequences that are equal in the alignment with the smallest distance."""
+    blocks = Levenshtein.editops(one.tolist(), other.tolist()).as_matching_blocks()
+    pairs = [(block.a + i, block.b + i) for block in blocks for i in range(block.size - size + 1)]
+    return np.array(pairs, np.int64).reshape(-1, 2).T
 
 
 def _anchors(one: NDArray[np.int64], other: NDArray[np.int64], size: int) -> NDArray[np.int64]:
