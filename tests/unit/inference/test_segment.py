@@ -161,14 +161,24 @@ def test_a_number_is_aligned_as_it_is_spoken(
     assert [(part["sentence"], part["score"] > -0.01) for part in kept(parts)] == [("I have 25 cats", True)]
 
 
-def test_a_model_with_random_weights_leaves_nothing_uncounted(tmp_path: Path, model: Path) -> None:
-    # The second recording is shorter than a frame, the first one has several chunks.
-    shard, rows = store(tmp_path, ["abc de", "a"], [50.0, 0.01])
+@pytest.mark.parametrize(
+    ("transcripts", "seconds"),
+    [
+        # The second recording is shorter than a frame, the first one has several chunks.
+        (["abc de", "a"], [50.0, 0.01]),
+        (["hello world", ""], [0.1, 0.1]),
+        (["abcdefghij" * 50, "\n".join(["hello world"] * 2000)], [2.0, 1.0]),
+    ],
+)
+def test_a_model_with_random_weights_leaves_nothing_uncounted(
+    tmp_path: Path, model: Path, transcripts: list[str], seconds: list[float]
+) -> None:
+    shard, rows = store(tmp_path, transcripts, seconds)
     pieces = tmp_path / "pieces" / "aligned" / "train" / "shard-00000.parquet"
     segment(shard, rows, model, settings(), pieces)
     parts = read_table(pieces).to_pylist()
-    assert sum(part["end"] - part["start"] for part in parts) == pytest.approx(50.01)
-    assert " ".join(part["sentence"] for part in parts).split() == ["abc", "de", "a"]
+    assert sum(part["end"] - part["start"] for part in parts) == pytest.approx(sum(seconds))
+    assert " ".join(part["sentence"] for part in parts).split() == " ".join(transcripts).split()
 
 
 def test_a_shard_without_recordings_has_no_pieces(tmp_path: Path) -> None:
