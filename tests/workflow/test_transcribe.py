@@ -8,6 +8,7 @@ import pytest
 import soundfile as sf
 from working_copy import WorkingCopy, faulty_config
 
+from material import run_stage
 from speechmill.core.flac import decode_flac
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_rows, read_table
@@ -122,6 +123,18 @@ def test_scored_speaker_does_not_enter_training(student: WorkingCopy) -> None:
     assert recordings([row for row in trained if row["dataset"] == "machine"]) == ["long.wav", "long.wav"]
     (removed,) = (row for row in excluded if row["dataset"] == "machine")
     assert (*recordings([removed]), removed["detail"]) == ("scored.wav", "speaker of demo_ru-test")
+
+
+def test_model_is_verified_with_the_counts_of_what_was_transcribed(student: WorkingCopy) -> None:
+    results = student.folder / "results"
+    done = run_stage("report.verify", student.folder / STUDENT / "model", "--data", results / "data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the counts of machine follow from" in done.stdout
+    assert "DIFFERS" not in done.stdout
+
+
+def test_second_run_has_nothing_to_do(student: WorkingCopy) -> None:
+    assert student.planned(config(), f"{STUDENT}/card.html", PAGE) == {}
 
 
 def test_threshold_transcribes_nothing_again(student: WorkingCopy) -> None:
