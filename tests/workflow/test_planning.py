@@ -35,6 +35,25 @@ def test_default_is_the_demo(fresh: WorkingCopy) -> None:
     assert jobs["finetune"] == 1
 
 
+def test_runs_that_transcribe_for_each_other_are_planned_in_turn(fresh: WorkingCopy) -> None:
+    """The demo transcribes for the second run, and that one for the third, each two shards of the same recordings."""
+    config = tiny_config(SPOKEN)
+    (fresh.folder / "unlabelled").mkdir()
+    config["datasets"]["unlabelled"] = {
+        "source": "folder", "path": "unlabelled", "pattern": "{speaker}.wav", "columns": {"sentence": None},
+        "name": "Unlabelled", "licence": "CC0-1.0", "language": "ru", "splits": ["train"], "shards": 2,
+    }  # fmt: skip
+    teacher = "demo_ru"
+    for run in ("second", "third"):
+        config["datasets"][f"for_{run}"] = {"source": "transcribe", "of": "unlabelled", "by": teacher}
+        config["runs"][run] = config["runs"]["demo_ru"] | {"train": ["demo_ru-train", f"for_{run}-train"]}
+        teacher = run
+    jobs = fresh.planned(config)
+    assert {rule: jobs[rule] for rule in ("transcribe", "ingest_pieces", "finetune", "card")} == {
+        "transcribe": 4, "ingest_pieces": 2, "finetune": 3, "card": 3,
+    }  # fmt: skip
+
+
 def test_publish_runs_only_as_an_explicit_target(fresh: WorkingCopy) -> None:
     config = tiny_config(SPOKEN)
     config["runs"]["demo_ru"]["publish"] = {"repo": "somebody/tiny"}

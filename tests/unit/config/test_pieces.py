@@ -9,7 +9,7 @@ import yaml
 from material import ROOT
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError
-from speechmill.dag import stage_settings
+from speechmill.dag import paths, stage_settings
 
 DEMO = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
 LONG = {
@@ -121,6 +121,14 @@ def test_chain_of_teachers_is_allowed() -> None:
         first=machine(), second=machine(by="student"), student={"train": ["demo_ru-train", "first-train"]}
     )
     raw["runs"]["third"] = copy.deepcopy(raw["runs"]["student"]) | {"train": ["demo_ru-train", "second-train"]}
-    runs, datasets = load(raw).made_of("third")
+    config = load(raw)
+    runs, datasets = config.made_of("third")
     assert runs == ["demo_ru", "student", "third"]
     assert set(datasets) == {"demo_ru", "long", "first", "second"}
+    # A run is compared with the one before it only.
+    assert paths.teachers(config, "third") == [{"teacher": "student"}]
+    assert [run["transcribed_by"] for run in yaml.safe_load(stage_settings.runs_table(config))["runs"]] == [
+        {},
+        {"first": "demo_ru"},
+        {"second": "student"},
+    ]

@@ -179,6 +179,18 @@ def test_page_has_a_column_per_run_and_marks_the_lowest() -> None:
     assert tables.rows[-1][0] == "A corpus dev greedy decoding"
 
 
+def test_transcribed_hours_are_shown_below_all_hours() -> None:
+    one = settings("student", sets=("c-dev",))
+    # The leakage rules may have removed all clips of a dataset.
+    one.runs[0].transcribed_by = {"machine": "teacher", "removed": "other"}
+    facts = TRAINED | {"step": 1, "hours": 1000.5, "hours_of": {"c": 0.5, "machine": 1000}}
+    rows = Tables(render_page(one, {"student": facts}, [], {})).rows
+    assert rows[3] == [
+        "trained on",
+        "A corpus train 1,000.50 hours, 5 epochs 1,000.00 hours transcribed by teacher 0.00 hours transcribed by other",
+    ]
+
+
 def test_right_to_left_text_of_runs_is_isolated() -> None:
     name, key = "كتاب", ("c-dev", "greedy", "plain")
     two = settings("a", "b", sets=("c-dev",))
@@ -269,7 +281,8 @@ def arguments(tmp_path: Path) -> list[object]:
         "parameters": 1_000_000, "wall_seconds": 7200.0, "hardware": {"device": "H100"},
     }  # fmt: skip
     write_json(training, tmp_path / "training.json")
-    write_json({"seconds": 5400.0}, tmp_path / "train.json")
+    by_dataset = {"c": {"seconds": 3600.0}, "machine": {"seconds": 1800.0}}
+    write_json({"seconds": 5400.0, "by_dataset": by_dataset}, tmp_path / "train.json")
     (tmp_path / "model").mkdir()
     save_file({"a": torch.zeros(300_000)}, tmp_path / "model/model.safetensors")
     return [
@@ -283,13 +296,14 @@ def test_main_writes_trained_and_scored_runs(
     tmp_path: Path, arguments: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     both = json.loads(settings("a", "b", sets=("c-dev",)).model_dump_json())
+    both["runs"][0]["transcribed_by"] = {"machine": "b"}
     both["runs"][1] |= {"start": "owner/name", "trained_on": []}
     monkeypatch.setattr(sys, "argv", ["runs_table", "--settings", as_json(both), *map(str, arguments)])
     runs_table.main()
     rows = Tables((tmp_path / "page.html").read_text(encoding="utf-8")).rows
     assert [row[1] for row in rows[2:6]] == [
         "1.0 M",
-        "A corpus train 1.50 hours, 2 epochs",
+        "A corpus train 1.50 hours, 2 epochs 0.50 hours transcribed by b",
         "2.00 hours H100",
         "20 of 40",
     ]

@@ -160,14 +160,15 @@ def _no_clip_error(
     reasons = "; ".join(
         _format_rejection(reason, _summarise(rows, near_misses), len(rejected)) for reason, rows in by_reason.items()
     )
-    threshold = (
-        f"Lower the threshold of datasets.{dataset}, min_score or min_confidence. " if BELOW in by_reason else ""
+    advice = (
+        f"Lower the threshold of datasets.{dataset}, min_score or min_confidence,"
+        if BELOW in by_reason
+        else "Correct the corpus or its tables"
     )
     return SpeechmillError(
-        f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. {threshold}"
-        "Correct the corpus or its tables and run snakemake again, or remove the split from"
-        f" datasets.{dataset}; the column `detail` of results/data/{dataset}/*/rows-*.parquet has the reason for each"
-        " clip"
+        f"no clip is left in {', '.join(f'{dataset}-{name}' for name in sets)}: {reasons}. {advice} and run snakemake"
+        f" again, or remove the split from datasets.{dataset}; the column `detail` of"
+        f" results/data/{dataset}/*/rows-*.parquet has the reason for each clip"
     )
 
 
