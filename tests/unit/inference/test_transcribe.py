@@ -105,13 +105,22 @@ def test_confidence_is_the_probability_per_token() -> None:
         for path in itertools.product(range(3), repeat=3)
         if collapsed(path) == [1, 2]
     )
-    found = confidence(np.log(probabilities).astype(np.float16), [1, 2], blank=0)
+    found = confidence(np.log(probabilities).astype(np.float16), [1, 2], blank=0, separator=None)
     assert found == pytest.approx(math.sqrt(total), rel=1e-3)
+
+
+def test_separators_in_silence_do_not_lower_the_confidence() -> None:
+    certain = np.full((7, 4), 0.001)
+    # Token 3 separates words: at both ends, and twice between the words.
+    for frame, token in enumerate([3, 1, 3, 0, 3, 2, 3]):
+        certain[frame, token] = 0.997
+    found = confidence(np.log(certain).astype(np.float16), [1, 3, 2], blank=0, separator=3)
+    assert found > 0.98
 
 
 def test_confidence_of_an_impossible_hypothesis_is_0() -> None:
     log_probs = np.log(np.full((2, 3), 1 / 3)).astype(np.float16)
-    assert confidence(log_probs, [1, 2, 1], blank=0) == 0
+    assert confidence(log_probs, [1, 2, 1], blank=0, separator=None) == 0
 
 
 def test_pieces_have_audio_hypothesis_and_confidence(tmp_path: Path, checkpoints: Path) -> None:

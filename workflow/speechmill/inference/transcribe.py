@@ -36,7 +36,7 @@ from speechmill.inference.log_probs import LogProbsSettings, infer, write_ctc_ou
 from speechmill.inference.voice_activity import WINDOW, Span, speech_pieces, speech_probabilities
 from speechmill.model.ctc import clip_losses
 from speechmill.model.devices import acquire_devices
-from speechmill.model.labels import LabelEncoder, written_special_tokens
+from speechmill.model.labels import LabelEncoder, separator_id, written_special_tokens
 from speechmill.model.models import load_checkpoint
 from speechmill.text.lexicon import check_lm
 from speechmill.text.normaliser import compose, to_units
@@ -85,16 +85,24 @@ def cut_recording(encoded: bytes, num_samples: int, settings: TranscribeSettings
     return parts if end == num_samples else [*parts, ((end, num_samples), False)]
 
 
-def confidence(log_probs: NDArray[np.float16], labels: Sequence[int], blank: int) -> float:
+def confidence(log_probs: NDArray[np.float16], labels: Sequence[int], blank: int, separator: int | None) -> float:
     """Return the confidence of a hypothesis, as defined at the top of this module; 0 if no alignment exists.
+
+    The separator of words counts as a blank: in silence a model emits any number of them, which a hypothesis lacks.
 
     Args:
         log_probs: Natural logarithms, shape (frames, vocabulary).
-        labels: The token ids of the hypothesis, at least one.
+        labels: The token ids of the hypothesis, at least one other than the separator.
         blank: The id of the CTC blank.
+        separator: The id of the token between words, if the vocabulary has one.
     """
-    logits = torch.from_numpy(log_probs.astype(np.float32))[None]
-    (loss,) = clip_losses(logits, torch.tensor([len(log_probs)]), torch.tensor([labels]), blank).tolist()
+    scores = log_probs.astype(np.float32)
+    if separator is not None:
+        scores[:, blank] = np.logaddexp(scores[:, blank], scores[:, separator])
+        scores[:, separator] = -np.inf
+    tokens = [label for label in labels if label != separator]
+    logits = torch.from_numpy(scores)[None]
+    (loss,) = clip_losses(logits, torch.tensor([len(log_probs)]), torch.tensor([tokens]), blank).tolist()
     return 0.0 if math.isnan(loss) else min(1.0, math.exp(-loss))
 
 
@@ -207,6 +215,7 @@ def _transcribe(
         weights = Weights.model_validate(read_json(lm_folder / "weights.json"))
         hypotheses = decode_all(ctc_outputs, lm_folder, weights, threads)
     label_ids, special = LabelEncoder(processor), written_special_tokens(processor)
+    separator = separator_id(processor)
     for clip, hypothesis, output in zip(clips, hypotheses, read_rows(ctc_outputs), strict=True):
         labels = label_ids(to_units(hypothesis, settings.units))
         named = [token for token in special if token in hypothesis]
@@ -217,7 +226,7 @@ def _transcribe(
             clip |= {"reason": "unknown", "detail": f"the hypothesis contains {named[0]}: {compose(hypothesis)}"}
         else:
             log_probs = np.frombuffer(output["log_probs"], dtype="<f2").reshape(output["frames"], -1)
-            score = confidence(log_probs, labels, model.config.pad_token_id)
+            score = confidence(log_probs, labels, model.config.pad_token_id, separator)
             clip |= {"sentence": compose(hypothesis), "score": score}
 
 
