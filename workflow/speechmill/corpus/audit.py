@@ -552,7 +552,7 @@ def _plot_scores(axes: Axes, scores: dict[str, Any], about: dict[str, Any]) -> N
     first = edges[used[0]] if len(used) else threshold
     axes.set_xlim(min(first, threshold) - 0.02 * (edges[-1] - min(first, threshold)), edges[-1])
     axes.set_xlabel(
-        {"segment": "score: mean log-probability of the least probable part", "transcribe": "confidence"}[
+        {"segment": "score of the worst part; 0 is a perfect match", "transcribe": "confidence"}[
             about["stage"]
         ]
     )
