@@ -552,9 +552,7 @@ def _plot_scores(axes: Axes, scores: dict[str, Any], about: dict[str, Any]) -> N
     first = edges[used[0]] if len(used) else threshold
     axes.set_xlim(min(first, threshold) - 0.02 * (edges[-1] - min(first, threshold)), edges[-1])
     axes.set_xlabel(
-        {"segment": "score of the worst part; 0 is a perfect match", "transcribe": "confidence"}[
-            about["stage"]
-        ]
+        {"segment": "score of the worst part; 0 is a perfect match", "transcribe": "confidence"}[about["stage"]]
     )
     axes.set_ylabel("pieces")
     axes.set_title("Scores of the pieces of recordings")
