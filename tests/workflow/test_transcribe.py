@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 STUDENT = "results/runs/student"
 PAGE = "results/runs.html"
 
-# A stand-in for a trained model: this one hears the same two words in every clip, and is less sure of them in a short
+# A stand-in for a trained model: this one has the same two words as its output in every clip, and is less sure of them in a short
 # one.
 HEARS_TWO_WORDS = """
 def infer(model, processor, clips, shards, settings, device, spill):
@@ -27,13 +27,13 @@ def infer(model, processor, clips, shards, settings, device, spill):
     ids = processor.tokenizer.get_vocab()
     outputs = []
     for clip in clips:
-        heard = np.full(clip["num_samples"] // 320, ids["[PAD]"])
-        probability = np.full((len(heard), 1), 1 - 1e-6)
-        heard[2:18:2] = [ids[letter] for letter in "один|два"]
+        ids_of_frames = np.full(clip["num_samples"] // 320, ids["[PAD]"])
+        probability = np.full((len(ids_of_frames), 1), 1 - 1e-6)
+        ids_of_frames[2:18:2] = [ids[letter] for letter in "один|два"]
         probability[2:18:2] = 0.9 if clip["num_samples"] > SAMPLE_RATE else 0.5
         log_probs = np.log((1 - probability) / (len(ids) - 1)).repeat(len(ids), 1).astype("<f2")
-        log_probs[range(len(heard)), heard] = np.log(probability[:, 0])
-        outputs.append(ClipOutput(len(heard), "один два", 0.0, [(spill.tell(), spill.write(log_probs.tobytes()))]))
+        log_probs[range(len(ids_of_frames)), ids_of_frames] = np.log(probability[:, 0])
+        outputs.append(ClipOutput(len(ids_of_frames), "один два", 0.0, [(spill.tell(), spill.write(log_probs.tobytes()))]))
     return outputs
 """
 

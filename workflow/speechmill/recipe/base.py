@@ -80,7 +80,7 @@ def aligner(language: str, script: str, given: str | None) -> tuple[dict[str, An
         return choose_base(language, script, 0, given).model, "The base that was given; it must write the language."
     code = mms_language(language, script)
     if code is not None:
-        return MMS | {"target_lang": code}, "MMS writes this language."
+        return MMS | {"target_lang": code}, "MMS supports this language."
     other = _SAME_SCRIPT.get(script, "eng")
     return MMS | {"target_lang": other}, (
         f"No model is known that writes this language. MMS for {other} is a poor substitute: look at the scores and the"
