@@ -18,22 +18,21 @@ pytestmark = pytest.mark.slow
 STUDENT = "results/runs/student"
 PAGE = "results/runs.html"
 
-# A stand-in for a trained model: this one has the same two words as its output in every clip, and is less sure of them in a short
-# one.
-HEARS_TWO_WORDS = """
+# A stand-in for a trained model: its output is the same two words for each clip, less certain for a short one.
+TWO_WORDS = """
 def infer(model, processor, clips, shards, settings, device, spill):
     from speechmill.inference.log_probs import ClipOutput
 
     ids = processor.tokenizer.get_vocab()
     outputs = []
     for clip in clips:
-        ids_of_frames = np.full(clip["num_samples"] // 320, ids["[PAD]"])
-        probability = np.full((len(ids_of_frames), 1), 1 - 1e-6)
-        ids_of_frames[2:18:2] = [ids[letter] for letter in "один|два"]
+        best = np.full(clip["num_samples"] // 320, ids["[PAD]"])
+        probability = np.full((len(best), 1), 1 - 1e-6)
+        best[2:18:2] = [ids[letter] for letter in "один|два"]
         probability[2:18:2] = 0.9 if clip["num_samples"] > SAMPLE_RATE else 0.5
         log_probs = np.log((1 - probability) / (len(ids) - 1)).repeat(len(ids), 1).astype("<f2")
-        log_probs[range(len(ids_of_frames)), ids_of_frames] = np.log(probability[:, 0])
-        outputs.append(ClipOutput(len(ids_of_frames), "один два", 0.0, [(spill.tell(), spill.write(log_probs.tobytes()))]))
+        log_probs[range(len(best)), best] = np.log(probability[:, 0])
+        outputs.append(ClipOutput(len(best), "один два", 0.0, [(spill.tell(), spill.write(log_probs.tobytes()))]))
     return outputs
 """
 
@@ -61,7 +60,7 @@ def student(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> 
     """A copy of `finished` with a second run, which also trains on what the first one has transcribed."""
     copy = finished.copy(tmp_path_factory.mktemp("student") / "copy")
     old = "\n\ndef main() -> None:"
-    copy.edit("workflow/speechmill/inference/transcribe.py", old, HEARS_TWO_WORDS + old)
+    copy.edit("workflow/speechmill/inference/transcribe.py", old, TWO_WORDS + old)
     data = copy.folder / "results/data/demo_ru"
     clips = [decode_flac(row["audio"]["bytes"]) for row in read_rows(data / "train/shard-00000.parquet")]
     clips.sort(key=len)
