@@ -74,7 +74,7 @@ def rows(settings: dict[str, object], audio_seconds: float, device: torch.device
     on_gpu = device.type == "cuda"
     torch.manual_seed(0)
     with device:
-        model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings)).eval()
+        model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings)).eval().to(device)
     lengths = clip_lengths(audio_seconds)
     batchings = {
         f"{STOCK_BATCH} clips in given order": in_given_order(lengths),

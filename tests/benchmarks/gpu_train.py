@@ -112,7 +112,8 @@ class StockRecipe:
     def __init__(self, settings: dict[str, object], device: torch.device) -> None:
         self._device = device
         with device:
-            self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings)).train()
+            # The embedding of masked frames is created on the CPU.
+            self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings)).train().to(device)
         self._model.freeze_feature_encoder()
         self._model.gradient_checkpointing_enable()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-6)
@@ -153,7 +154,7 @@ class SpeechmillRecipe:
     def __init__(self, settings: dict[str, object], device: torch.device, compiled: bool) -> None:
         self._device = device
         with device:
-            self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings | {"layerdrop": 0.0})).train()
+            self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings | {"layerdrop": 0.0})).train().to(device)
         self._model.freeze_feature_encoder()
         spec_augment_on_device(self._model)
         if compiled:
