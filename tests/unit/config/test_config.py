@@ -8,6 +8,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from material import ROOT
+from speechmill.config.circles import find_circle
 from speechmill.config.datasets import CommonVoice, Dataset, Download, Folder
 from speechmill.config.lm import LmConfig
 from speechmill.config.model import ModelConfig
@@ -451,6 +452,18 @@ def test_circular_or_unknown_base_run_is_refused() -> None:
         "runs.demo.model", {"run": "demos"}
     )
     assert "runs.demo.model.run: circular, demo starts from demo" in error("runs.demo.model", {"run": "demo"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "circle"),
+    [
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, None),
+        ({"a": ["a"]}, ["a", "a"]),
+        ({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}, ["b", "d", "b"]),
+    ],
+)
+def test_circle_is_found_where_a_part_leads_back(parts: dict[str, list[str]], circle: list[str] | None) -> None:
+    assert find_circle("a", parts.__getitem__) == circle
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator, model_validator
 
 from speechmill.config.base import Name, Section
+from speechmill.config.circles import find_circle
 from speechmill.config.hub_ids import HubId
 from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.shards import Resampler
@@ -554,33 +555,27 @@ Dataset = Annotated[IngestedDataset | SegmentDataset | TranscribeDataset, Field(
 _INHERITED = ("name", "version", "licence", "hub_id", "language", "redistribute", "optional", "splits")
 
 
-def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...] = ()) -> Any:
+def with_inherited(name: str, datasets: Mapping[str, Any]) -> Any:
     """Return a dataset as it is written; one that is made from another gets what it takes from that.
 
     Args:
         name: The name of the dataset.
         datasets: All datasets, as they are written.
-        makes: Datasets that are made from this one.
 
     Raises:
         ValueError: There is no dataset `of`, it lacks a split, or datasets are made from each other.
     """
     dataset = datasets[name]
-    if (
-        not isinstance(dataset, Mapping)
-        or dataset.get("source") not in ("segment", "transcribe")
-        or "of" not in dataset
-    ):
+    of = _made_from(dataset)
+    if of is None:
         return dataset
-    of = str(dataset["of"])
     if of not in datasets:
         raise ValueError(
             f"datasets.{name}.of: there is no dataset {of}; known datasets are {', '.join(map(str, datasets))}"
         )
-    if of in (*makes, name):
-        circle = [*makes, name][[*makes, name].index(of) :]
-        raise ValueError(f"datasets.{of}.of: circular, {' is made of '.join([*circle, of])}")
-    recordings = with_inherited(of, datasets, (*makes, name))
+    if circle := find_circle(name, lambda each: filter(None, [_made_from(datasets.get(each))])):
+        raise ValueError(f"datasets.{circle[0]}.of: circular, {' is made of '.join(circle)}")
+    recordings = with_inherited(of, datasets)
     if not isinstance(recordings, Mapping):
         return dataset
     inherited = {key: recordings[key] for key in _INHERITED if key in recordings}
@@ -596,6 +591,13 @@ def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...
         if isinstance(shards, Mapping):
             shards = {split: count for split, count in shards.items() if split in section["splits"]}
     return {"shards": shards, **section} if shards else section
+
+
+def _made_from(dataset: Any) -> str | None:
+    """Return the dataset that a dataset, as it is written, is made from; None if it is ingested or incomplete."""
+    if not isinstance(dataset, Mapping) or dataset.get("source") not in ("segment", "transcribe"):
+        return None
+    return str(dataset["of"]) if "of" in dataset else None
 
 
 class IngestSettings(Section):

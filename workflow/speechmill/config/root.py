@@ -11,6 +11,7 @@ from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardConfig
 from speechmill.config.checkpoints import CheckpointConfig
+from speechmill.config.circles import find_circle
 from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import (
     Dataset,
@@ -267,16 +268,6 @@ class Config(Section):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _nothing_is_made_of_itself(self) -> "Config":
-        for name in self.pieces:
-            if circle := self._circle([f"datasets.{name}"]):
-                raise ValueError(
-                    f"{circle[0]}: circular, {' is made of '.join(circle)}; let another run align or transcribe, such"
-                    " as one that is trained without that dataset"
-                )
-        return self
-
     @property
     def pieces(self) -> dict[str, SegmentDataset | TranscribeDataset]:
         """The datasets that are made from the recordings of other datasets."""
@@ -296,9 +287,9 @@ class Config(Section):
         parts: list[str] = []
 
         def add(part: str) -> None:
-            for each in self._parts(part):
-                add(each)
             if part not in parts:
+                for each in self._parts(part):
+                    add(each)
                 parts.append(part)
 
         add(f"runs.{run}")
@@ -318,15 +309,6 @@ class Config(Section):
         if pieces is None:
             return []
         return [f"datasets.{pieces.of}", *([f"runs.{pieces.model_run}"] if pieces.model_run else [])]
-
-    def _circle(self, path: list[str]) -> list[str] | None:
-        """Return the first circle that `path` leads to, with its first part again at the end; None if there is none."""
-        for part in self._parts(path[-1]):
-            if part in path:
-                return [*path[path.index(part) :], part]
-            if circle := self._circle([*path, part]):
-                return circle
-        return None
 
     def ingested(self, name: str) -> IngestedDataset:
         """Return the dataset with the recordings of a dataset: itself, or the one that it is made from."""
@@ -387,22 +369,28 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _base_runs_exist(self) -> "Config":
-        for name, run in self.runs.items():
-            chain = [name]
-            while (base := run.model.run) is not None:
-                if base not in self.runs:
-                    raise ValueError(
-                        f"runs.{chain[-1]}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known"
-                        f" runs are {', '.join(self.runs)}"
-                    )
-                if base in chain:
-                    raise ValueError(f"runs.{name}.model.run: circular, {' starts from '.join([*chain, base])}")
-                if not self.runs[base].trains:
-                    raise ValueError(
-                        f"runs.{chain[-1]}.model.run: the run {base} trains no model; use its `model.base` instead"
-                    )
-                chain.append(base)
-                run = self.runs[base]
+        bases = {name: run.model.run for name, run in self.runs.items() if run.model.run is not None}
+        for name, base in bases.items():
+            if base not in self.runs:
+                raise ValueError(
+                    f"runs.{name}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known runs are"
+                    f" {', '.join(self.runs)}"
+                )
+            if circle := find_circle(name, lambda each: [bases[each]] if each in bases else []):
+                raise ValueError(f"runs.{circle[0]}.model.run: circular, {' starts from '.join(circle)}")
+            if not self.runs[base].trains:
+                raise ValueError(f"runs.{name}.model.run: the run {base} trains no model; use its `model.base` instead")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_made_of_itself(self) -> "Config":
+        # After the checks that all sets and runs exist, which it follows.
+        for name in self.pieces:
+            if circle := find_circle(f"datasets.{name}", self._parts):
+                raise ValueError(
+                    f"{circle[0]}: circular, {' is made of '.join(circle)}; let another run align or transcribe, such"
+                    " as one that is trained without that dataset"
+                )
         return self
 
     @model_validator(mode="after")
