@@ -271,11 +271,17 @@ class Config(Section):
     @property
     def pieces(self) -> dict[str, SegmentDataset | TranscribeDataset]:
         """The datasets that are made from the recordings of other datasets."""
-        return {
-            name: dataset
-            for name, dataset in self.datasets.items()
-            if isinstance(dataset, SegmentDataset | TranscribeDataset)
-        }
+        return {**self.segmented, **self.transcribed}
+
+    @property
+    def segmented(self) -> dict[str, SegmentDataset]:
+        """The datasets that are made by alignment of transcripts."""
+        return {name: each for name, each in self.datasets.items() if isinstance(each, SegmentDataset)}
+
+    @property
+    def transcribed(self) -> dict[str, TranscribeDataset]:
+        """The datasets that the models of runs transcribe."""
+        return {name: each for name, each in self.datasets.items() if isinstance(each, TranscribeDataset)}
 
     def cut_from(self, names: Iterable[str]) -> dict[str, str]:
         """Return the dataset that each of these datasets is cut from, and where that is cut from another, this too."""
