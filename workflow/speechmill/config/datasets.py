@@ -279,11 +279,6 @@ class Folder(Section):
                 raise ValueError(f"`columns.{name}` cannot be set with `annotations`; remove it")
         return self
 
-    @property
-    def has_text(self) -> bool:
-        """Whether the recordings have sentences."""
-        return "sentence" not in self.columns or self.columns["sentence"] is not None
-
     @model_validator(mode="after")
     def _keys_of_tables_need_a_table(self) -> "Folder":
         is_table = self.manifest is not None and self.manifest.lower().endswith(TABLES)
@@ -456,6 +451,11 @@ class _StoredDataset(Section):
     def location(self) -> str | None:
         """Where the corpus is on this machine; None where it comes from the Hub, or from another dataset."""
         return getattr(self, "path", None)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the recordings have sentences."""
+        return not isinstance(self, Folder) or self.columns.get("sentence", "sentence") is not None
 
     @property
     def in_storage(self) -> bool:

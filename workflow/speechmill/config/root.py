@@ -1,6 +1,7 @@
 """The complete configuration, which the Snakefile validates before any job runs."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -15,7 +16,6 @@ from speechmill.config.circles import find_circle
 from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import (
     Dataset,
-    Folder,
     IngestedDataset,
     SegmentDataset,
     TranscribeDataset,
@@ -124,15 +124,23 @@ class Run(Section):
         return self.training == "finetune"
 
     @property
+    def sets(self) -> dict[str, list[str]]:
+        """The sets that the run reads, by the key that lists them."""
+        return {
+            "train": self.train or [],
+            "dev": [self.dev] if self.dev else [],
+            "evaluation.sets": self.evaluation.set_names,
+        }
+
+    @property
     def datasets(self) -> list[str]:
         """The names of the datasets that the run reads, each once."""
-        names = [*(self.train or []), *([self.dev] if self.dev else []), *self.evaluation.set_names]
-        return list(dict.fromkeys(name.split("-")[0] for name in names))
+        return _datasets(itertools.chain.from_iterable(self.sets.values()))
 
     @property
     def train_datasets(self) -> list[str]:
         """The datasets of the training sets."""
-        return list(dict.fromkeys(name.split("-")[0] for name in self.train or []))
+        return _datasets(self.train or [])
 
     @property
     def select_set(self) -> str | None:
@@ -248,7 +256,7 @@ class Config(Section):
     def _pieces_have_text_shards_and_models(self) -> "Config":
         for name, dataset in self.pieces.items():
             recordings = self.datasets[dataset.of]
-            if isinstance(dataset, SegmentDataset) and isinstance(recordings, Folder) and not recordings.has_text:
+            if isinstance(dataset, SegmentDataset) and not recordings.has_text:
                 raise ValueError(
                     f"datasets.{name}.of: the recordings of {dataset.of} have no text to align, because"
                     f" datasets.{dataset.of}.columns.sentence is null; name the field with the transcripts there, or"
@@ -325,16 +333,14 @@ class Config(Section):
     def _sets_exist(self) -> "Config":
         known = [f"{name}-{split}" for name, dataset in self.datasets.items() for split in dataset.set_names]
         for run_name, run in self.runs.items():
-            train, dev = run.train or [], [run.dev] if run.dev else []
-            for key, sets in (("train", train), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
+            for key, sets in run.sets.items():
                 for missing in sorted(set(sets) - set(known)):
                     raise ValueError(
                         f"runs.{run_name}.{key}: no dataset has the set {missing};{_nearest(missing, known)} known sets"
                         f" are {', '.join(known)}"
                     )
             for key, name in (
-                *(("train", each) for each in train),
-                *(("dev", each) for each in dev),
+                *((needs, each) for needs in ("train", "dev") for each in run.sets[needs]),
                 *(("select.set", each) for each in [run.select.set] if each),
             ):
                 if self.datasets[name.split("-")[0]].optional:
@@ -347,11 +353,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _sets_have_text(self) -> "Config":
         for run_name, run in self.runs.items():
-            dev = [run.dev] if run.dev else []
-            for key, sets in (("train", run.train or []), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
-                for name in (each.split("-")[0] for each in sets):
-                    dataset = self.datasets[name]
-                    if isinstance(dataset, Folder) and not dataset.has_text:
+            for key, sets in run.sets.items():
+                for name in _datasets(sets):
+                    if not self.datasets[name].has_text:
                         raise ValueError(
                             f"runs.{run_name}.{key}: the recordings of {name} have no text, because"
                             f" datasets.{name}.columns.sentence is null; use a dataset with `source: transcribe` and"
@@ -456,6 +460,11 @@ def _message(error: dict[str, Any]) -> str:
     return f"{key}: {message}" + (
         f" (found {error['input']!r})" if isinstance(error["input"], str | int | float) else ""
     )
+
+
+def _datasets(sets: Iterable[str]) -> list[str]:
+    """Return the names of the datasets of `sets`, each once."""
+    return list(dict.fromkeys(name.split("-")[0] for name in sets))
 
 
 def _listed(keys: list[str]) -> str:
