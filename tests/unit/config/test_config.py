@@ -13,6 +13,7 @@ from speechmill.config.datasets import CommonVoice, Dataset, Download, Folder
 from speechmill.config.lm import LmConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.root import Config, load
+from speechmill.config.texts import TextSource
 from speechmill.core.command import SpeechmillError
 
 FILES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "recipes").glob("*.yaml"))]
@@ -436,6 +437,8 @@ def test_shards_are_one_number_or_one_per_split() -> None:
 def test_invalid_url_or_url_with_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match=r"a URL must (start with|not contain)"):
         Download(urls=[url])
+    with pytest.raises(ValidationError, match=r"a URL must (start with|not contain)"):
+        TextSource(name="Books", licence="CC0-1.0", urls=[url])
 
 
 def test_url_may_have_a_query() -> None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from speechmill.config.base import Name, Section
 from speechmill.config.circles import find_circle
@@ -53,33 +53,41 @@ class SplitRule(Section):
         return self
 
 
+def _without_secrets(urls: list[str]) -> list[str]:
+    # URLs appear in snakemake's output and in its metadata.
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("a URL must start with https:// or http://")
+        if "@" in parts.netloc or re.search(r"(?i)(sig|token|key|credential|password)[^&=]*=", parts.query):
+            raise ValueError(
+                "a URL must not contain a key, password or signature: use `download.collective`, or put the file at"
+                " `path`"
+            )
+    return urls
+
+
+# The keys of a file that is downloaded.
+Urls = Annotated[
+    list[str],
+    AfterValidator(_without_secrets),
+    Field(description="URLs of the same file, tried in order: `https://…`, `http://…`"),
+]
+FileBytes = Annotated[int | None, Field(gt=0, description="size of the file, checked after the download")]
+FileSha256 = Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the file, checked as well")]
+
+
 class Download(Section):
     """Where an archive is downloaded from if `path` does not exist; it is stored at `path` and kept."""
 
-    urls: list[str] = Field(
-        default_factory=list, description="URLs of the same file, tried in order: `https://…`, `http://…`"
-    )
+    urls: Urls = Field(default_factory=list)
     collective: str | None = Field(
         None,
         description="id or slug of a dataset of Mozilla Data Collective, whose terms you have accepted there; needs the"
         " environment variable `MDC_API_KEY`",
     )
-    bytes: int | None = Field(None, gt=0, description="size of the file, checked after the download")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="sha256 of the file, checked as well")
-
-    @field_validator("urls")
-    @classmethod
-    def _without_secrets(cls, urls: list[str]) -> list[str]:
-        # URLs appear in snakemake's output and in its metadata.
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ValueError("a URL must start with https:// or http://")
-            if "@" in parts.netloc or re.search(r"(?i)(sig|token|key|credential|password)[^&=]*=", parts.query):
-                raise ValueError(
-                    "a URL must not contain a key, password or signature: use `collective`, or put the file at `path`"
-                )
-        return urls
+    bytes: FileBytes = None
+    sha256: FileSha256 = None
 
     @model_validator(mode="after")
     def _one_location(self) -> "Download":
