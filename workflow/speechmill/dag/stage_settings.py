@@ -132,13 +132,12 @@ def transcribe(config: Config, dataset: str) -> str:
 def ingest_pieces(config: Config, dataset: str) -> str:
     """Return the lowest score of a piece that is kept, and what the card says about how the pieces were made."""
     section = config.pieces[dataset]
-    shards = {split: section.shard_count(split) for split in section.splits}
     about: dict[str, Any] = {"of": section.of, "stage": section.source}
     if isinstance(section, Segment):
         about["model"] = f"the run {section.model.run}" if section.model.run else section.model.base_title
     else:
         about |= {"run": section.by, "decoder": "lm" if uses_lm(config.runs[section.by]) else "greedy"}
-    return _json({"shards": shards, "min_score": section.threshold, "about": about})
+    return _json({"min_score": section.threshold, "about": about})
 
 
 def shards(config: Config, dataset: str) -> str:
