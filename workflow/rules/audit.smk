@@ -32,5 +32,5 @@ rule audit:
         version=stage_version("audit"),
     shell:
         "python -m speechmill.corpus.audit --settings {params.settings:q} --indexes {input.indexes}"
-        " --pieces {input.pieces} --rejected {input.rejected} --status {input.status} --audit {output.audit} --page {output.page}"
-        " --plot {output.plot} 2>&1 | tee {log}"
+        " --pieces {input.pieces} --rejected {input.rejected} --status {input.status} --audit {output.audit}"
+        " --page {output.page} --plot {output.plot} 2>&1 | tee {log}"

@@ -16,7 +16,7 @@ checkpoint select:
     log:
         "logs/select/{run}.log",
     wildcard_constraints:
-        run=TRAINED,
+        run=any_of(TRAINED_RUNS),
     conda:
         "../../envs/card.yaml"
     resources:
@@ -39,7 +39,7 @@ rule select_base:
     log:
         "logs/select/{run}.log",
     wildcard_constraints:
-        run=SCORED,
+        run=any_of(name for name in SETTINGS.runs if name not in TRAINED_RUNS),
     conda:
         "../../envs/card.yaml"
     resources:
@@ -197,4 +197,5 @@ rule verify:
         folders=folders_of_inputs,
         data=f"{PREFIX}results/data",
     shell:
-        "python -m speechmill.report.verify {params.folders} --data {params.data} --gpus {resources.gpu} 2>&1 | tee {log}"
+        "python -m speechmill.report.verify {params.folders} --data {params.data} --gpus {resources.gpu}"
+        " 2>&1 | tee {log}"

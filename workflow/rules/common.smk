@@ -82,7 +82,7 @@ def lm_files(wildcards):
 
 
 def scored_steps(run):
-    """The steps of the checkpoints that are scored, known after planning, or after training if only the best are kept."""
+    """The steps of the scored checkpoints, known after planning, or after training if only the best are kept."""
     if not SETTINGS.runs[run].trains:
         return [0]
     # The plan comes first in both cases: while it has to run again, Snakemake does not know whether training has to.
@@ -108,7 +108,7 @@ def fetched(*files):
 
 
 def scores(file, folders):
-    """An input function: `file` in each of the folders of scores that a function of dag/paths.py lists for the steps."""
+    """An input function: `file` in each folder of scores that a function of dag/paths.py lists for the steps."""
 
     def of_steps(wildcards):
         steps = scored_steps(wildcards.run)
@@ -139,7 +139,7 @@ def folder_of(name):
 
 def model_folder(wildcards, input):
     """A parameter function: the folder of the model that transcribes a dataset."""
-    return paths.folder_of(SETTINGS, SETTINGS.pieces[wildcards.dataset].by, input.model)
+    return paths.folder_of(SETTINGS, SETTINGS.transcribed[wildcards.dataset].by, input.model)
 
 
 def folders_of_inputs(wildcards, input):
@@ -147,14 +147,14 @@ def folders_of_inputs(wildcards, input):
     return [Path(file).parent.as_posix() for file in input]
 
 
-# Datasets that the cache between workflows must not share, runs that train a model, datasets that are made by alignment
-# and by transcription, and runs that only score a model, as alternatives of a regular expression; one that matches nothing where there are none.
-UNCACHED = "|".join(sources.uncached(SETTINGS)) or "(?!)"
+def any_of(names):
+    """A wildcard constraint: any of the names, as a regular expression; one that matches nothing if there are none."""
+    return "|".join(names) or "(?!)"
+
+
+# Datasets that the cache between workflows must not share.
+UNCACHED = any_of(sources.uncached(SETTINGS))
 TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
-TRAINED = "|".join(TRAINED_RUNS) or "(?!)"
-SEGMENTED = "|".join(name for name, each in SETTINGS.pieces.items() if each.source == "segment") or "(?!)"
-TRANSCRIBED = "|".join(name for name, each in SETTINGS.pieces.items() if each.source == "transcribe") or "(?!)"
-SCORED = "|".join(name for name, run in SETTINGS.runs.items() if not run.trains) or "(?!)"
 
 
 wildcard_constraints:

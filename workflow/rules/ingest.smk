@@ -56,7 +56,7 @@ rule ingest_pieces:
     log:
         "logs/ingest_pieces/{dataset}.log",
     wildcard_constraints:
-        dataset="|".join(SETTINGS.pieces) or "(?!)",
+        dataset=any_of(SETTINGS.pieces),
     conda:
         "../../envs/data.yaml"
     resources:

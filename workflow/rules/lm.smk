@@ -1,7 +1,8 @@
-# Needs: the training clips, text files of the configuration, or sentences of fetched texts; the clips of dev and of every scored set, whose
-# sentences are removed; the vocabulary of the model; the greedy scores of all checkpoints on dev.
-# Makes: the n-gram language model of a run, and its weights in beam search, tuned on dev at the checkpoint with the best
-# greedy score there.
+# Needs: the training clips, text files of the configuration, or sentences of fetched texts; the clips of dev and of
+# every scored set, whose sentences are removed; the vocabulary of the model; the greedy scores of all checkpoints on
+# dev.
+# Makes: the n-gram language model of a run, and its weights in beam search, tuned on dev at the checkpoint with the
+# best greedy score there.
 
 
 rule lm_text:
@@ -113,9 +114,10 @@ rule lm_weights:
         settings=from_config(stage_settings.lm_weights),
         version=stage_version("lm_weights"),
     shell:
-        "python -m speechmill.lm.lm_weights --settings {params.settings:q} --tuning-checkpoint {input.tuning_checkpoint}"
-        " --clips {input.clips} --ctc-outputs {input.ctc_outputs} --lm $(dirname {input.lm[0]}) --threads {threads}"
-        " --weights {output.weights} --surface {output.surface} 2>&1 | tee {log}"
+        "python -m speechmill.lm.lm_weights --settings {params.settings:q}"
+        " --tuning-checkpoint {input.tuning_checkpoint} --clips {input.clips} --ctc-outputs {input.ctc_outputs}"
+        " --lm $(dirname {input.lm[0]}) --threads {threads} --weights {output.weights} --surface {output.surface}"
+        " 2>&1 | tee {log}"
 
 
 # The files that beam search needs, copied into the model's folder.

@@ -26,6 +26,6 @@ rule perturb:
         effect=from_config(stage_settings.perturb),
         version=stage_version("perturb"),
     shell:
-        "python -m speechmill.inference.perturb --effect {params.effect:q} --clips {input.clips} --counts {input.counts}"
-        " --shards {input.shards} --perturbed {output.shard} --perturbed-clips {output.clips}"
+        "python -m speechmill.inference.perturb --effect {params.effect:q} --clips {input.clips}"
+        " --counts {input.counts} --shards {input.shards} --perturbed {output.shard} --perturbed-clips {output.clips}"
         " --perturbed-digest {output.digest} --perturbed-counts {output.counts} 2>&1 | tee {log}"

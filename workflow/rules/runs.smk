@@ -1,4 +1,5 @@
-# Needs: of every run its scores and selected step; of those that train, the record of training; of the others, the model.
+# Needs: of every run its scores and selected step; of those that train, the record of training; of the others, the
+# model.
 # Makes: a page with all runs of the configuration side by side.
 
 

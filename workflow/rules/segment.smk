@@ -1,6 +1,7 @@
 # Needs: the shards of a dataset of long recordings with their transcripts, and a CTC model that is trained for the
 # language.
-# Makes: pieces of the recordings with their text and a score, and what is left out; `ingest_pieces` makes clips of them.
+# Makes: pieces of the recordings with their text and a score, of which `ingest_pieces` makes clips, and what is left
+# out.
 
 
 rule segment:
@@ -14,7 +15,7 @@ rule segment:
     log:
         "logs/segment/{dataset}-{split}-{number}.log",
     wildcard_constraints:
-        dataset=SEGMENTED,
+        dataset=any_of(SETTINGS.segmented),
     conda:
         "../../envs/train.yaml"
     resources:

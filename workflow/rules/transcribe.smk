@@ -1,7 +1,7 @@
 # Needs: the shards of a dataset of recordings without text, and the selected model of a run, with its language model if
 # the run has one.
-# Makes: pieces of the recordings in which there is speech, with their hypotheses and a confidence; `ingest_pieces` makes
-# clips of them.
+# Makes: pieces of the recordings in which there is speech, with their hypotheses and a confidence, of which
+# `ingest_pieces` makes clips.
 
 
 rule transcribe:
@@ -16,7 +16,7 @@ rule transcribe:
     log:
         "logs/transcribe/{dataset}-{split}-{number}.log",
     wildcard_constraints:
-        dataset=TRANSCRIBED,
+        dataset=any_of(SETTINGS.transcribed),
     conda:
         "../../envs/train.yaml"
     threads: from_config(hardware.transcribe_threads)
@@ -30,5 +30,5 @@ rule transcribe:
         version=stage_version("transcribe"),
     shell:
         "python -m speechmill.inference.transcribe --settings {params.settings:q} --gpus {resources.gpu}"
-        " --threads {threads} --model {params.model} --selection {input.selection} --lm {input.lm} --shard {input.shard} --rows {input.rows}"
-        " --pieces {output} 2>&1 | tee {log}"
+        " --threads {threads} --model {params.model} --selection {input.selection} --lm {input.lm}"
+        " --shard {input.shard} --rows {input.rows} --pieces {output} 2>&1 | tee {log}"

@@ -50,8 +50,9 @@ rule clips_train:
         version=stage_version("clips"),
     shell:
         "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes}"
-        " --status {input.status} --scored {input.scored} --recordings {input.recordings} --clips {output.clips} --digest {output.digest}"
-        " --counts {output.counts} --excluded {output.excluded} --leakage {output.leakage} 2>&1 | tee {log}"
+        " --status {input.status} --scored {input.scored} --recordings {input.recordings} --clips {output.clips}"
+        " --digest {output.digest} --counts {output.counts} --excluded {output.excluded} --leakage {output.leakage}"
+        " 2>&1 | tee {log}"
 
 
 rule vocab:

@@ -8,10 +8,12 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from material import ROOT
+from speechmill.config.circles import find_circle
 from speechmill.config.datasets import CommonVoice, Dataset, Download, Folder
 from speechmill.config.lm import LmConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.root import Config, load
+from speechmill.config.texts import TextSource
 from speechmill.core.command import SpeechmillError
 
 FILES = [ROOT / "config" / "config.yaml", *sorted((ROOT / "config" / "recipes").glob("*.yaml"))]
@@ -435,6 +437,8 @@ def test_shards_are_one_number_or_one_per_split() -> None:
 def test_invalid_url_or_url_with_a_secret_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match=r"a URL must (start with|not contain)"):
         Download(urls=[url])
+    with pytest.raises(ValidationError, match=r"a URL must (start with|not contain)"):
+        TextSource(name="Books", licence="CC0-1.0", urls=[url])
 
 
 def test_url_may_have_a_query() -> None:
@@ -451,6 +455,18 @@ def test_circular_or_unknown_base_run_is_refused() -> None:
         "runs.demo.model", {"run": "demos"}
     )
     assert "runs.demo.model.run: circular, demo starts from demo" in error("runs.demo.model", {"run": "demo"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "circle"),
+    [
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, None),
+        ({"a": ["a"]}, ["a", "a"]),
+        ({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}, ["b", "d", "b"]),
+    ],
+)
+def test_circle_is_found_where_a_part_leads_back(parts: dict[str, list[str]], circle: list[str] | None) -> None:
+    assert find_circle("a", parts.__getitem__) == circle
 
 
 @pytest.mark.parametrize(

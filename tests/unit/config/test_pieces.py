@@ -116,6 +116,14 @@ def test_run_cannot_transcribe_its_own_training_data() -> None:
         load(raw)
 
 
+def test_unknown_base_of_a_run_that_transcribes_is_named() -> None:
+    raw = configuration(machine=machine(by="student"), student={"model": {"run": "demo"}})
+    with pytest.raises(
+        SpeechmillError, match=r"runs\.student\.model\.run: there is no run demo; did you mean `demo_ru`"
+    ):
+        load(raw)
+
+
 def test_chain_of_teachers_is_allowed() -> None:
     raw = configuration(
         first=machine(), second=machine(by="student"), student={"train": ["demo_ru-train", "first-train"]}

@@ -30,7 +30,7 @@ def ingested(tmp_path: Path, min_score: float = -1) -> tuple[list[dict[str, Any]
     table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
     table.parent.mkdir(parents=True, exist_ok=True)
     write_table(PIECES_OF_TALK, PIECES, table)
-    settings = IngestPiecesSettings(shards={"train": 1}, min_score=min_score, about={"of": "talks", "stage": "segment"})
+    settings = IngestPiecesSettings(min_score=min_score, about={"of": "talks", "stage": "segment"})
     ingest_pieces([table], settings, tmp_path / "raw")
     rows = read_table(tmp_path / "raw" / "train" / "shard-00000.parquet").to_pylist()
     return rows, read_json(tmp_path / "raw" / "source.json")
@@ -57,10 +57,20 @@ def test_every_second_and_word_is_counted(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_unavailable_recordings_make_an_unavailable_dataset(tmp_path: Path) -> None:
+    table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
+    write_table([], PIECES, table)
+    settings = IngestPiecesSettings(min_score=-1, about={"of": "talks", "stage": "segment"})
+    ingest_pieces([table], settings, tmp_path / "raw", why="talks.tar.gz does not exist")
+    source = read_json(tmp_path / "raw" / "source.json")
+    assert (source["available"], source["why"]) == (False, "talks.tar.gz does not exist")
+    assert source["published"] == {"train": 0}
+
+
 def test_recordings_without_a_single_piece_are_an_error(tmp_path: Path) -> None:
     table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
     write_table(PIECES_OF_TALK[2:], PIECES, table)
-    settings = IngestPiecesSettings(shards={"train": 1}, min_score=-1, about={"of": "talks", "stage": "segment"})
+    settings = IngestPiecesSettings(min_score=-1, about={"of": "talks", "stage": "segment"})
     with pytest.raises(SpeechmillError, match=r"no clip was cut from the recordings of talks-train: .* 3 words"):
         ingest_pieces([table], settings, tmp_path / "aligned")
     assert [path.name for path in tmp_path.iterdir()] == ["pieces"]
@@ -69,6 +79,6 @@ def test_recordings_without_a_single_piece_are_an_error(tmp_path: Path) -> None:
 def test_recordings_outside_the_vocabulary_are_an_error_that_says_what_to_set(tmp_path: Path) -> None:
     table = tmp_path / "pieces" / "train" / "shard-00000.parquet"
     write_table([piece(0, 9, sentence="один", reason="vocabulary", detail="d")], PIECES, table)
-    settings = IngestPiecesSettings(shards={"train": 1}, min_score=-1, about={"of": "talks", "stage": "segment"})
+    settings = IngestPiecesSettings(min_score=-1, about={"of": "talks", "stage": "segment"})
     with pytest.raises(SpeechmillError, match=r"mostly outside the vocabulary .* set datasets\.aligned\.text"):
         ingest_pieces([table], settings, tmp_path / "aligned")

@@ -6,9 +6,10 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from speechmill.config.base import Name, Section
+from speechmill.config.circles import find_circle
 from speechmill.config.hub_ids import HubId
 from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.shards import Resampler
@@ -52,33 +53,41 @@ class SplitRule(Section):
         return self
 
 
+def _without_secrets(urls: list[str]) -> list[str]:
+    # URLs appear in snakemake's output and in its metadata.
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("a URL must start with https:// or http://")
+        if "@" in parts.netloc or re.search(r"(?i)(sig|token|key|credential|password)[^&=]*=", parts.query):
+            raise ValueError(
+                "a URL must not contain a key, password or signature: use `download.collective`, or put the file at"
+                " `path`"
+            )
+    return urls
+
+
+# The keys of a file that is downloaded.
+Urls = Annotated[
+    list[str],
+    AfterValidator(_without_secrets),
+    Field(description="URLs of the same file, tried in order: `https://…`, `http://…`"),
+]
+FileBytes = Annotated[int | None, Field(gt=0, description="size of the file, checked after the download")]
+FileSha256 = Annotated[str | None, Field(pattern="^[0-9a-f]{64}$", description="sha256 of the file, checked as well")]
+
+
 class Download(Section):
     """Where an archive is downloaded from if `path` does not exist; it is stored at `path` and kept."""
 
-    urls: list[str] = Field(
-        default_factory=list, description="URLs of the same file, tried in order: `https://…`, `http://…`"
-    )
+    urls: Urls = Field(default_factory=list)
     collective: str | None = Field(
         None,
         description="id or slug of a dataset of Mozilla Data Collective, whose terms you have accepted there; needs the"
         " environment variable `MDC_API_KEY`",
     )
-    bytes: int | None = Field(None, gt=0, description="size of the file, checked after the download")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="sha256 of the file, checked as well")
-
-    @field_validator("urls")
-    @classmethod
-    def _without_secrets(cls, urls: list[str]) -> list[str]:
-        # URLs appear in snakemake's output and in its metadata.
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.netloc:
-                raise ValueError("a URL must start with https:// or http://")
-            if "@" in parts.netloc or re.search(r"(?i)(sig|token|key|credential|password)[^&=]*=", parts.query):
-                raise ValueError(
-                    "a URL must not contain a key, password or signature: use `collective`, or put the file at `path`"
-                )
-        return urls
+    bytes: FileBytes = None
+    sha256: FileSha256 = None
 
     @model_validator(mode="after")
     def _one_location(self) -> "Download":
@@ -278,11 +287,6 @@ class Folder(Section):
                 raise ValueError(f"`columns.{name}` cannot be set with `annotations`; remove it")
         return self
 
-    @property
-    def has_text(self) -> bool:
-        """Whether the recordings have sentences."""
-        return "sentence" not in self.columns or self.columns["sentence"] is not None
-
     @model_validator(mode="after")
     def _keys_of_tables_need_a_table(self) -> "Folder":
         is_table = self.manifest is not None and self.manifest.lower().endswith(TABLES)
@@ -457,6 +461,11 @@ class _StoredDataset(Section):
         return getattr(self, "path", None)
 
     @property
+    def has_text(self) -> bool:
+        """Whether the recordings have sentences."""
+        return not isinstance(self, Folder) or self.columns.get("sentence", "sentence") is not None
+
+    @property
     def in_storage(self) -> bool:
         """Whether a storage plugin of snakemake downloads the archive."""
         return isinstance(self, _Archive) and self.path.startswith("s3://")
@@ -554,33 +563,27 @@ Dataset = Annotated[IngestedDataset | SegmentDataset | TranscribeDataset, Field(
 _INHERITED = ("name", "version", "licence", "hub_id", "language", "redistribute", "optional", "splits")
 
 
-def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...] = ()) -> Any:
+def with_inherited(name: str, datasets: Mapping[str, Any]) -> Any:
     """Return a dataset as it is written; one that is made from another gets what it takes from that.
 
     Args:
         name: The name of the dataset.
         datasets: All datasets, as they are written.
-        makes: Datasets that are made from this one.
 
     Raises:
         ValueError: There is no dataset `of`, it lacks a split, or datasets are made from each other.
     """
     dataset = datasets[name]
-    if (
-        not isinstance(dataset, Mapping)
-        or dataset.get("source") not in ("segment", "transcribe")
-        or "of" not in dataset
-    ):
+    of = _made_from(dataset)
+    if of is None:
         return dataset
-    of = str(dataset["of"])
     if of not in datasets:
         raise ValueError(
             f"datasets.{name}.of: there is no dataset {of}; known datasets are {', '.join(map(str, datasets))}"
         )
-    if of in (*makes, name):
-        circle = [*makes, name][[*makes, name].index(of) :]
-        raise ValueError(f"datasets.{of}.of: circular, {' is made of '.join([*circle, of])}")
-    recordings = with_inherited(of, datasets, (*makes, name))
+    if circle := find_circle(name, lambda each: filter(None, [_made_from(datasets.get(each))])):
+        raise ValueError(f"datasets.{circle[0]}.of: circular, {' is made of '.join(circle)}")
+    recordings = with_inherited(of, datasets)
     if not isinstance(recordings, Mapping):
         return dataset
     inherited = {key: recordings[key] for key in _INHERITED if key in recordings}
@@ -596,6 +599,13 @@ def with_inherited(name: str, datasets: Mapping[str, Any], makes: tuple[str, ...
         if isinstance(shards, Mapping):
             shards = {split: count for split, count in shards.items() if split in section["splits"]}
     return {"shards": shards, **section} if shards else section
+
+
+def _made_from(dataset: Any) -> str | None:
+    """Return the dataset that a dataset, as it is written, is made from; None if it is ingested or incomplete."""
+    if not isinstance(dataset, Mapping) or dataset.get("source") not in ("segment", "transcribe"):
+        return None
+    return str(dataset["of"]) if "of" in dataset else None
 
 
 class IngestSettings(Section):

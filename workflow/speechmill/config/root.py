@@ -1,6 +1,7 @@
 """The complete configuration, which the Snakefile validates before any job runs."""
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
@@ -11,10 +12,10 @@ from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardConfig
 from speechmill.config.checkpoints import CheckpointConfig
+from speechmill.config.circles import find_circle
 from speechmill.config.clips import ClipConfig
 from speechmill.config.datasets import (
     Dataset,
-    Folder,
     IngestedDataset,
     SegmentDataset,
     TranscribeDataset,
@@ -123,15 +124,23 @@ class Run(Section):
         return self.training == "finetune"
 
     @property
+    def sets(self) -> dict[str, list[str]]:
+        """The sets that the run reads, by the key that lists them."""
+        return {
+            "train": self.train or [],
+            "dev": [self.dev] if self.dev else [],
+            "evaluation.sets": self.evaluation.set_names,
+        }
+
+    @property
     def datasets(self) -> list[str]:
         """The names of the datasets that the run reads, each once."""
-        names = [*(self.train or []), *([self.dev] if self.dev else []), *self.evaluation.set_names]
-        return list(dict.fromkeys(name.split("-")[0] for name in names))
+        return _datasets(itertools.chain.from_iterable(self.sets.values()))
 
     @property
     def train_datasets(self) -> list[str]:
         """The datasets of the training sets."""
-        return list(dict.fromkeys(name.split("-")[0] for name in self.train or []))
+        return _datasets(self.train or [])
 
     @property
     def select_set(self) -> str | None:
@@ -247,7 +256,7 @@ class Config(Section):
     def _pieces_have_text_shards_and_models(self) -> "Config":
         for name, dataset in self.pieces.items():
             recordings = self.datasets[dataset.of]
-            if isinstance(dataset, SegmentDataset) and isinstance(recordings, Folder) and not recordings.has_text:
+            if isinstance(dataset, SegmentDataset) and not recordings.has_text:
                 raise ValueError(
                     f"datasets.{name}.of: the recordings of {dataset.of} have no text to align, because"
                     f" datasets.{dataset.of}.columns.sentence is null; name the field with the transcripts there, or"
@@ -267,24 +276,20 @@ class Config(Section):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _nothing_is_made_of_itself(self) -> "Config":
-        for name in self.pieces:
-            if circle := self._circle([f"datasets.{name}"]):
-                raise ValueError(
-                    f"{circle[0]}: circular, {' is made of '.join(circle)}; let another run align or transcribe, such"
-                    " as one that is trained without that dataset"
-                )
-        return self
-
     @property
     def pieces(self) -> dict[str, SegmentDataset | TranscribeDataset]:
         """The datasets that are made from the recordings of other datasets."""
-        return {
-            name: dataset
-            for name, dataset in self.datasets.items()
-            if isinstance(dataset, SegmentDataset | TranscribeDataset)
-        }
+        return {**self.segmented, **self.transcribed}
+
+    @property
+    def segmented(self) -> dict[str, SegmentDataset]:
+        """The datasets that are made by alignment of transcripts."""
+        return {name: each for name, each in self.datasets.items() if isinstance(each, SegmentDataset)}
+
+    @property
+    def transcribed(self) -> dict[str, TranscribeDataset]:
+        """The datasets that the models of runs transcribe."""
+        return {name: each for name, each in self.datasets.items() if isinstance(each, TranscribeDataset)}
 
     def cut_from(self, names: Iterable[str]) -> dict[str, str]:
         """Return the dataset that each of these datasets is cut from, and where that is cut from another, this too."""
@@ -296,9 +301,9 @@ class Config(Section):
         parts: list[str] = []
 
         def add(part: str) -> None:
-            for each in self._parts(part):
-                add(each)
             if part not in parts:
+                for each in self._parts(part):
+                    add(each)
                 parts.append(part)
 
         add(f"runs.{run}")
@@ -319,15 +324,6 @@ class Config(Section):
             return []
         return [f"datasets.{pieces.of}", *([f"runs.{pieces.model_run}"] if pieces.model_run else [])]
 
-    def _circle(self, path: list[str]) -> list[str] | None:
-        """Return the first circle that `path` leads to, with its first part again at the end; None if there is none."""
-        for part in self._parts(path[-1]):
-            if part in path:
-                return [*path[path.index(part) :], part]
-            if circle := self._circle([*path, part]):
-                return circle
-        return None
-
     def ingested(self, name: str) -> IngestedDataset:
         """Return the dataset with the recordings of a dataset: itself, or the one that it is made from."""
         dataset = self.datasets[name]
@@ -337,16 +333,14 @@ class Config(Section):
     def _sets_exist(self) -> "Config":
         known = [f"{name}-{split}" for name, dataset in self.datasets.items() for split in dataset.set_names]
         for run_name, run in self.runs.items():
-            train, dev = run.train or [], [run.dev] if run.dev else []
-            for key, sets in (("train", train), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
+            for key, sets in run.sets.items():
                 for missing in sorted(set(sets) - set(known)):
                     raise ValueError(
                         f"runs.{run_name}.{key}: no dataset has the set {missing};{_nearest(missing, known)} known sets"
                         f" are {', '.join(known)}"
                     )
             for key, name in (
-                *(("train", each) for each in train),
-                *(("dev", each) for each in dev),
+                *((needs, each) for needs in ("train", "dev") for each in run.sets[needs]),
                 *(("select.set", each) for each in [run.select.set] if each),
             ):
                 if self.datasets[name.split("-")[0]].optional:
@@ -359,11 +353,9 @@ class Config(Section):
     @model_validator(mode="after")
     def _sets_have_text(self) -> "Config":
         for run_name, run in self.runs.items():
-            dev = [run.dev] if run.dev else []
-            for key, sets in (("train", run.train or []), ("dev", dev), ("evaluation.sets", run.evaluation.set_names)):
-                for name in (each.split("-")[0] for each in sets):
-                    dataset = self.datasets[name]
-                    if isinstance(dataset, Folder) and not dataset.has_text:
+            for key, sets in run.sets.items():
+                for name in _datasets(sets):
+                    if not self.datasets[name].has_text:
                         raise ValueError(
                             f"runs.{run_name}.{key}: the recordings of {name} have no text, because"
                             f" datasets.{name}.columns.sentence is null; use a dataset with `source: transcribe` and"
@@ -387,22 +379,28 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _base_runs_exist(self) -> "Config":
-        for name, run in self.runs.items():
-            chain = [name]
-            while (base := run.model.run) is not None:
-                if base not in self.runs:
-                    raise ValueError(
-                        f"runs.{chain[-1]}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known"
-                        f" runs are {', '.join(self.runs)}"
-                    )
-                if base in chain:
-                    raise ValueError(f"runs.{name}.model.run: circular, {' starts from '.join([*chain, base])}")
-                if not self.runs[base].trains:
-                    raise ValueError(
-                        f"runs.{chain[-1]}.model.run: the run {base} trains no model; use its `model.base` instead"
-                    )
-                chain.append(base)
-                run = self.runs[base]
+        bases = {name: run.model.run for name, run in self.runs.items() if run.model.run is not None}
+        for name, base in bases.items():
+            if base not in self.runs:
+                raise ValueError(
+                    f"runs.{name}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known runs are"
+                    f" {', '.join(self.runs)}"
+                )
+            if circle := find_circle(name, lambda each: [bases[each]] if each in bases else []):
+                raise ValueError(f"runs.{circle[0]}.model.run: circular, {' starts from '.join(circle)}")
+            if not self.runs[base].trains:
+                raise ValueError(f"runs.{name}.model.run: the run {base} trains no model; use its `model.base` instead")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_is_made_of_itself(self) -> "Config":
+        # After the checks that all sets and runs exist, which it follows.
+        for name in self.pieces:
+            if circle := find_circle(f"datasets.{name}", self._parts):
+                raise ValueError(
+                    f"{circle[0]}: circular, {' is made of '.join(circle)}; let another run align or transcribe, such"
+                    " as one that is trained without that dataset"
+                )
         return self
 
     @model_validator(mode="after")
@@ -462,6 +460,11 @@ def _message(error: dict[str, Any]) -> str:
     return f"{key}: {message}" + (
         f" (found {error['input']!r})" if isinstance(error["input"], str | int | float) else ""
     )
+
+
+def _datasets(sets: Iterable[str]) -> list[str]:
+    """Return the names of the datasets of `sets`, each once."""
+    return list(dict.fromkeys(name.split("-")[0] for name in sets))
 
 
 def _listed(keys: list[str]) -> str:

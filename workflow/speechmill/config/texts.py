@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from speechmill.config.base import Section
-from speechmill.config.datasets import Download
+from speechmill.config.datasets import Download, FileBytes, FileSha256, Urls
 
 TextFormat = Literal["plain", "xml", "mediawiki"]
 
@@ -35,16 +35,14 @@ class TextSource(Section):
         description='date of the Wikipedia dump, such as `"20261101"`; dumps are kept for some months:'
         " `https://dumps.wikimedia.org/{wikipedia}wiki/` lists those that there are",
     )
-    urls: list[str] = Field(
-        default_factory=list, description="URLs of the same file, tried in order: `https://…`, `http://…`"
-    )
+    urls: Urls = Field(default_factory=list)
     path: str | None = Field(
         None,
         description="the file; with `wikipedia` or `urls`, where it is downloaded to if it does not exist, by default"
         " `corpora/` and its name in the URL",
     )
-    bytes: int | None = Field(None, gt=0, description="size of the file, checked after a download")
-    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$", description="sha256 of the file, checked as well")
+    bytes: FileBytes = None
+    sha256: FileSha256 = None
     format: Literal["auto", TextFormat] = Field(
         "auto",
         description="`plain`: UTF-8 with a sentence or a paragraph per line; `mediawiki`: the XML dump of a wiki, of"

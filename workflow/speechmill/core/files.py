@@ -108,6 +108,15 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder next to `path`, and replace `path` by it if the block succeeds."""
+    with scratch_folder(path.with_name(f".{path.name}.part")) as temporary:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+
+
 def write_text(text: str, path: Path) -> None:
     """Write `text` to `path` in UTF-8, atomically."""
     with atomic_write(path) as temporary:

@@ -57,9 +57,9 @@ def content_policy(script: str = "") -> str:
     )
 
 
-def data_url(png: bytes) -> str:
-    """Return a PNG image as a `data:` URL, so that a page contains the image itself."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def data_url(content: bytes, media_type: str = "image/png") -> str:
+    """Return an image or a recording as a `data:` URL, so that a page contains it itself."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -49,7 +49,7 @@ PIECES = pa.schema(
         ("start", pa.float64()),
         ("end", pa.float64()),
         ("sentence", pa.string()),
-        ("score", pa.float32()),
+        _SCORE,
         ("encoded", pa.binary()),
         *_SPEAKER,
         ("reason", pa.string()),

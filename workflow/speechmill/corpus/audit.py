@@ -37,7 +37,6 @@ gives the same bytes.
 """
 
 import argparse
-import base64
 import itertools
 import re
 import unicodedata
@@ -416,7 +415,7 @@ def embed_audio(examples: Sequence[dict[str, Any]], tables: Sequence[Path]) -> N
         example["audio"] = None
         if example["end"] - example["start"] <= _MAX_AUDIO_SECONDS:
             flac = _read_row(tables[example["table"]], example["row"])["encoded"]
-            example["audio"] = f"data:audio/flac;base64,{base64.b64encode(flac).decode()}"
+            example["audio"] = data_url(flac, "audio/flac")
 
 
 def _read_row(path: Path, row: int) -> dict[str, Any]:

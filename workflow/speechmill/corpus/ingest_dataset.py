@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from speechmill.config.datasets import CommonVoice, Download, Folder, IngestSettings, Zeroth
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import write_json
+from speechmill.core.files import atomic_folder, write_json
 from speechmill.core.progress import progress
 from speechmill.core.schemas import RAW
 from speechmill.core.tables import write_in_row_groups
@@ -46,16 +46,9 @@ def ingest(location: SourceLocation, settings: IngestSettings, fingerprint: str,
     A recording that does not fit into memory is copied to a file beside its shard. Recordings of which clips are pieces
     are decoded one after the other, and their pieces are kept on the disk until they are in the shards.
     """
-    temporary = raw.with_name(f".{raw.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with atomic_folder(raw) as temporary:
         source = _ingest(location, settings, temporary, raw.name)
         write_json({"fingerprint": fingerprint} | source, temporary / "source.json")
-        shutil.rmtree(raw, ignore_errors=True)
-        temporary.rename(raw)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _ingest(location: SourceLocation, settings: IngestSettings, folder: Path, name: str) -> dict[str, Any]:

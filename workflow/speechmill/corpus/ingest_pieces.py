@@ -1,7 +1,6 @@
 """ingest_pieces: make raw shards of the pieces that a model has cut from the recordings of another dataset."""
 
 import argparse
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from speechmill.core.command import SpeechmillError, printable, run_command
-from speechmill.core.files import read_json, write_json
+from speechmill.core.files import atomic_folder, read_json, write_json
 from speechmill.core.formatting import duration
 from speechmill.core.schemas import RAW
 from speechmill.core.tables import read_rows, read_table, write_in_row_groups
@@ -42,54 +41,53 @@ _PART_NAMES = {
 class IngestPiecesSettings(BaseModel):
     """The stage settings."""
 
-    shards: dict[str, int]
     min_score: float
     about: dict[str, Any]
     """How the pieces were made: the dataset `of`, the `stage`, and the model, or the run and its decoder."""
 
 
-def ingest_pieces(pieces: list[Path], settings: IngestPiecesSettings, raw: Path) -> dict[str, Any]:
+def ingest_pieces(
+    pieces: list[Path], settings: IngestPiecesSettings, raw: Path, why: str | None = None
+) -> dict[str, Any]:
     """Write the raw shards `raw/{split}/shard-{number}.parquet` and the summary `raw/source.json`, which is returned.
 
     Each table of `pieces`, `{split}/shard-{number}.parquet`, makes the raw shard of the same name. A piece whose score
     is below `min_score` has no audio there and the reason `score`, so that later stages count it as rejected. Parts of
     the recordings and of their transcripts that are no pieces are counted in the summary alone: `about.parts` is what
-    `count_parts` returns.
+    `count_parts` returns. `why` says why the recordings are unavailable, if they are.
 
     Raises:
         SpeechmillError: No piece was cut from the recordings of a split.
     """
-    temporary = raw.with_name(f".{raw.name}.part")
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        published = dict.fromkeys(settings.shards, 0)
-        for table in pieces:
-            split = table.parent.name
-            shard = temporary / split / table.name
-            shard.parent.mkdir(parents=True, exist_ok=True)
-            sizes = write_in_row_groups(_raw_rows(table, settings.min_score), RAW, shard, _ROW_GROUP)
-            published[split] += sum(sizes)
-        about = settings.about | {"min_score": settings.min_score, "parts": count_parts(pieces, settings.min_score)}
-        for split, number in published.items():
-            parts = count_parts([table for table in pieces if table.parent.name == split], settings.min_score)
-            if parts and not number:
-                vocabulary = (
-                    " The log of the stage segment lists the characters that the vocabulary lacks; to replace them, set"
-                    f" datasets.{raw.name}.text"
-                )
-                raise SpeechmillError(
-                    f"no clip was cut from the recordings of {about['of']}-{split}:"
-                    f" {format_parts(about | {'parts': parts})}. Check that each transcript belongs to its"
-                    " recording, and that the model is one for its language, or remove the split from"
-                    f" datasets.{raw.name}.splits.{vocabulary if 'vocabulary' in parts else ''}"
-                )
-        source = {"available": True, "why": None, "published": published, "near_misses": {}, "about": about}
+    tables: dict[str, list[Path]] = {}
+    for table in pieces:
+        tables.setdefault(table.parent.name, []).append(table)
+    about = settings.about | {"min_score": settings.min_score, "parts": count_parts(pieces, settings.min_score)}
+    published = {}
+    with atomic_folder(raw) as temporary:
+        for split, of_split in tables.items():
+            sizes: list[int] = []
+            for table in of_split:
+                rows = _raw_rows(table, settings.min_score)
+                sizes += write_in_row_groups(rows, RAW, temporary / split / table.name, _ROW_GROUP)
+            published[split] = sum(sizes)
+            if not published[split] and (parts := count_parts(of_split, settings.min_score)):
+                raise _no_clip_error(raw.name, split, about | {"parts": parts})
+        source = {"available": why is None, "why": why, "published": published, "near_misses": {}, "about": about}
         write_json(source, temporary / "source.json")
-        shutil.rmtree(raw, ignore_errors=True)
-        temporary.rename(raw)
-        return source
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return source
+
+
+def _no_clip_error(dataset: str, split: str, about: Mapping[str, Any]) -> SpeechmillError:
+    vocabulary = (
+        " The log of the stage segment lists the characters that the vocabulary lacks; to replace them, set"
+        f" datasets.{dataset}.text"
+    )
+    return SpeechmillError(
+        f"no clip was cut from the recordings of {about['of']}-{split}: {format_parts(about)}. Check that each"
+        " transcript belongs to its recording, and that the model is one for its language, or remove the split from"
+        f" datasets.{dataset}.splits.{vocabulary if 'vocabulary' in about['parts'] else ''}"
+    )
 
 
 def _raw_rows(table: Path, min_score: float) -> Iterator[dict[str, Any]]:
@@ -193,10 +191,7 @@ def main() -> None:
     settings: IngestPiecesSettings = args.settings
     if args.selection:
         settings.about |= transcriber(args.selection[0], args.summary[0], settings.about["decoder"])
-    source = ingest_pieces(args.pieces, settings, args.raw)
-    status = read_json(args.status)
-    if not status["available"]:
-        write_json(source | {"available": False, "why": status["why"]}, args.raw / "source.json")
+    source = ingest_pieces(args.pieces, settings, args.raw, read_json(args.status)["why"])
     print(printable(f"{args.raw.name}: {format_parts(source['about'])}"))
 
 

@@ -13,10 +13,9 @@ def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple
     """Return the splits of a clip: all splits of the corpus that list it, or the one drawn split that takes it.
 
     A drawn clip belongs to the drawn split alone. A hash gives each speaker (or recording, or sentence) a position in
-    [0, 1). Splits
-    drawn from the same split take consecutive intervals of positions in the order of their names, each as wide as its
-    share: they are disjoint, and each gets its share of all speakers. A clip stays in its split when clips are added to
-    the corpus.
+    [0, 1). Splits drawn from the same split take consecutive intervals of positions in the order of their names, each
+    as wide as its share: they are disjoint, and each gets its share of all speakers. A clip stays in its split when
+    clips are added to the corpus.
 
     Args:
         clip: A row with `id`, `splits`, `speaker_id`, `recording` and `sentence`.

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
 from speechmill.core.files import read_json
-from speechmill.dag.paths import keeps_log_probs
+from speechmill.dag.paths import folder_of, keeps_log_probs
 
 # One process without any model: Python, torch, and what the driver of a GPU maps.
 _PROCESS_MB = 4000
@@ -109,8 +108,7 @@ def log_probs_threads(config: Config, run: str, step: str, set_name: str, output
 
 def segment_gpus(config: Config, dataset: str) -> int:
     """Return the GPUs of an alignment."""
-    section = config.pieces[dataset]
-    return 0 if isinstance(section, Segment) and section.device == "cpu" else 1
+    return 0 if config.segmented[dataset].device == "cpu" else 1
 
 
 def segment_mb(config: Config, dataset: str, input: Any) -> int:
@@ -120,7 +118,7 @@ def segment_mb(config: Config, dataset: str, input: Any) -> int:
 
 def transcribe_gpus(config: Config, dataset: str) -> int:
     """Return the GPUs of the transcription of a dataset."""
-    return 0 if config.runs[str(config.pieces[dataset].model_run)].device == "cpu" else 1
+    return 0 if config.runs[config.transcribed[dataset].by].device == "cpu" else 1
 
 
 def transcribe_threads(config: Config, dataset: str, input: Any) -> int:
@@ -130,9 +128,8 @@ def transcribe_threads(config: Config, dataset: str, input: Any) -> int:
 
 def transcribe_mb(config: Config, dataset: str, input: Any) -> int:
     """Return the host memory of the transcription of a dataset, from the sizes of the model and its language model."""
-    run = str(config.pieces[dataset].model_run)
-    weights = _folder_mb(str(Path(input.model[0]).parent if config.runs[run].trains else input.model[0]))
-    return round(_COPIES * weights + decoding_mb(config, run, input))
+    run = config.transcribed[dataset].by
+    return round(_COPIES * _folder_mb(folder_of(config, run, input.model)) + decoding_mb(config, run, input))
 
 
 def verify_gpus(config: Config) -> int:
@@ -185,7 +182,7 @@ def lm_mb(text: str) -> int:
 
 
 def _aligned_on_gpu(config: Config) -> list[str]:
-    return [name for name, each in config.pieces.items() if isinstance(each, Segment) and each.device == "gpu"]
+    return [name for name, each in config.segmented.items() if each.device == "gpu"]
 
 
 def _gpus(run: Run) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from speechmill.config.datasets import Dataset
 from speechmill.config.model import ModelConfig
-from speechmill.config.pieces import Segment, Transcribe
 from speechmill.config.root import Config, Run
 from speechmill.config.sets import stored_splits
 from speechmill.core.files import read_json
@@ -235,7 +234,7 @@ def base_run(config: Config, model: str) -> Items:
 def base_config(config: Config, model: str) -> ModelConfig:
     """Return the section that names the base model with this folder name, of a run or of an alignment."""
     sections = [run.model for run in config.runs.values()]
-    sections += [dataset.model for dataset in config.pieces.values() if isinstance(dataset, Segment)]
+    sections += [dataset.model for dataset in config.segmented.values()]
     return next(section for section in sections if section.base_name == model)
 
 
@@ -261,48 +260,34 @@ def recording_splits(config: Config, run: str) -> Items:
 
 def alignment_model(config: Config, dataset: str) -> Items:
     """Return the folder name of the model that aligns the transcripts of a dataset."""
-    return [{"model": _segment(config, dataset).model.base_name}]
+    return [{"model": config.segmented[dataset].model.base_name}]
 
 
 def transcriber(config: Config, dataset: str) -> Items:
     """Return the run that transcribes the recordings of a dataset; nothing for one that is aligned."""
-    section = config.pieces[dataset]
-    return [{"run": section.by}] if isinstance(section, Transcribe) else []
+    return [{"run": config.transcribed[dataset].by}] if dataset in config.transcribed else []
 
 
 def teachers(config: Config, run: str) -> Items:
     """Return the runs that transcribed training data of a run, each once."""
-    datasets = dict.fromkeys(name.split("-")[0] for name in config.runs[run].train or [])
-    runs = [each["run"] for name in datasets if name in config.pieces for each in transcriber(config, name)]
-    return [{"teacher": teacher} for teacher in dict.fromkeys(runs)]
+    names = [name for name in config.runs[run].train_datasets if name in config.transcribed]
+    return [{"teacher": teacher} for teacher in dict.fromkeys(config.transcribed[name].by for name in names)]
 
 
 def transcription_model(config: Config, dataset: str) -> list[str]:
     """Return the files of the model that transcribes the recordings of a dataset."""
-    return selected_model(config, _transcribe(config, dataset).by)
+    return selected_model(config, config.transcribed[dataset].by)
 
 
 def transcription_lm(config: Config, dataset: str) -> list[str]:
     """Return the files of the language model that transcribes the recordings of a dataset, if its run has one."""
-    by = _transcribe(config, dataset).by
+    by = config.transcribed[dataset].by
     return decoding_files(config, by, "lm") if uses_lm(config.runs[by]) else []
 
 
 def transcription_selection(config: Config, dataset: str) -> str:
     """Return the record of the checkpoint that transcribes the recordings of a dataset."""
-    return f"results/runs/{_transcribe(config, dataset).by}/selection.json"
-
-
-def _segment(config: Config, dataset: str) -> Segment:
-    section = config.pieces[dataset]
-    assert isinstance(section, Segment)
-    return section
-
-
-def _transcribe(config: Config, dataset: str) -> Transcribe:
-    section = config.pieces[dataset]
-    assert isinstance(section, Transcribe)
-    return section
+    return f"results/runs/{config.transcribed[dataset].by}/selection.json"
 
 
 # Steps and scores.

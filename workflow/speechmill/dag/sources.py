@@ -34,16 +34,13 @@ def source_fingerprint(name: str, dataset: Dataset, prefix: str = "") -> str:
     if dataset.location is None:
         return "on the Hub, as the settings say"
     path = Path(dataset.location).expanduser()
-    recorded = Path(f"{prefix}results/raw/{name}/source.json")
     download = dataset.archive_download
     if download is not None and downloaded(path, download.bytes, download.sha256):
         return _download_fingerprint(download)
-    if os.path.exists(path):  # noqa: PTH110  # Path.exists() raises an error where permission is missing
-        return _path_fingerprint(path)
-    known = str(read_json(recorded)["fingerprint"]) if recorded.is_file() else ""
-    if download is not None and (known in ("", "absent") or known.startswith(_FETCHED)):
+    known = _present_or_recorded(path, Path(f"{prefix}results/raw/{name}/source.json"))
+    if download is not None and (known == "absent" or known.startswith(_FETCHED)):
         return _download_fingerprint(download)
-    return known or "absent"
+    return known
 
 
 def text_fingerprint(config: Config, text: str, prefix: str) -> str:
@@ -51,10 +48,7 @@ def text_fingerprint(config: Config, text: str, prefix: str) -> str:
     section = config.texts[text]
     if section.download is not None:
         return _download_fingerprint(section.download)
-    path, record = Path(section.file).expanduser(), Path(f"{prefix}results/texts/{text}/source.json")
-    if os.path.exists(path):  # noqa: PTH110  # Path.exists() raises an error where permission is missing
-        return _path_fingerprint(path)
-    return str(read_json(record)["fingerprint"]) if record.is_file() else "absent"
+    return _present_or_recorded(Path(section.file).expanduser(), Path(f"{prefix}results/texts/{text}/source.json"))
 
 
 def base_fingerprint(config: Config, model: str) -> str:
@@ -105,6 +99,13 @@ def _download_fingerprint(download: Download) -> str:
     """Identify an archive by its digest, or, where there is none, by its addresses."""
     identity = download.sha256 or json.dumps([download.bytes, download.collective, sorted(download.urls)])
     return _FETCHED + hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _present_or_recorded(path: Path, record: Path) -> str:
+    """Return the fingerprint of what is at `path`, or else the one in the record of when it was read, or `absent`."""
+    if os.path.exists(path):  # noqa: PTH110  # Path.exists() raises an error where permission is missing
+        return _path_fingerprint(path)
+    return str(read_json(record)["fingerprint"]) if record.is_file() else "absent"
 
 
 def _path_fingerprint(path: Path) -> str:

@@ -13,7 +13,7 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
 from speechmill.config.lm import LmConfig
-from speechmill.config.pieces import Segment, Transcribe
+from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
 from speechmill.config.shards import ShardSettings
 from speechmill.config.text import TextConfig, casing_language
@@ -107,8 +107,7 @@ def ingest_model_runtime(config: Config, model: str) -> int:
 
 def segment(config: Config, dataset: str) -> str:
     """Return how a dataset's recordings are aligned and cut: the device, the lengths of clips, and the text rules."""
-    section = config.pieces[dataset]
-    assert isinstance(section, Segment)
+    section = config.segmented[dataset]
     by_default = TextConfig(language=casing_language(section.language))
     text = section.text or (config.runs[section.model.run].text if section.model.run else by_default)
     keys = {"device", "min_seconds", "max_seconds"}
@@ -117,8 +116,7 @@ def segment(config: Config, dataset: str) -> str:
 
 def transcribe(config: Config, dataset: str) -> str:
     """Return how a dataset's recordings are cut and transcribed: the lengths of clips, and how the run infers."""
-    section = config.pieces[dataset]
-    assert isinstance(section, Transcribe)
+    section = config.transcribed[dataset]
     run = config.runs[section.by]
     return _json(
         {
@@ -134,13 +132,12 @@ def transcribe(config: Config, dataset: str) -> str:
 def ingest_pieces(config: Config, dataset: str) -> str:
     """Return the lowest score of a piece that is kept, and what the card says about how the pieces were made."""
     section = config.pieces[dataset]
-    shards = {split: section.shard_count(split) for split in section.splits}
     about: dict[str, Any] = {"of": section.of, "stage": section.source}
     if isinstance(section, Segment):
         about["model"] = f"the run {section.model.run}" if section.model.run else section.model.base_title
     else:
         about |= {"run": section.by, "decoder": "lm" if uses_lm(config.runs[section.by]) else "greedy"}
-    return _json({"shards": shards, "min_score": section.threshold, "about": about})
+    return _json({"min_score": section.threshold, "about": about})
 
 
 def shards(config: Config, dataset: str) -> str:
@@ -472,9 +469,7 @@ def _hub_base(config: Config, run: str) -> str | None:
 
 def _transcribed_by(config: Config, section: Run) -> dict[str, str]:
     """Return the run that transcribed each training dataset with machine-made transcripts."""
-    names = dict.fromkeys(each.split("-")[0] for each in section.train or [])
-    pieces = {name: config.pieces[name] for name in names if name in config.pieces}
-    return {name: each.by for name, each in pieces.items() if isinstance(each, Transcribe)}
+    return {name: config.transcribed[name].by for name in section.train_datasets if name in config.transcribed}
 
 
 def _title(config: Config, set_name: str) -> str:

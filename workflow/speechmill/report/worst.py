@@ -1,7 +1,6 @@
 """worst: a page with the clips of a set on which the selected checkpoint makes the most errors, with their audio."""
 
 import argparse
-import base64
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, check_files, check_folder, read_json, write_text
 from speechmill.core.flac import encode_flac
-from speechmill.core.page import STYLE, page_environment
+from speechmill.core.page import STYLE, data_url, page_environment
 from speechmill.core.tables import read_table
 from speechmill.inference import log_probs
 from speechmill.model.clip_reader import ClipReader
@@ -155,7 +154,7 @@ def prepare_clips(
         if row["id"] in aligned:
             reference, hypothesis, flac = aligned[row["id"]]
             if settings.redistribute:
-                audio = f"data:audio/flac;base64,{base64.b64encode(flac).decode()}"
+                audio = data_url(flac, "audio/flac")
         else:
             reference, hypothesis = ([Word(word) for word in words] for words in _texts(row["pairs"]))
         prepared.append(row | {"columns": word_columns(row["pairs"], reference, hypothesis), "audio": audio})

@@ -141,8 +141,7 @@ def _builder(source: str, commit: str | None, settings: Hub, where: str, cache: 
     except RuntimeError as error:
         raise UnavailableError(
             f"{where} needs its own loading script, which `datasets` no longer runs; use a revision with Parquet files,"
-            " such as `refs/convert/parquet` with its `data_dir`,"
-            " or a local folder as `path`"
+            " such as `refs/convert/parquet` with its `data_dir`, or a local folder as `path`"
         ) from error
     except ValueError as error:
         configs = get_dataset_config_names(source, revision=commit)
