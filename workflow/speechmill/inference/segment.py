@@ -232,9 +232,7 @@ def _in_order(spill: IO[bytes], output: ClipOutput, vocabulary: int, file: IO[by
     """Return the log-probabilities of a recording, memory-mapped in `file`, shape (frames, vocabulary)."""
     if output.frames == 0:
         return np.empty((0, vocabulary), np.float16)
-    for offset, size in output.stored:
-        spill.seek(offset)
-        file.write(spill.read(size))
+    file.writelines(output.log_probs(spill))
     file.flush()
     return np.memmap(file, "<f2", "r", shape=(output.frames, vocabulary))
 
