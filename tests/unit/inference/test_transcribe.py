@@ -192,3 +192,8 @@ def test_failure_leaves_no_files(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no_model"):
         pieces_of(tmp_path, [recording(2)], tmp_path / "no_model")
     assert list((tmp_path / "pieces").iterdir()) == []
+
+
+def test_what_a_killed_job_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "pieces" / ".shard-00000" / "pieces").mkdir(parents=True)
+    assert pieces_of(tmp_path, [], tmp_path / "no model") == []

@@ -47,9 +47,9 @@ def plan(batch: Batch, **more: Any) -> PlanConfig:
     return PlanConfig.model_validate({"epochs": 3, "batch": batch.model_dump(), "save_steps": 1} | more)
 
 
-def counts(table: pa.Table, mixed: Mix, given_plan: PlanConfig) -> dict[str, int]:
+def counts(table: pa.Table, mixing: MixingSettings, given_plan: PlanConfig) -> dict[str, int]:
     """Return how many clips of each dataset all batches have."""
-    clips, names = clips_from_table(table, mixed), table["dataset"].to_pylist()
+    clips, names = clips_from_table(table, mixing), table["dataset"].to_pylist()
     batches = chain.from_iterable(epoch_batches(clips, given_plan, epoch) for epoch in range(given_plan.epochs))
     return Counter(names[i] for batch in batches for i in batch.tolist())
 
@@ -88,14 +88,14 @@ def test_half_of_a_group_is_followed_by_the_other_half() -> None:
 @pytest.mark.parametrize("batch", BATCHES, ids=["seconds", "clips", "by_length"])
 def test_counts_of_three_epochs_are_as_configured(batch: Batch) -> None:
     table = corpus({"read": 1000, "calls": 333, "news": 500})
-    found = counts(table, mix(table, settings(weights={"calls": 2.3, "news": 0.25})), plan(batch))
+    found = counts(table, settings(weights={"calls": 2.3, "news": 0.25}), plan(batch))
     assert found == pytest.approx({"read": 3 * 1000, "calls": 3 * 2.3 * 333, "news": 3 * 0.25 * 500}, rel=0.01)
 
 
 def test_datasets_of_a_language_share_a_weight() -> None:
     table = corpus({"read": 100, "calls": 100, "news": 100})
     groups = {"read": "ru", "calls": "ko", "news": "ko"}
-    found = counts(table, mix(table, settings(groups, by="language", weights={"ko": 2})), plan(BATCHES[0], epochs=1))
+    found = counts(table, settings(groups, by="language", weights={"ko": 2}), plan(BATCHES[0], epochs=1))
     assert found == {"read": 100, "calls": 200, "news": 200}
 
 
@@ -144,7 +144,7 @@ def test_rare_groups_do_not_all_skip_the_same_epoch() -> None:
 @pytest.mark.parametrize("batch", [BATCHES[0], BATCHES[2]], ids=["seconds", "by_length"])
 def test_batches_of_similar_length_rarely_repeat_a_clip(batch: Batch) -> None:
     table = corpus({"read": 1000, "calls": 200})
-    clips = clips_from_table(table, mix(table, settings(weights={"calls": 4})))
+    clips = clips_from_table(table, settings(weights={"calls": 4}))
     batches = epoch_batches(clips, plan(batch), 0)
     # By clips, batches at the limit between two parts may.
     assert np.mean([len(set(each.tolist())) < len(each) for each in batches]) < 0.1

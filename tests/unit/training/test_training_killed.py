@@ -32,7 +32,6 @@ from material import STOCHASTIC, as_json, recording, store
 from speechmill.config.mixing import MixingSettings
 from speechmill.config.plan import PlanConfig
 from speechmill.model.batching import batch_stats, clips_from_table
-from speechmill.model.mixing import mix
 from speechmill.training.guards import EXIT_RESUMABLE
 
 pytestmark = pytest.mark.slow
@@ -137,7 +136,7 @@ def inputs_in(folder: Path, letters: Wav2Vec2Processor, mixing: MixingSettings |
     clips = store(folder, recordings, texts, ["a"] * 24 + ["b"] * 8)
     plan = PlanConfig.model_validate(SETTINGS["plan"])
     table = pa.Table.from_pylist(clips[0])
-    steps = batch_stats(clips_from_table(table, mix(table, mixing) if mixing else None), plan).batches
+    steps = batch_stats(clips_from_table(table, mixing), plan).batches
     saved = [*range(6, steps, 6), steps]
     planned = {"batches": steps, "total_steps": steps, "checkpoints": saved, "epochs": 4, "mixing": None}
     return write_inputs(folder, clips, letters, planned | {"gradient_checkpointing": False})

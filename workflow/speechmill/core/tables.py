@@ -169,7 +169,7 @@ def write_row_groups(groups: Iterable[list[dict[str, Any]]], schema: pa.Schema, 
             # The writer copies the audio twice, so the rows should not hold it as well.
             group.clear()
             writer.write_table(table)
-            _release_memory()
+            release_memory()
             return size
 
         return list(map(write, groups))
@@ -198,11 +198,11 @@ def read_row_groups(path: Path, groups: Iterable[int] | None = None) -> Iterator
 
 def _rows(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = file.read_row_group(group).to_pylist()
-    _release_memory()
+    release_memory()
     return rows
 
 
-def _release_memory() -> None:
+def release_memory() -> None:
     """Return freed memory to the system; Arrow would keep as much as the longest clip took."""
     pa.default_memory_pool().release_unused()
 

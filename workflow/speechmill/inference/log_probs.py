@@ -122,6 +122,12 @@ class ClipOutput:
     stored: list[tuple[int, int]]
     """The (offset, size) in bytes of the log-probabilities of each chunk in the spill file, in order."""
 
+    def log_probs(self, spill: IO[bytes]) -> Iterator[bytes]:
+        """Yield the log-probabilities of each chunk, in order, from the spill file."""
+        for offset, size in self.stored:
+            spill.seek(offset)
+            yield spill.read(size)
+
 
 class _ChunkOutput(NamedTuple):
     """The output of a model for a chunk."""
@@ -336,11 +342,7 @@ def _read_log_probs(spill: IO[bytes], output: ClipOutput, name: str) -> bytes:
             f"{name} is too long: the log-probabilities of its {output.frames} frames take more than 2 GiB; remove the"
             " decoder lm from evaluation.decoders, or split the recording"
         )
-    parts = []
-    for offset, size in output.stored:
-        spill.seek(offset)
-        parts.append(spill.read(size))
-    return b"".join(parts)
+    return b"".join(output.log_probs(spill))
 
 
 def vocabulary(model: PreTrainedModel, processor: Processor) -> list[str]:

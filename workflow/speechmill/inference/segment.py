@@ -20,9 +20,10 @@ from speechmill.config.text import TextConfig
 from speechmill.core.command import run_command
 from speechmill.core.files import check_folder
 from speechmill.core.flac import Int16Samples, encode_flac
-from speechmill.core.schemas import CLIPS, PIECES, SAMPLE_RATE
-from speechmill.core.tables import read_table, write_in_row_groups
+from speechmill.core.schemas import CLIPS, SAMPLE_RATE
+from speechmill.core.tables import read_table
 from speechmill.inference.log_probs import ClipOutput, LogProbsSettings, infer
+from speechmill.inference.piece_table import Amount, part_of, write_pieces
 from speechmill.inference.segmentation import SegmentSettings, Stretch, align
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import acquire_devices
@@ -40,8 +41,6 @@ _BATCH_SECONDS = 120.0
 
 # Recordings whose log-probabilities are on the disk at the same time; a longer one is there alone.
 _GROUP_SAMPLES = 3600 * SAMPLE_RATE
-
-_ROW_GROUP = 32
 
 # Frames whose samples are in memory at the same time: 20 s for frames of 20 ms.
 _LEVEL_FRAMES = 1000
@@ -132,13 +131,6 @@ class _Recording(NamedTuple):
     read: Callable[[list[tuple[int, int]]], Iterator[Int16Samples]]
 
 
-class Amount(NamedTuple):
-    """The length of parts of recordings, and the number of words of their transcripts."""
-
-    seconds: float
-    words: int
-
-
 def segment(
     shard: Path, rows: Path, model_folder: Path, settings: StageSettings, pieces: Path, gpus: int = 0
 ) -> dict[str, Amount]:
@@ -159,24 +151,11 @@ def segment(
     """
     place = {"dataset": shard.parts[-3], "split": shard.parts[-2], "text": ""}
     recordings = [row | place for row in read_table(rows).to_pylist() if row["reason"] is None]
-    seconds: Counter[str] = Counter()
-    num_words: Counter[str] = Counter()
-
-    def counted(parts: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        for part in parts:
-            reason = part["reason"] or "pieces"
-            seconds[reason] += part["end"] - part["start"]
-            num_words[reason] += len(part["sentence"].split())
-            yield part
-
     pieces.parent.mkdir(parents=True, exist_ok=True)
-    if recordings:
-        with acquire_devices(settings.device, f"datasets.{pieces.parts[-3]}", gpus) as (device,):
-            parts = _parts(recordings, shard, model_folder, settings, device, pieces.parent)
-            write_in_row_groups(counted(parts), PIECES, pieces, _ROW_GROUP)
-    else:
-        write_in_row_groups([], PIECES, pieces, _ROW_GROUP)
-    return {reason: Amount(seconds[reason], num_words[reason]) for reason in sorted(seconds)}
+    if not recordings:
+        return write_pieces([], pieces)
+    with acquire_devices(settings.device, f"datasets.{pieces.parts[-3]}", gpus) as (device,):
+        return write_pieces(_parts(recordings, shard, model_folder, settings, device, pieces.parent), pieces)
 
 
 def _parts(
@@ -253,9 +232,7 @@ def _in_order(spill: IO[bytes], output: ClipOutput, vocabulary: int, file: IO[by
     """Return the log-probabilities of a recording, memory-mapped in `file`, shape (frames, vocabulary)."""
     if output.frames == 0:
         return np.empty((0, vocabulary), np.float16)
-    for offset, size in output.stored:
-        spill.seek(offset)
-        file.write(spill.read(size))
+    file.writelines(output.log_probs(spill))
     file.flush()
     return np.memmap(file, "<f2", "r", shape=(output.frames, vocabulary))
 
@@ -285,14 +262,10 @@ def _rows(recording: _Recording, stretches: list[Stretch]) -> Iterator[dict[str,
     bounds[-1] = (bounds[-1][0], row["num_samples"])
     samples = recording.read([span for span, each in zip(bounds, stretches, strict=True) if not each.reason])
     for (start, end), stretch in zip(bounds, stretches, strict=True):
-        part = recording.transcript.words[stretch.first_word : stretch.end_word]
-        yield {key: row[key] for key in ("splits", "speaker_id", "gender", "age", "accent")} | {
-            "id": f"{row['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
-            "recording": row["id"],
-            "start": start / SAMPLE_RATE,
-            "end": end / SAMPLE_RATE,
-            "sentence": "".join(word.written for word in part).strip(),
-            "score": stretch.score if part and not math.isnan(stretch.score) else None,
+        words = recording.transcript.words[stretch.first_word : stretch.end_word]
+        yield part_of(row, start, end) | {
+            "sentence": "".join(word.written for word in words).strip(),
+            "score": stretch.score if words and not math.isnan(stretch.score) else None,
             "encoded": None if stretch.reason else encode_flac(next(samples)),
             "reason": stretch.reason or None,
             "detail": _DETAILS[stretch.reason] if stretch.reason else None,

@@ -67,6 +67,9 @@ _WORD_GAIN = 10.0
 _BLOCK = 1 << 14
 """Frames that are read at a time."""
 
+_BLOCK_CELLS = 1 << 20
+"""Scores, frames times tokens, that are in memory at a time."""
+
 _IMPOSSIBLE = -1e30
 """The log-probability of an impossible state."""
 
@@ -148,6 +151,30 @@ class _Path(NamedTuple):
 
 
 _OUTSIDE, _TOKEN, _BLANK = 0, 1, 2
+
+
+class _Moves(NamedTuple):
+    """How the best path reaches each state in each frame; if no array says so, from the same state.
+
+    The blank and the state outside the text that have the number of a token or of a word are before it.
+    """
+
+    from_blank: NDArray[np.bool_]
+    """A token: from the blank before it; shape (frames, tokens)."""
+    from_previous: NDArray[np.bool_]
+    """A token: from the token before it or from outside; shape (frames, tokens)."""
+    from_outside: NDArray[np.bool_]
+    """The first token of a word with `from_previous`: from outside; shape (frames, words)."""
+    from_token: NDArray[np.bool_]
+    """A blank: from the token before it; shape (frames, tokens + 1)."""
+    entered: NDArray[np.bool_]
+    """Outside: from the text, by its last token or the blank after it; shape (frames, words + 1)."""
+    entered_from_token: NDArray[np.bool_]
+    """Outside with `entered`: from the token; shape (frames, words + 1)."""
+    skipped: NDArray[np.bool_]
+    """Outside: from before an earlier word in the same frame; shape (frames, words + 1)."""
+    last: tuple[int, int]
+    """The kind and the number of the last state."""
 
 
 class _Words(NamedTuple):
@@ -318,11 +345,7 @@ def _align_window(
     separator: int | None,
     path: _Path,
 ) -> None:
-    """Write the best path through a window to `path`.
-
-    The states are those of CTC, one for each token and one for the blank after it (which may be a separator after the
-    last token of a word), and one before each word and at the end for audio without text.
-    """
+    """Write the best path through a window to `path`."""
     start, stop, first_word, end_word = window
     bounds = text.bounds[first_word : end_word + 1]
     tokens, bounds = text.tokens[bounds[0] : bounds[-1]], bounds - bounds[0]
@@ -330,17 +353,46 @@ def _align_window(
     path.word[start:stop] = first_word - 1
     if not n or not num_frames or n * num_frames > _LARGEST_WINDOW:
         return
+    leave = text.leave[first_word : end_word + 1]
+    moves = _best_moves(log_probs, window, tokens, bounds, leave, greedy, blank, separator)
+    chosen = _follow_back(moves, bounds, window, path)
+    block = max(1, _BLOCK_CELLS // n)
+    for t in range(0, num_frames, block):
+        rows = slice(start + t, min(stop, start + t + block))
+        token_scores, blank_scores, gap_scores = _frame_scores(log_probs[rows], tokens, blank, separator)
+        scores = np.column_stack([token_scores, gap_scores, blank_scores])
+        of_path = scores[np.arange(len(scores)), chosen[t : t + block]]
+        path.score[rows] = np.where(path.kind[rows] == _OUTSIDE, 0, of_path)
+
+
+def _best_moves(
+    log_probs: NDArray[np.float16],
+    window: _Window,
+    tokens: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+    leave: NDArray[np.float64],
+    greedy: _Greedy,
+    blank: int,
+    separator: int | None,
+) -> _Moves:
+    """Return how the best path reaches each state of a window, by the Viterbi algorithm.
+
+    The states are those of CTC, one for each token and one for the blank before it and at the end (which may be a
+    separator at the bounds of words), and one before each word and at the end for audio without text.
+    """
+    start, stop = window.start, window.stop
+    n, num_frames = len(tokens), stop - start
     firsts, lasts = bounds[:-1], bounds - 1
     # A token that follows an equal one needs a blank between them.
     repeated = np.flatnonzero(tokens[1:] == tokens[:-1]) + 1
-    missing, leave = bounds * _MISSING_TOKEN, text.leave[first_word : end_word + 1]
+    missing = bounds * _MISSING_TOKEN
     begins = np.zeros(num_frames, bool)
     low, high = np.searchsorted(greedy.frames, (start, stop))
     begins[greedy.frames[low:high] - start] = True
     may_leave = begins | ~greedy.has_token[start:stop]
     may_leave[0] = True
 
-    stays_in_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
+    from_blank, from_previous = (np.zeros((num_frames, n), bool) for _ in range(2))
     from_token = np.zeros((num_frames, n + 1), bool)
     from_outside = np.zeros((num_frames, len(firsts)), bool)
     entered, entered_from_token, skipped = (np.zeros((num_frames, len(bounds)), bool) for _ in range(3))
@@ -349,7 +401,7 @@ def _align_window(
     # The token before the first one is impossible.
     blank_state = np.full(n + 1, _IMPOSSIBLE)
     blank_state[0] = 0.0
-    block = max(1, (1 << 20) // n)
+    block = max(1, _BLOCK_CELLS // n)
     for t in range(num_frames):
         if t % block == 0:
             token_scores, blank_scores, gap_scores = _frame_scores(
@@ -363,7 +415,7 @@ def _align_window(
         np.greater(outside[:-1], word_start, out=from_outside[t])
         previous[firsts] = np.maximum(outside[:-1], word_start)
         stay -= _HOLD_TOKEN
-        np.greater(blank_state[:-1], stay, out=stays_in_blank[t])
+        np.greater(blank_state[:-1], stay, out=from_blank[t])
         best = np.maximum(blank_state[:-1], stay)
         np.greater(previous, best, out=from_previous[t])
         np.maximum(best, previous, out=best)
@@ -387,39 +439,46 @@ def _align_window(
         blank_state[bounds] += gap_scores[i] - blank_scores[i] + _HOLD_BLANK
         token_state[1:] = best
 
-    word_of = np.repeat(np.arange(len(firsts)), np.diff(bounds)).tolist()
-    word_at = {int(bound): word for word, bound in enumerate(bounds)}
     kind = int(np.argmax([outside[-1], token_state[-1], blank_state[-1]]))
-    at = {_OUTSIDE: len(firsts), _TOKEN: n - 1, _BLANK: n}[kind]
-    token_at = np.full(num_frames, -1, np.int64)
+    last = {_OUTSIDE: len(firsts), _TOKEN: n - 1, _BLANK: n}[kind]
+    return _Moves(
+        from_blank, from_previous, from_outside, from_token, entered, entered_from_token, skipped, (kind, last)
+    )
+
+
+def _follow_back(moves: _Moves, bounds: NDArray[np.int64], window: _Window, path: _Path) -> NDArray[np.int64]:
+    """Write the words and the kinds of the frames of a window to `path`, and return the token of each frame.
+
+    The token is its number in the window, the number of tokens between two words, and -1 for other blanks; (frames,).
+    """
+    word_of = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds)).tolist()
+    word_at = {int(bound): word for word, bound in enumerate(bounds)}
+    (kind, at), num_frames = moves.last, len(moves.entered)
+    chosen = np.full(num_frames, -1, np.int64)
     for t in range(num_frames - 1, -1, -1):
-        frame = start + t
+        frame = window.start + t
         if kind == _OUTSIDE:
-            while skipped[t, at]:
+            while moves.skipped[t, at]:
                 at -= 1
-            path.word[frame], path.kind[frame] = first_word + at - 1, _OUTSIDE
-            if entered[t, at]:
-                kind, at = (_TOKEN, int(lasts[at])) if entered_from_token[t, at] else (_BLANK, int(bounds[at]))
+            path.word[frame], path.kind[frame] = window.first + at - 1, _OUTSIDE
+            if moves.entered[t, at]:
+                kind = _TOKEN if moves.entered_from_token[t, at] else _BLANK
+                at = int(bounds[at]) - (1 if kind == _TOKEN else 0)
         elif kind == _TOKEN:
-            path.word[frame], path.kind[frame], token_at[t] = first_word + word_of[at], _TOKEN, at
-            if from_previous[t, at]:
-                if at in word_at and from_outside[t, word_at[at]]:
+            path.word[frame], path.kind[frame], chosen[t] = window.first + word_of[at], _TOKEN, at
+            if moves.from_previous[t, at]:
+                if at in word_at and moves.from_outside[t, word_at[at]]:
                     kind, at = _OUTSIDE, word_at[at]
                 else:
                     at -= 1
-            elif stays_in_blank[t, at]:
+            elif moves.from_blank[t, at]:
                 kind = _BLANK
         else:
-            path.word[frame], path.kind[frame] = first_word + (word_of[at - 1] if at else -1), _BLANK
-            token_at[t] = n if at in word_at else -1
-            if from_token[t, at]:
+            path.word[frame], path.kind[frame] = window.first + (word_of[at - 1] if at else -1), _BLANK
+            chosen[t] = bounds[-1] if at in word_at else -1
+            if moves.from_token[t, at]:
                 kind, at = _TOKEN, at - 1
-    for t in range(0, num_frames, block):
-        rows = slice(start + t, min(stop, start + t + block))
-        token_scores, blank_scores, gap_scores = _frame_scores(log_probs[rows], tokens, blank, separator)
-        scores = np.column_stack([token_scores, gap_scores, blank_scores])
-        chosen = scores[np.arange(len(scores)), token_at[t : t + block]]
-        path.score[rows] = np.where(path.kind[rows] == _OUTSIDE, 0, chosen)
+    return chosen
 
 
 def _frame_scores(

@@ -12,9 +12,7 @@ import argparse
 import hashlib
 import io
 import math
-import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +24,14 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from speechmill.core.command import run_command
-from speechmill.core.files import check_files, check_folder, corrupt_file_error, read_json
+from speechmill.core.files import check_files, check_folder, corrupt_file_error, read_json, scratch_folder
 from speechmill.core.flac import decode_spans, encode_flac
 from speechmill.core.progress import progress
-from speechmill.core.schemas import PIECES, SAMPLE_RATE, clip_schema
-from speechmill.core.tables import read_rows, read_table, write_in_row_groups, write_row_groups
+from speechmill.core.schemas import SAMPLE_RATE, clip_schema
+from speechmill.core.tables import read_rows, read_table, write_in_row_groups
 from speechmill.inference.decoders import Weights, decode_all
 from speechmill.inference.log_probs import LogProbsSettings, infer, write_ctc_outputs
+from speechmill.inference.piece_table import Amount, part_of, write_pieces
 from speechmill.inference.voice_activity import WINDOW, Span, speech_pieces, speech_probabilities
 from speechmill.model.ctc import clip_losses
 from speechmill.model.devices import acquire_devices
@@ -45,8 +44,6 @@ from speechmill.text.normaliser import compose, to_units
 _BLOCK_SAMPLES = 1875 * WINDOW
 
 _ROW_GROUP = 32
-
-_SPEAKER = ("speaker_id", "gender", "age", "accent")
 
 
 class TranscribeSettings(BaseModel):
@@ -115,8 +112,8 @@ def transcribe_shard(
     pieces: Path,
     gpus: int = 0,
     threads: int = 1,
-) -> Counter[str]:
-    """Write the table PIECES of the recordings in a shard; return the seconds of pieces and of what is left out.
+) -> dict[str, Amount]:
+    """Write the table PIECES of the recordings in a shard; return how much is `pieces`, and how much each other reason.
 
     Args:
         shard: The shard with the recordings.
@@ -131,10 +128,8 @@ def transcribe_shard(
     Raises:
         SpeechmillError: The shard or a model is corrupt, or there is no device as wanted.
     """
-    pieces.parent.mkdir(parents=True, exist_ok=True)
     # Next to the results, because /tmp may be too small.
-    work = Path(tempfile.mkdtemp(prefix=f".{pieces.stem}.", dir=pieces.parent))
-    try:
+    with scratch_folder(pieces.with_name(f".{pieces.stem}")) as work:
         # Clip readers take the dataset, the split and the number of a shard from its path.
         speech = work / "pieces" / "speech" / "shard-00000.parquet"
         speech.parent.mkdir(parents=True)
@@ -146,13 +141,7 @@ def transcribe_shard(
             clip |= {"dataset": "pieces", "split": "speech", "shard": 0, "row_group": group, "row": row, "text": ""}
         if clips:
             _transcribe(clips, speech, model_folder, lm_folder, settings, work, gpus, threads)
-        write_row_groups(_with_audio(parts, speech), PIECES, pieces)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    seconds: Counter[str] = Counter()
-    for part in parts:
-        seconds[part["reason"] or "transcribed"] += part["end"] - part["start"]
-    return seconds
+        return write_pieces(_with_audio(parts, speech), pieces)
 
 
 def _speech(
@@ -168,11 +157,7 @@ def _speech(
             spans = [span for span, is_speech in cuts if is_speech]
             samples = decode_spans(io.BytesIO(encoded), spans)
             for (start, end), is_speech in cuts:
-                part = {key: row[key] for key in ("splits", *_SPEAKER)} | {
-                    "id": f"{row['id']}-{start * 1000 // SAMPLE_RATE:08d}-{end * 1000 // SAMPLE_RATE:08d}",
-                    "recording": row["id"],
-                    "start": start / SAMPLE_RATE,
-                    "end": end / SAMPLE_RATE,
+                part = part_of(row, start, end) | {
                     "num_samples": end - start,
                     "sentence": "",
                     "score": None,
@@ -230,16 +215,12 @@ def _transcribe(
             clip |= {"sentence": compose(hypothesis), "score": score}
 
 
-def _with_audio(parts: list[dict[str, Any]], speech: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows of PIECES in row groups of `_ROW_GROUP`, with the audio of those that have no reason."""
+def _with_audio(parts: list[dict[str, Any]], speech: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of PIECES, with the audio of those that have no reason."""
     audio = read_rows(speech)
-    for start in range(0, len(parts), _ROW_GROUP):
-        group = []
-        for part in parts[start : start + _ROW_GROUP]:
-            encoded = next(audio)["audio"]["bytes"] if "row_group" in part else None
-            row = {field: part.get(field) for field in PIECES.names}
-            group.append(row | {"encoded": None if part["reason"] else encoded})
-        yield group
+    for part in parts:
+        encoded = next(audio)["audio"]["bytes"] if "row_group" in part else None
+        yield part | {"encoded": None if part["reason"] else encoded}
 
 
 def main() -> None:
@@ -262,10 +243,10 @@ def main() -> None:
     lm_folder = args.lm[0].parent if args.lm else None
     if lm_folder is not None:
         check_lm(lm_folder)
-    seconds = transcribe_shard(
+    amounts = transcribe_shard(
         args.shard, args.rows, args.model, lm_folder, args.settings, args.pieces, args.gpus, args.threads
     )
-    print(", ".join(f"{what}: {amount / 3600:.2f} h" for what, amount in sorted(seconds.items())) or "no recordings")
+    print(", ".join(f"{what}: {amount.seconds / 3600:.2f} h" for what, amount in amounts.items()) or "no recordings")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from speechmill.core.tables import read_table
 from speechmill.text.lexicon import Tokens, tokenizer_tokens
 from speechmill.text.normaliser import Normaliser, compose
 
+_TOKENIZER = ("vocab.json", "tokenizer_config.json")
+
 _COUNTS = ("read", "empty", "removed", "not_spelled", "repeated", "sentences", "words")
 
 
@@ -114,22 +116,21 @@ def read_clip_texts(clips: Path) -> list[str]:
     return [compose(text) for text in read_table(clips, ["text"])["text"].to_pylist()]
 
 
-def read_text_files(files: Iterable[Path], normalise: Normaliser) -> Iterator[str]:
-    """Yield the normalised lines of plain-text files, with jamo composed to syllables.
+def read_text_file(file: Path, normalise: Normaliser) -> Iterator[str]:
+    """Yield the normalised lines of a plain-text file, with jamo composed to syllables.
 
     Raises:
-        SpeechmillError: A file is not valid UTF-8.
+        SpeechmillError: The file is not valid UTF-8.
     """
-    for file in files:
-        with file.open(encoding="utf-8-sig") as lines:
-            try:
-                for line in lines:
-                    yield compose(normalise(line))
-            except UnicodeDecodeError as error:
-                raise SpeechmillError(
-                    f"{file}, listed in evaluation.lm.files, is not valid UTF-8 ({error}); convert it, for"
-                    " example with iconv"
-                ) from error
+    with file.open(encoding="utf-8-sig") as lines:
+        try:
+            for line in lines:
+                yield compose(normalise(line))
+        except UnicodeDecodeError as error:
+            raise SpeechmillError(
+                f"{file}, listed in evaluation.lm.files, is not valid UTF-8 ({error}); convert it, for example with"
+                " iconv"
+            ) from error
 
 
 def read_fetched_text(file: Path, normalise: Normaliser) -> Iterator[str]:
@@ -150,9 +151,6 @@ def read_tokens(tokenizer: list[Path]) -> Tokens:
     for name in _TOKENIZER:
         check_folder(folder, name)
     return tokenizer_tokens(*(folder / name for name in _TOKENIZER))
-
-
-_TOKENIZER = ("vocab.json", "tokenizer_config.json")
 
 
 def main() -> None:
@@ -176,7 +174,7 @@ def main() -> None:
     if args.clips:
         sources.append(("training", held_out.filter(read_clip_texts(args.clips[0]), unique=True)))
     for path in args.files:
-        sources.append((path.name, held_out.filter(read_text_files([path], normalise), unique=False)))
+        sources.append((path.name, held_out.filter(read_text_file(path, normalise), unique=False)))
     if args.texts:
         tokens = read_tokens(args.tokenizer)
         for path in args.texts:

@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from speechmill.config.mixing import MixingSettings
 from speechmill.config.plan import PlanConfig
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.model.mixing import Mix
+from speechmill.model.mixing import Mix, mix
 
 Lengths = NDArray[np.int64]
 """The number of samples of each clip, shape (clips,)."""
@@ -40,15 +41,16 @@ class Clips:
     """How often each clip occurs in an epoch; None for once."""
 
 
-def clips_from_table(table: pa.Table, mix: Mix | None = None) -> Clips:
-    """Return the lengths and row groups of a table of clips, with the `mix` of the same table."""
+def clips_from_table(table: pa.Table, mixing: MixingSettings | None = None) -> Clips:
+    """Return the lengths and row groups of a table of clips, and their mix, if they are mixed."""
     columns = table.select(["dataset", "split", "shard", "row_group", "num_samples"]).combine_chunks()
     groups = np.zeros(len(columns), dtype=np.int64)
     for name in ("dataset", "split", "shard", "row_group"):
         # A mixed-radix number in which each column is a digit.
         digit = np.unique(columns[name].dictionary_encode().chunk(0).indices.to_numpy(), return_inverse=True)[1]
         groups = groups * (digit.max(initial=0) + 1) + digit
-    return Clips(columns["num_samples"].to_numpy().astype(np.int64), groups, mix)
+    mixed = mix(table, mixing) if mixing else None
+    return Clips(columns["num_samples"].to_numpy().astype(np.int64), groups, mixed)
 
 
 def epoch_batches(clips: Clips, plan: PlanConfig, epoch: int) -> list[Indices]:

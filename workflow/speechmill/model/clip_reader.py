@@ -17,7 +17,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.flac import Int16Samples, decode_flac, decode_spans
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.core.tables import open_table, table_errors
+from speechmill.core.tables import open_table, release_memory, table_errors
 from speechmill.model.batching import SampledClip, clips_from_table
 from speechmill.model.ctc import IGNORED_LABEL
 from speechmill.model.labels import LabelEncoder
@@ -88,7 +88,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         """
         path, name, encoded = self._encoded(i)
         try:
-            return decode_flac(encoded.as_py())
+            return decode_flac(encoded.to_pybytes())
         except sf.LibsndfileError as error:
             raise _damaged_audio_error(path, name, error) from error
 
@@ -100,11 +100,11 @@ class ClipReader(Dataset[dict[str, Any]]):
         """
         path, name, encoded = self._encoded(i)
         try:
-            yield from decode_spans(pa.BufferReader(encoded.as_buffer()), spans)
+            yield from decode_spans(pa.BufferReader(encoded), spans)
         except sf.LibsndfileError as error:
             raise _damaged_audio_error(path, name, error) from error
 
-    def _encoded(self, i: int) -> tuple[Path, str, pa.BinaryScalar]:
+    def _encoded(self, i: int) -> tuple[Path, str, pa.Buffer]:
         """Return the shard, the id and the FLAC file of clip `i`."""
         dataset, split, name, digest, shard, number, row = (
             self._clips[key][i].as_py()
@@ -118,7 +118,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         # may lead to it.
         if group.digests[row].as_py() != digest:
             raise corrupt_file_error(path, f"contains another recording for {name} than its index lists")
-        return path, name, group.encoded[row]
+        return path, name, _value(group.encoded, row)
 
     def _row_group(self, path: Path, number: int) -> _RowGroup:
         """Return a row group from the cache or from its shard, and remove the least recently used ones."""
@@ -136,6 +136,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         with table_errors(path):
             # A thread pool does not survive the fork that creates a worker.
             table = self._open(path).read_row_group(number, columns=columns, use_threads=False)
+        release_memory()
         table = table.combine_chunks()
         return _RowGroup(table["id"].chunk(0), table["audio_sha256"].chunk(0), table["audio"].chunk(0).field("bytes"))
 
@@ -146,6 +147,13 @@ class ClipReader(Dataset[dict[str, Any]]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._clear_cache()
+
+
+def _value(array: pa.BinaryArray, i: int) -> pa.Buffer:
+    """Return value `i` of an array; `array[i]` would be a copy, which takes much memory for a long clip."""
+    _, offsets, values = array.buffers()
+    start, stop = np.frombuffer(offsets, np.int32)[array.offset + i :][:2].tolist()
+    return values.slice(start, stop - start)
 
 
 def _shard_key(path: Path) -> tuple[str, str, int]:

@@ -10,11 +10,13 @@ from speechmill.config.mixing import MixingSettings
 
 # Makes these random numbers independent of the order of the clips, which is drawn from the same seed.
 _STREAM = 0x3117
+
 WITHOUT_SPEAKER = "without a speaker"
 """The title of clips that have no speaker."""
 
 # Speakers are summarised in this many equal parts.
 _PARTS = 4
+
 # Removes the rounding errors of shares, so that a temperature of 1 gives exactly 1.
 _DECIMALS = 9
 

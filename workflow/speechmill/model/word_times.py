@@ -8,7 +8,7 @@ import torch
 from torchaudio.functional import forced_align, merge_tokens
 from transformers import PreTrainedModel
 
-from speechmill.model.labels import LabelEncoder
+from speechmill.model.labels import LabelEncoder, separator_id
 from speechmill.model.models import Processor
 from speechmill.text.normaliser import to_units
 
@@ -43,8 +43,7 @@ def word_times(
         separated: Whether the model separates the words; otherwise they are the characters of the text, with its
             spaces.
     """
-    tokenizer = processor.tokenizer
-    separator = tokenizer.get_vocab().get(tokenizer.word_delimiter_token) if separated else None
+    separator = separator_id(processor) if separated else None
     ids = [token_ids(word, processor, units, log_probs.shape[-1]) for word in words]
     spans = word_spans(log_probs, ids, separator, model.config.pad_token_id)
     frame_seconds = seconds / max(1, len(log_probs))

@@ -32,7 +32,6 @@ from speechmill.core.tables import check_clips_digest, clips_digest, read_table
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.devices import acquire_devices, device_name
-from speechmill.model.mixing import mix
 from speechmill.model.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
@@ -211,8 +210,7 @@ def train(
     collator = Collator(inputs.processor)
     check_frames(model, inputs.clips, collator, run, settings.augment.shortest_factor)
     state = broadcast(lambda: newest_resume_state(work))
-    mixed = mix(inputs.clips, settings.mixing) if settings.mixing else None
-    start, clips = step_of(state), clips_from_table(inputs.clips, mixed)
+    start, clips = step_of(state), clips_from_table(inputs.clips, settings.mixing)
     trainer = CtcTrainer(
         model=model,
         args=training_arguments(

@@ -31,7 +31,7 @@ from speechmill.corpus.leakage import format_leakage
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.corpus.status import format_rejections
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
-from speechmill.model.mixing import WITHOUT_SPEAKER, Mix, mix
+from speechmill.model.mixing import WITHOUT_SPEAKER, Mix
 from speechmill.model.models import model_config, samples_per_frame
 from speechmill.training.cost import Cost, training_cost
 
@@ -83,8 +83,7 @@ def make_plan(
         raise SpeechmillError(f"runs.{run}.{error}")
     plan, stretch = settings.plan, settings.augment.longest_factor
     columns = ["dataset", "split", "shard", "row_group", "num_samples", "speaker_id"]
-    rows = read_table(clips, columns)
-    table = clips_from_table(rows, mix(rows, settings.mixing) if settings.mixing else None)
+    table = clips_from_table(read_table(clips, columns), settings.mixing)
     samples, longest = int(table.lengths.sum()), int(table.lengths.max()) / SAMPLE_RATE
     if plan.batch.seconds is not None and longest > plan.batch.seconds:
         raise SpeechmillError(
