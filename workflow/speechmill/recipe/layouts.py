@@ -6,7 +6,6 @@ What is found here is read by the readers of the workflow itself, so that a reci
 import csv
 import itertools
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +17,9 @@ from num2words import num2words
 from speechmill.config.datasets import TABLES
 from speechmill.core.command import SpeechmillError
 from speechmill.core.languages import languages_of
-from speechmill.corpus.sources.archive import open_tree
+from speechmill.corpus.sources.annotations.annotated import is_recording
 from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_lines, read_table
 from speechmill.recipe.characters import number_language
-from speechmill.recipe.recordings import is_recording, list_files
 from speechmill.recipe.tiers import TIER_READERS, choose_tiers
 
 _SENTENCE = (
@@ -68,14 +66,14 @@ class Layout:
         return next((split for split in self.splits if _SPLIT_NAMES.get(split) == purpose), None)
 
 
-def find_layout(path: Path, language: str) -> Layout:
-    """Return how the folder or archive at `path` describes its recordings.
+def find_layout(path: Path, names: list[str], language: str) -> Layout:
+    """Return how the folder or archive at `path`, whose files have these names, describes its recordings.
 
     Raises:
         SpeechmillError: There are no recordings, or an archive is not that of a published corpus.
     """
-    names = list_files(path) if path.is_dir() else _members(path)
-    if not any(map(is_recording, names)):
+    recordings = [name for name in names if is_recording(name)]
+    if not recordings:
         raise SpeechmillError(
             f"{path} contains no recordings, which are files that end in .wav, .flac, .mp3 and similar; set FOLDER to"
             " the folder of the recordings"
@@ -88,7 +86,6 @@ def find_layout(path: Path, language: str) -> Layout:
             f"{path} is an archive that is neither of Common Voice nor of Zeroth; unpack it, and set FOLDER to the"
             " folder"
         )
-    recordings = [name for name in names if is_recording(name)]
     found = (
         _kaldi(names)
         or _tables(path, names, recordings)
@@ -96,17 +93,6 @@ def find_layout(path: Path, language: str) -> Layout:
         or _labels(recordings, language)
     )
     return found or _without_text(recordings)
-
-
-def _members(path: Path) -> list[str]:
-    """Return the names of the files of an archive."""
-    names: list[str] = []
-
-    def keep(name: str) -> None:
-        names.append(name)
-
-    with tempfile.TemporaryDirectory() as work, open_tree(path, Path(work), keep):
-        return names
 
 
 def _common_voice(path: Path, names: list[str], language: str) -> Layout | None:
