@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def measure(names: list[str], read: Callable[[str], Encoded]) -> Measured:
 
     Args:
         names: The names of the recordings.
-        read: Returns the content of one; raises OSError if it cannot be read.
+        read: Returns the content of one, or its file; raises OSError if it cannot be read.
     """
     step = max(1, -(-len(names) // _MEASURED))
     measured = Measured(sampled=step > 1)
@@ -104,12 +105,11 @@ def _header(encoded: Encoded, name: str) -> tuple[float, int, int, str]:
         container = inspect_container(content)
     if container.truncated or container.fault:
         raise UnreadableAudioError(container.fault or f"the file is truncated {container.truncated}")
-    try:
-        with sf.SoundFile(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as audio:
-            if audio.frames < 1 << 48:  # otherwise the header does not give it
-                return _complete(audio.frames, audio.samplerate, audio.channels, f"{audio.format} {audio.subtype}")
-    except sf.LibsndfileError:
-        pass
+    # Not by its name, whose ending libsndfile would take for the format of a file without a header.
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+    with file, suppress(sf.LibsndfileError), sf.SoundFile(file) as audio:
+        if audio.frames < 1 << 48:  # otherwise the header does not give it
+            return _complete(audio.frames, audio.samplerate, audio.channels, f"{audio.format} {audio.subtype}")
     samples, rate, channels = decode(encoded, name, _count, _MAX_HOURS).samples
     return _complete(samples, rate, channels, Path(name).suffix.lower().removeprefix("."))
 

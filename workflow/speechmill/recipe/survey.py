@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from speechmill.config.datasets import IngestSettings, Source
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.encoded import Encoded, read_encoded
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.ingest_dataset import SourceLocation, open_corpus
 from speechmill.corpus.sources.annotations.annotated import is_recording
 from speechmill.corpus.sources.corpus import Corpus, SourceClip
@@ -134,7 +134,7 @@ def _recordings(
 ) -> tuple[list[str], Callable[[str], Encoded]]:
     """Return the names of all recordings, and a function that reads one."""
     if layout.section["source"] == "folder":
-        return [name for name in files if is_recording(name)], lambda name: read_encoded(path / name)
+        return [name for name in files if is_recording(name)], lambda name: path / name
     by_file = {os.path.normpath(clip.file): clip for clip in corpus.clips}
 
     def read(name: str) -> Encoded:
