@@ -3,7 +3,6 @@
 What is found here is read by the readers of the workflow itself, so that a recipe has exactly what was reported.
 """
 
-import csv
 import itertools
 import re
 from collections import Counter, defaultdict
@@ -18,7 +17,7 @@ from speechmill.config.datasets import TABLES
 from speechmill.core.command import SpeechmillError
 from speechmill.core.languages import languages_of
 from speechmill.corpus.sources.annotations.annotated import is_recording
-from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_lines, read_table
+from speechmill.corpus.sources.manifests import Entry, columns_by_separator, read_json_lines, read_table
 from speechmill.recipe.characters import number_language
 from speechmill.recipe.tiers import TIER_READERS, choose_tiers
 
@@ -168,12 +167,12 @@ class _Table:
 
 
 def _tables(path: Path, names: list[str], recordings: list[str]) -> Layout | None:
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in recordings}
+    stems = set(map(_stem, recordings))
     candidates = [
         name
         for name in names
         if PurePosixPath(name).suffix.lower() in (*TABLES, ".json", ".jsonl")
-        and str(PurePosixPath(name).with_suffix("")) not in stems
+        and _stem(name) not in stems
         and name.count("/") <= 3
     ]
     files = _Files(path, recordings)
@@ -191,6 +190,10 @@ def _tables(path: Path, names: list[str], recordings: list[str]) -> Layout | Non
         section["split"] = {"field": best.split}
     speakers = f"the column {best.columns['speaker_id']} of the table" if "speaker_id" in best.columns else None
     return Layout(f"the table {manifest}", section, splits, speakers)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 class _Files:
@@ -255,8 +258,7 @@ def _rows(file: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
     if file.suffix.lower() in (".json", ".jsonl"):
         entries = read_json_lines(file)
     else:
-        line = next((text for _, text in read_lines(file)), "")
-        counts = {each: len(next(csv.reader([line], delimiter=each), [])) for each in "\t|;,"}
+        counts = columns_by_separator(file)
         separator = max(counts, key=lambda each: counts[each])
         if counts[separator] < 2:
             raise SpeechmillError(f"{file} has one column")
@@ -306,12 +308,11 @@ def _longest_text(rows: list[dict[str, str]], files: _Files) -> str | None:
 
 
 def _annotations(path: Path, names: list[str], recordings: list[str]) -> Layout | None:
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in recordings}
+    stems = set(map(_stem, recordings))
     beside: Counter[str] = Counter()
     for name in names:
-        pure = PurePosixPath(name)
-        if not is_recording(name) and str(pure.with_suffix("")) in stems:
-            beside[pure.suffix] += 1
+        if not is_recording(name) and _stem(name) in stems:
+            beside[PurePosixPath(name).suffix] += 1
     for ending in sorted(beside, key=lambda each: -beside[each]):
         if ending.lower() in _TIMED:
             return _timed(path, ending, names, recordings)
