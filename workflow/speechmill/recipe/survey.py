@@ -61,7 +61,7 @@ class Survey:
     @property
     def clip_hours(self) -> float:
         """The length of all clips in hours."""
-        return len(self.clips) * sum(self.clip_seconds) / max(1, len(self.clip_seconds)) / 3600
+        return _total_hours(self.clips, self.clip_seconds)
 
     def longest(self, share: float = 0.99) -> float:
         """Return the length in seconds that this share of the clips does not exceed."""
@@ -146,6 +146,11 @@ def _recordings(
     return list(by_file), read
 
 
+def _total_hours(clips: list[SourceClip], seconds: list[float]) -> float:
+    """Return the length of all clips, given that of those whose recordings were opened."""
+    return len(clips) * sum(seconds) / max(1, len(seconds)) / 3600
+
+
 def _seconds(clip: SourceClip, measured: Measured) -> float | None:
     whole = measured.seconds.get(os.path.normpath(clip.file))
     if clip.piece is None:
@@ -187,7 +192,7 @@ def _problems_of_clips(
         problems.append(f"{short:,} clips are shorter than {_SHORT_SECONDS} s")
     if long := sum(each > LONG_SECONDS for each in seconds):
         problems.append(f"{long:,} clips are longer than {LONG_SECONDS} s")
-    hours = len(clips) * sum(seconds) / max(1, len(seconds)) / 3600
+    hours = _total_hours(clips, seconds)
     if hours < _FEW_HOURS:
         problems.append(
             f"{60 * hours:.1f} minutes with text are too little for a useful model: expect one that tries out the"
