@@ -96,6 +96,12 @@ def audio_file(samples: NDArray[Any], rate: int = SAMPLE_RATE, kind: str = "WAV"
     return buffer.getvalue()
 
 
+def write_recording(file: Path, seconds: float = 0.5, seed: int = 0) -> None:
+    """Write `noise` to a WAV file at 8 kHz, as a user might have one, and create its folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(audio_file(noise(seconds, 8000, seed), 8000))
+
+
 def recording(seconds: float, seed: int = 0) -> Int16Samples:
     """Return `noise` as 16-bit samples at 16 kHz."""
     return np.asarray(noise(seconds, seed=seed) * 32767, dtype=np.int16)

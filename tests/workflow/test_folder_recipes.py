@@ -10,7 +10,7 @@ from pympi.Elan import Eaf
 from test_recipes import small_base
 from working_copy import WorkingCopy, working_copy
 
-from material import audio_file, noise, run_stage
+from material import run_stage, write_recording
 
 pytestmark = pytest.mark.slow
 
@@ -22,13 +22,13 @@ LAYOUTS = ["digits", "beside", "kaldi", "interview"]
 def digits(folder: Path) -> None:
     """As in the Free Spoken Digit Dataset: the digit, the speaker and the take are in the names of the files."""
     for digit, speaker, take in product(range(len(WORDS)), SPEAKERS, range(2)):
-        write(folder / f"{digit}_{speaker}_{take}.wav", 10 * digit + take)
+        write_recording(folder / f"{digit}_{speaker}_{take}.wav", 0.8, 10 * digit + take)
 
 
 def beside(folder: Path) -> None:
     """A text file beside each recording, and a folder for each speaker."""
     for speaker, number in product(SPEAKERS, range(10)):
-        write(folder / speaker / f"{number}.wav", number)
+        write_recording(folder / speaker / f"{number}.wav", 0.8, number)
         text = f"{WORDS[number % 5].capitalize()}, {WORDS[(number + number // 5) % 5]}!\n"
         (folder / speaker / f"{number}.txt").write_text(text, encoding="utf-8")
 
@@ -38,7 +38,7 @@ def kaldi(folder: Path) -> None:
     tables: dict[str, list[str]] = {"wav.scp": [], "text": [], "utt2spk": []}
     for speaker, number in product(SPEAKERS, range(10)):
         utterance = f"{speaker}-{number}"
-        write(folder / "wav" / f"{utterance}.wav", number)
+        write_recording(folder / "wav" / f"{utterance}.wav", 0.8, number)
         for table, value in zip(tables, (f"wav/{utterance}.wav", WORDS[number % 5], speaker), strict=True):
             tables[table].append(f"{utterance} {value}\n")
     (folder / "data").mkdir()
@@ -48,7 +48,7 @@ def kaldi(folder: Path) -> None:
 
 def interview(folder: Path) -> None:
     """A recording with an ELAN file: a tier for each of two speakers, and one with translations."""
-    write(folder / "interview.wav", 0, seconds=60)
+    write_recording(folder / "interview.wav", 60)
     elan = Eaf()
     elan.remove_tier("default")
     elan.add_linguistic_type("utterance")
@@ -60,11 +60,6 @@ def interview(folder: Path) -> None:
         elan.add_annotation(SPEAKERS[number % 2], 1000 * number, 1000 * number + 900, text)
         elan.add_annotation("translation", 1000 * number, 1000 * number + 900, "not spoken")
     elan.to_file(str(folder / "interview.eaf"))
-
-
-def write(file: Path, seed: int, seconds: float = 0.8) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(audio_file(noise(seconds, 8000, seed), 8000))
 
 
 @pytest.fixture(scope="module")

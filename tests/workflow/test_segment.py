@@ -17,6 +17,8 @@ from speechmill.core.tables import read_table
 from speechmill.model.models import model_config
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
+pytestmark = pytest.mark.slow
+
 LETTERS = "abcdefgh"
 
 # Replaces a trained model: each letter is a tone, and its token is the most probable one of each frame of the tone.
@@ -85,9 +87,7 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
     torch.manual_seed(0)
     Wav2Vec2ForCTC(model_config(LAYER_NORM, None, {}, len(tokenizer.tokenizer))).save_pretrained(copy.folder / "model")
     tokenizer.save_pretrained(copy.folder / "model")
-    copy.edit(
-        "workflow/speechmill/inference/segment.py", "\n\ndef main() -> None:", TONE_MODEL + "\n\ndef main() -> None:"
-    )
+    copy.redefine("workflow/speechmill/inference/segment.py", TONE_MODEL)
     return copy
 
 

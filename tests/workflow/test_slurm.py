@@ -22,6 +22,8 @@ pytestmark = pytest.mark.slow
 
 RUN = Path("results/runs/demo_ru")
 PROFILE = "workflow/profiles/slurm"
+BARRIER = "barrier"
+"""A file; forward passes start when it is deleted."""
 # This cluster has no accounting. Without shared software deployment, a job runs the `python` on its PATH.
 OPTIONS = [
     "--slurm-no-account", "--slurm-status-command=squeue",
@@ -39,10 +41,12 @@ main()
 """
 
 # Records each call with its job, node and devices. Training and the Snakemake that runs it are descendants of Slurm's
-# daemon, not forks of the tests' server, so that training receives Slurm's signals.
+# daemon, not forks of the tests' server, so that training receives Slurm's signals. Forward passes wait until the node
+# is lost, so that none of them ends before that, however busy the machine is.
 _PYTHON = """\
 #!/bin/sh
 echo "$2 ${{SLURM_JOB_ID-}} ${{SLURMD_NODENAME-}} $$ ${{CUDA_VISIBLE_DEVICES-}}" >> {calls}
+case "$2" in speechmill.inference.log_probs) while [ -e {barrier} ]; do sleep 0.1; done;; esac
 case "$*" in
 "-m snakemake "*"--allowed-rules finetune "*) shift 2; exec {plain} {snakemake} "$@";;
 "-m speechmill.training.finetune "*) exec {plain} "$@";;
@@ -96,8 +100,10 @@ def reach_time_limit(folder: Path, failed: Callable[[], bool]) -> str:
 
 
 def lose_node(folder: Path, cluster: SlurmCluster, failed: Callable[[], bool]) -> set[str]:
-    """Take a node down while both nodes run forward passes; return the jobs that ran there."""
-    wait_until(lambda: {call.node for call in calls(folder) if call.stage == "log_probs"} == set(NODES), failed)
+    """Take a node down while each node runs two forward passes; return the jobs that ran there."""
+    wait_until(
+        lambda: sorted(call.node for call in calls(folder) if call.stage == "log_probs") == sorted(2 * NODES), failed
+    )
     lost = cluster.running("n2")
     cluster.lose("n2")
     return lost
@@ -134,19 +140,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory, spoken_archive: Path, cluster
     python.write_text(
         _PYTHON.format(
             calls=slurm.folder / "calls",
+            barrier=slurm.folder / BARRIER,
             plain=f"{PROGRAMS}/python",
             forked=shutil.which("python"),
             snakemake=snakemake,
         )
     )
     python.chmod(0o755)
+    (slurm.folder / BARRIER).touch()
 
     # Concurrently, since the run on the cluster mostly waits.
     with ThreadPoolExecutor() as pool:
         ran = pool.submit(on_slurm, slurm, config, f"{python.parent}{os.pathsep}{os.environ['PATH']}")
         peer = pool.submit(local.snakemake, config)
-        limited = reach_time_limit(slurm.folder, ran.done)
-        lost = lose_node(slurm.folder, cluster, ran.done)
+        try:
+            limited = reach_time_limit(slurm.folder, ran.done)
+            lost = lose_node(slurm.folder, cluster, ran.done)
+        finally:
+            (slurm.folder / BARRIER).unlink()
         peer.result()
         ran.result()
         return Runs(local, slurm, calls(slurm.folder), limited, lost)

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 STUDENT = "results/runs/student"
 PAGE = "results/runs.html"
 
-# A stand-in for a trained model: its output is the same two words for each clip, less certain for a short one.
+# Replaces a trained model: its output is the same two words for each clip, less certain for a short one.
 TWO_WORDS = """
 def infer(model, processor, clips, shards, settings, device, spill):
     from speechmill.inference.log_probs import ClipOutput
@@ -59,8 +59,7 @@ def config(min_confidence: float = 0.8) -> dict[str, Any]:
 def student(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> WorkingCopy:
     """A copy of `finished` with a second run, which also trains on what the first one has transcribed."""
     copy = finished.copy(tmp_path_factory.mktemp("student") / "copy")
-    old = "\n\ndef main() -> None:"
-    copy.edit("workflow/speechmill/inference/transcribe.py", old, TWO_WORDS + old)
+    copy.redefine("workflow/speechmill/inference/transcribe.py", TWO_WORDS)
     data = copy.folder / "results/data/demo_ru"
     clips = [decode_flac(row["audio"]["bytes"]) for row in read_rows(data / "train/shard-00000.parquet")]
     clips.sort(key=len)

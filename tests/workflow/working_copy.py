@@ -111,6 +111,11 @@ class WorkingCopy:
         assert old in text
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
+    def redefine(self, file: str, function: str) -> None:
+        """Define a function of a program again, before its `main`."""
+        main = "\n\ndef main() -> None:"
+        self.edit(file, main, function + main)
+
     def raise_version(self, stage: str) -> None:
         """Raise the version of a stage, since a release in the future."""
         path = self.folder / "workflow/stage_versions.yaml"

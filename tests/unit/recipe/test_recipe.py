@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from material import audio_file, noise, tar, tsv
+from material import audio_file, noise, tar, tsv, write_recording
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError
 from speechmill.recipe.base import choose_base, length
@@ -24,11 +24,6 @@ def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def record(file: Path, seconds: float = 0.5, seed: int = 0) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(audio_file(noise(seconds, 8000, seed), 8000))
-
-
 def recipe_for(folder: Path, language: str = "en", **options: Any) -> dict[str, Any]:
     """Write a recipe, check that the configuration is valid, and return its only dataset, its run and all datasets."""
     file = write_recipe(folder, language, **options)
@@ -41,7 +36,7 @@ def recipe_for(folder: Path, language: str = "en", **options: Any) -> dict[str, 
 def with_texts(folder: Path, ending: str = ".txt", speakers: int = 5) -> Path:
     for speaker in range(speakers):
         for number, sentence in enumerate(SENTENCES):
-            record(folder / f"s{speaker}" / f"{speaker}-{number}.wav")
+            write_recording(folder / f"s{speaker}" / f"{speaker}-{number}.wav")
             (folder / f"s{speaker}" / f"{speaker}-{number}{ending}").write_text(sentence, encoding="utf-8")
     return folder
 
@@ -58,38 +53,37 @@ def test_numbers_in_file_names_are_spelled_out(tmp_path: Path) -> None:
     for digit in range(4):
         for speaker in ("ann", "bob", "cem", "dan"):
             for take in range(6):
-                record(tmp_path / "digits" / f"{digit}_{speaker}_{take}.wav")
+                write_recording(tmp_path / "digits" / f"{digit}_{speaker}_{take}.wav")
     dataset = recipe_for(tmp_path / "digits", "de")["dataset"]
     assert dataset["columns"]["sentence"]["values"] == {"0": "null", "1": "eins", "2": "zwei", "3": "drei"}
     assert dataset["columns"]["speaker_id"] == "speaker"
 
 
-def table(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(text, encoding="utf-8")
+def record_all(folder: Path, name: str) -> None:
+    """Write a recording for each of the sentences; `name` has their number."""
+    for number in range(len(SENTENCES)):
+        write_recording(folder / name.format(number))
 
 
 def ljspeech(folder: Path) -> None:
-    for number in range(12):
-        record(folder / "wavs" / f"LJ-{number}.wav")
+    record_all(folder, "wavs/LJ-{}.wav")
     rows = (f"LJ-{n}|{sentence}, {n}|{sentence}, {n}\n" for n, sentence in enumerate(SENTENCES))
-    table(folder, "metadata.csv", "".join(rows))
+    (folder / "metadata.csv").write_text("".join(rows), encoding="utf-8")
 
 
 def spreadsheet(folder: Path) -> None:
-    for number in range(12):
-        record(folder / "audio" / f"{number}a.wav")
+    record_all(folder, "audio/{}a.wav")
     rows = (f'{n}a.wav;"{sentence}; and";s{n % 4}\n' for n, sentence in enumerate(SENTENCES))
-    table(folder, "list.csv", "Datei;Text;Speaker\n" + "".join(rows))
+    (folder / "list.csv").write_text("Datei;Text;Speaker\n" + "".join(rows), encoding="utf-8")
 
 
 def nemo(folder: Path) -> None:
-    for number in range(12):
-        record(folder / "audio" / f"{number}a.wav")
+    record_all(folder, "audio/{}a.wav")
     rows = (
         json.dumps({"audio_filepath": f"audio/{n}a.wav", "duration": 0.5, "text": sentence}) + "\n"
         for n, sentence in enumerate(SENTENCES)
     )
-    table(folder, "manifest.json", "".join(rows))
+    (folder / "manifest.json").write_text("".join(rows), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -101,18 +95,22 @@ def nemo(folder: Path) -> None:
     ],
 )
 def test_columns_of_a_table(tmp_path: Path, make: Callable[[Path], None], columns: dict[str, str]) -> None:
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    make(folder)
-    assert recipe_for(folder)["dataset"]["columns"] == columns
+    make(tmp_path / "corpus")
+    assert recipe_for(tmp_path / "corpus")["dataset"]["columns"] == columns
+
+
+def test_file_that_is_no_table_is_ignored(tmp_path: Path) -> None:
+    ljspeech(tmp_path / "corpus")
+    (tmp_path / "corpus" / "notes.txt").write_bytes(b"one,\rtwo\n")
+    assert recipe_for(tmp_path / "corpus")["dataset"]["manifest"] == "metadata.csv"
 
 
 def test_tables_for_splits(tmp_path: Path) -> None:
     for split, start in (("train", 0), ("test", 20)):
         for number in range(start, start + 12):
-            record(tmp_path / "corpus" / f"{number}a.wav")
+            write_recording(tmp_path / "corpus" / f"{number}a.wav")
         rows = (f"{start + n}a.wav,{sentence}\n" for n, sentence in enumerate(SENTENCES))
-        table(tmp_path / "corpus", f"{split}.csv", "path,sentence\n" + "".join(rows))
+        (tmp_path / "corpus" / f"{split}.csv").write_text("path,sentence\n" + "".join(rows), encoding="utf-8")
     recipe = recipe_for(tmp_path / "corpus")
     assert (recipe["dataset"]["manifest"], recipe["dataset"]["splits"]) == ("{split}.csv", ["train", "test"])
     assert set(recipe["dataset"]["drawn"]) == {"dev"}
@@ -140,7 +138,7 @@ def test_other_archive_is_refused(tmp_path: Path) -> None:
 
 def test_long_recordings_are_aligned(tmp_path: Path) -> None:
     for number in range(4):
-        record(tmp_path / "books" / f"{number}.wav", seconds=35)
+        write_recording(tmp_path / "books" / f"{number}.wav", seconds=35)
         (tmp_path / "books" / f"{number}.txt").write_text(" ".join(SENTENCES), encoding="utf-8")
     recipe = recipe_for(tmp_path / "books", "tr")
     aligned = recipe["datasets"]["books_cut"]
@@ -151,7 +149,7 @@ def test_long_recordings_are_aligned(tmp_path: Path) -> None:
 def test_problems_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = with_texts(tmp_path / "mine")
     (folder / "s0" / "empty.wav").touch()
-    record(folder / "s1" / "silent.wav")
+    write_recording(folder / "s1" / "silent.wav")
     (folder / "s0" / "0-0.txt").write_text("Chapter 12 об", encoding="utf-8")
     write_recipe(folder, "en")
     printed = capsys.readouterr().out
@@ -168,7 +166,6 @@ def test_problems_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_text_without_a_recording_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "corpus").mkdir()
     ljspeech(tmp_path / "corpus")
     (tmp_path / "corpus" / "wavs" / "LJ-3.wav").unlink()
     write_recipe(tmp_path / "corpus", "en")
@@ -185,7 +182,7 @@ def test_existing_recipe_is_not_written_over(tmp_path: Path) -> None:
     assert write_recipe(folder, "en", name="other").name == "other.yaml"
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, lambda folder: record(folder / "a.wav")])
+@pytest.mark.parametrize("make", [Path.mkdir, lambda folder: write_recording(folder / "a.wav")])
 def test_folder_without_recordings_or_text_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "mine")
     with pytest.raises(SpeechmillError, match=r"no recordings|no text was found"):

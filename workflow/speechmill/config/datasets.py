@@ -322,6 +322,9 @@ class Folder(Section):
         return pattern
 
 
+DrawnBy = Literal["speaker", "recording", "sentence"]
+
+
 class DrawnSplit(Section):
     """A split that the corpus lacks, drawn at random from one that it has."""
 
@@ -333,7 +336,7 @@ class DrawnSplit(Section):
         " by its own hash, so that additional data does not change the others. The shares of all splits drawn from the"
         " same split must sum to less than 1",
     )
-    by: Literal["speaker", "recording", "sentence"] = Field(
+    by: DrawnBy = Field(
         "speaker",
         description="unit of drawing: all clips of a speaker, all that are cut from a recording, or all clips of a"
         " sentence; the same for all splits drawn from the same split",

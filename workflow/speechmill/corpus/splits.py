@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from speechmill.config.datasets import DrawnSplit
+from speechmill.config.datasets import DrawnBy, DrawnSplit
 from speechmill.core.command import SpeechmillError
 
 
@@ -37,6 +37,20 @@ def splits_of(clip: Mapping[str, Any], drawn: Mapping[str, DrawnSplit]) -> tuple
     return tuple(clip["splits"])
 
 
+def drawn_unit(clip: Mapping[str, Any], by: DrawnBy) -> str | None:
+    """Return the speaker, recording or sentence of a clip, of which all clips are drawn together; None if unknown."""
+    unit: str | None
+    match by:
+        case "speaker":
+            unit = clip["speaker_id"]
+        case "recording":
+            # A clip that is not cut from a recording is one itself.
+            unit = clip["recording"] or clip["id"]
+        case "sentence":
+            unit = sentence_key(clip["sentence"])
+    return unit
+
+
 def sentence_key(sentence: str) -> str:
     """Return the letters (with combining marks) and digits of a sentence in lower case; equal for equal sentences."""
     folded = unicodedata.normalize("NFC", sentence.casefold())
@@ -49,17 +63,10 @@ def _is_letter_mark_or_digit(character: str) -> bool:
 
 def _hash(clip: Mapping[str, Any], name: str, rule: DrawnSplit, salt: str) -> int:
     """Return the hash of the speaker, recording or sentence of a clip, a number of 64 bits."""
-    match rule.by:
-        case "speaker":
-            key = clip["speaker_id"]
-        case "recording":
-            # A clip that is not cut from a recording is one itself.
-            key = clip["recording"] or clip["id"]
-        case "sentence":
-            key = sentence_key(clip["sentence"])
-    if key is None:
+    unit = drawn_unit(clip, rule.by)
+    if unit is None:
         raise SpeechmillError(
             f"drawn.{name}: the clip {clip['id']} has no speaker, but the split is drawn by speaker; set"
             f" drawn.{name}.by to recording or sentence, like that of every split drawn from {rule.of}"
         )
-    return int.from_bytes(hashlib.sha256(f"{salt}/{key}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{salt}/{unit}".encode()).digest()[:8], "big")

@@ -54,10 +54,9 @@ def choose_base(language: str, script: str, hours: float, given: str | None) -> 
         given: The Hub id or the folder of a base that the user wants.
     """
     if given is not None:
-        model = {"base": given} if ModelConfig(base=given, revision="main").base_is_folder else {
-            "base": given, "revision": "main",
-        }  # fmt: skip
-        return Base(model, given.rpartition("/")[2] or given, "The base that was given.", "3.0e-4", licence="other")
+        return Base(
+            _section(given), given.rpartition("/")[2] or given, "The base that was given.", "3.0e-4", licence="other"
+        )
     code = mms_language(language, script)
     if code is not None and hours < _MMS_HOURS:
         why = (
@@ -74,10 +73,16 @@ def choose_base(language: str, script: str, hours: float, given: str | None) -> 
     return Base(_XLS_R_1B, "XLS-R 1B", f"With more than {_LARGE_HOURS} hours, the large model is better.", "5.0e-5")
 
 
+def _section(given: str) -> dict[str, Any]:
+    """Return the section `model` for a Hub id or a folder, which has no revision."""
+    model = {"base": given, "revision": "main"}
+    return {"base": given} if ModelConfig.model_validate(model).base_is_folder else model
+
+
 def aligner(language: str, script: str, given: str | None) -> tuple[dict[str, Any], str]:
     """Return the section `model` of a dataset that aligns recordings with their text, and a comment on it."""
     if given is not None:
-        return choose_base(language, script, 0, given).model, "The base that was given; it must write the language."
+        return _section(given), "The base that was given; it must write the language."
     code = mms_language(language, script)
     if code is not None:
         return MMS | {"target_lang": code}, "MMS supports this language."

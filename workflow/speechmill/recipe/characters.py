@@ -34,7 +34,6 @@ class Characters:
         apostrophes: The apostrophes other than `'` that stand between letters.
         separators: Hyphens, dashes and slashes of the sentences.
         case: Whether there are letters with a lower and an upper case.
-        units: The number of different letters that are kept.
     """
 
     scripts: Counter[str]
@@ -45,7 +44,11 @@ class Characters:
     apostrophes: list[str]
     separators: list[str]
     case: bool
-    units: int
+
+    @property
+    def script(self) -> str:
+        """The most frequent script; empty if there are no letters."""
+        return next(iter(self.scripts), "")
 
 
 def characters_of(sentences: Iterable[str]) -> Characters:
@@ -55,10 +58,8 @@ def characters_of(sentences: Iterable[str]) -> Characters:
     for sentence in sentences:
         counts.update(set(sentence.lower()))
     letters = {each: count for each, count in counts.items() if unicodedata.category(each)[0] in "LM"}
-    scripts: Counter[str] = Counter()
-    for sentence in sentences:
-        scripts.update(script(each) for each in sentence if unicodedata.category(each)[0] == "L")
-    scripts = Counter(dict(scripts.most_common()))
+    counted = Counter(script(each) for sentence in sentences for each in sentence if _is_letter(each))
+    scripts = Counter(dict(counted.most_common()))
     main = _main_scripts(scripts)
     first = next(iter(scripts), "")
     wanted = {
@@ -80,7 +81,6 @@ def characters_of(sentences: Iterable[str]) -> Characters:
         apostrophes=sorted(joined - {"'"}),
         separators=separators,
         case=any(each.lower() != each.upper() for each in wanted),
-        units=len(wanted),
     )
 
 
@@ -103,7 +103,11 @@ def _main_scripts(scripts: Counter[str]) -> set[str]:
 
 
 def _has_other_script(sentence: str, main: set[str]) -> bool:
-    return any(unicodedata.category(each)[0] == "L" and script(each) not in main for each in sentence)
+    return any(_is_letter(each) and script(each) not in main for each in sentence)
+
+
+def _is_letter(character: str) -> bool:
+    return unicodedata.category(character)[0] == "L"
 
 
 def _ranges(characters: set[str], fill: bool) -> str:
@@ -119,6 +123,6 @@ def _ranges(characters: set[str], fill: bool) -> str:
 
 def _joins(last: str, character: str, fill: bool) -> bool:
     between = range(ord(last) + 1, ord(character))
-    if not fill:
-        return not between and script(last) == script(character)
-    return script(last) == script(character) and all(script(chr(code)) == script(last) for code in between)
+    if between and not fill:
+        return False
+    return all(script(chr(code)) == script(last) for code in (*between, ord(character)))

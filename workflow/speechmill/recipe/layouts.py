@@ -3,10 +3,8 @@
 What is found here is read by the readers of the workflow itself, so that a recipe has exactly what was reported.
 """
 
-import csv
 import itertools
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,10 +16,9 @@ from num2words import num2words
 from speechmill.config.datasets import TABLES
 from speechmill.core.command import SpeechmillError
 from speechmill.core.languages import languages_of
-from speechmill.corpus.sources.archive import open_tree
-from speechmill.corpus.sources.manifests import Entry, read_json_lines, read_lines, read_table
+from speechmill.corpus.sources.annotations.annotated import is_recording
+from speechmill.corpus.sources.manifests import Entry, columns_by_separator, read_json_lines, read_table
 from speechmill.recipe.characters import number_language
-from speechmill.recipe.recordings import is_recording, list_files
 from speechmill.recipe.tiers import TIER_READERS, choose_tiers
 
 _SENTENCE = (
@@ -68,14 +65,14 @@ class Layout:
         return next((split for split in self.splits if _SPLIT_NAMES.get(split) == purpose), None)
 
 
-def find_layout(path: Path, language: str) -> Layout:
-    """Return how the folder or archive at `path` describes its recordings.
+def find_layout(path: Path, names: list[str], language: str) -> Layout:
+    """Return how the folder or archive at `path`, whose files have these names, describes its recordings.
 
     Raises:
         SpeechmillError: There are no recordings, or an archive is not that of a published corpus.
     """
-    names = list_files(path) if path.is_dir() else _members(path)
-    if not any(map(is_recording, names)):
+    recordings = [name for name in names if is_recording(name)]
+    if not recordings:
         raise SpeechmillError(
             f"{path} contains no recordings, which are files that end in .wav, .flac, .mp3 and similar; set FOLDER to"
             " the folder of the recordings"
@@ -88,7 +85,6 @@ def find_layout(path: Path, language: str) -> Layout:
             f"{path} is an archive that is neither of Common Voice nor of Zeroth; unpack it, and set FOLDER to the"
             " folder"
         )
-    recordings = [name for name in names if is_recording(name)]
     found = (
         _kaldi(names)
         or _tables(path, names, recordings)
@@ -96,17 +92,6 @@ def find_layout(path: Path, language: str) -> Layout:
         or _labels(recordings, language)
     )
     return found or _without_text(recordings)
-
-
-def _members(path: Path) -> list[str]:
-    """Return the names of the files of an archive."""
-    names: list[str] = []
-
-    def keep(name: str) -> None:
-        names.append(name)
-
-    with tempfile.TemporaryDirectory() as work, open_tree(path, Path(work), keep):
-        return names
 
 
 def _common_voice(path: Path, names: list[str], language: str) -> Layout | None:
@@ -182,12 +167,12 @@ class _Table:
 
 
 def _tables(path: Path, names: list[str], recordings: list[str]) -> Layout | None:
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in recordings}
+    stems = set(map(_stem, recordings))
     candidates = [
         name
         for name in names
         if PurePosixPath(name).suffix.lower() in (*TABLES, ".json", ".jsonl")
-        and str(PurePosixPath(name).with_suffix("")) not in stems
+        and _stem(name) not in stems
         and name.count("/") <= 3
     ]
     files = _Files(path, recordings)
@@ -205,6 +190,10 @@ def _tables(path: Path, names: list[str], recordings: list[str]) -> Layout | Non
         section["split"] = {"field": best.split}
     speakers = f"the column {best.columns['speaker_id']} of the table" if "speaker_id" in best.columns else None
     return Layout(f"the table {manifest}", section, splits, speakers)
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 class _Files:
@@ -269,8 +258,7 @@ def _rows(file: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
     if file.suffix.lower() in (".json", ".jsonl"):
         entries = read_json_lines(file)
     else:
-        line = next((text for _, text in read_lines(file)), "")
-        counts = {each: len(next(csv.reader([line], delimiter=each), [])) for each in "\t|;,"}
+        counts = columns_by_separator(file)
         separator = max(counts, key=lambda each: counts[each])
         if counts[separator] < 2:
             raise SpeechmillError(f"{file} has one column")
@@ -320,12 +308,11 @@ def _longest_text(rows: list[dict[str, str]], files: _Files) -> str | None:
 
 
 def _annotations(path: Path, names: list[str], recordings: list[str]) -> Layout | None:
-    stems = {str(PurePosixPath(name).with_suffix("")) for name in recordings}
+    stems = set(map(_stem, recordings))
     beside: Counter[str] = Counter()
     for name in names:
-        pure = PurePosixPath(name)
-        if not is_recording(name) and str(pure.with_suffix("")) in stems:
-            beside[pure.suffix] += 1
+        if not is_recording(name) and _stem(name) in stems:
+            beside[PurePosixPath(name).suffix] += 1
     for ending in sorted(beside, key=lambda each: -beside[each]):
         if ending.lower() in _TIMED:
             return _timed(path, ending, names, recordings)

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ import yaml
 from speechmill.config.hub_metadata import check_language
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import atomic_write
+from speechmill.core.files import TEMPLATES, write_text
 from speechmill.core.languages import suggest_code
 from speechmill.recipe.base import aligner, choose_base, length
 from speechmill.recipe.characters import number_language
 from speechmill.recipe.splits import Splits, choose_splits
 from speechmill.recipe.survey import LONG_SECONDS, Survey, report, survey
 
-TEMPLATE = Path(__file__).parents[2] / "templates" / "recipe.yaml.j2"
+_TEMPLATE = TEMPLATES / "recipe.yaml.j2"
 _RECIPES = Path("config/recipes")
 
 _SHARD_HOURS = 4
@@ -35,6 +36,11 @@ _MAX_CLIP_SECONDS = 20
 _LM_SENTENCES = 200
 # If more of the training sentences are in dev or test, removing them would remove most of the data.
 _SHARED = 0.2
+_REPORTED = {"test": "report", "dev": "report"}
+_REMOVED = {
+    "test": {"speaker": "report", "sentence": "remove", "audio": "remove"},
+    "dev": {"speaker": "report", "sentence": "report", "audio": "remove"},
+}
 
 
 def write_recipe(folder: Path, language: str, name: str | None = None, base: str | None = None) -> Path:
@@ -70,8 +76,7 @@ def write_recipe(folder: Path, language: str, name: str | None = None, base: str
     print(report(found))
     text = recipe_text(found, name, base)
     load(yaml.safe_load(text))
-    with atomic_write(file) as out:
-        out.write_text(text, encoding="utf-8")
+    write_text(text, file)
     print(f"recipe      {file}")
     print(f"next        snakemake --dry-run --cores all --resources gpu=1 --configfile {file}")
     return file
@@ -90,7 +95,8 @@ def recipe_text(found: Survey, name: str, base: str | None) -> str:
             " use the recordings in a second round, see `source: transcribe` in config/README.md"
         )
     splits = choose_splits(found)
-    script = next(iter(found.characters.scripts), "")
+    repeats = splits.shared > _SHARED
+    script = found.characters.script
     chosen = choose_base(found.language, script, found.clip_hours, base)
     max_seconds = _MAX_CLIP_SECONDS if found.is_long else min(30, max(_MAX_CLIP_SECONDS, int(found.longest()) + 1))
     model, why = aligner(found.language, script, base)
@@ -98,7 +104,7 @@ def recipe_text(found: Survey, name: str, base: str | None) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters["yaml"] = _yaml
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
         name=name,
         folder=_shown(found.path),
         found=found,
@@ -110,7 +116,8 @@ def recipe_text(found: Survey, name: str, base: str | None) -> str:
         digits=number_language(found.language),
         clips={"min_seconds": 0.1, "max_seconds": max_seconds},
         long_seconds=LONG_SECONDS,
-        leakage=_leakage(splits),
+        leakage=_REPORTED if repeats else _REMOVED,
+        repeats=repeats,
         base=chosen,
         aligner=model,
         aligner_comment=why,
@@ -134,19 +141,18 @@ def _shown(path: Path) -> str:
 
 
 def _shards(found: Survey, splits: Splits) -> dict[str, int]:
-    counts = {
-        split: sum(split == clip.splits[0] for clip in found.clips) / len(found.clips) for split in found.layout.splits
-    }
+    clips = Counter(clip.splits[0] for clip in found.clips)
+    hours = {split: clips[split] / len(found.clips) * found.clip_hours for split in found.layout.splits}
     return {
-        split: min(_MAX_SHARDS, max(2 if split == splits.train else 1, round(share * found.clip_hours / _SHARD_HOURS)))
-        for split, share in counts.items()
+        split: min(_MAX_SHARDS, max(2 if split == splits.train else 1, round(each / _SHARD_HOURS)))
+        for split, each in hours.items()
     }
 
 
 def _text(found: Survey) -> dict[str, Any]:
     characters = found.characters
     text: dict[str, Any] = {"unicode": "NFC"}
-    if next(iter(characters.scripts), "") == "CYRILLIC":
+    if characters.script == "CYRILLIC":
         text["map_confusables"] = "cyrillic"
     text["case"] = "lower" if characters.case else "keep"
     replace = [{"find": each, "replacement": "'"} for each in characters.apostrophes]
@@ -157,15 +163,6 @@ def _text(found: Survey) -> dict[str, Any]:
         text["digits"] = code
     text["keep"] = characters.keep
     return text
-
-
-def _leakage(splits: Splits) -> dict[str, Any]:
-    if splits.shared > _SHARED:
-        return {"test": "report", "dev": "report"}
-    return {
-        "test": {"speaker": "report", "sentence": "remove", "audio": "remove"},
-        "dev": {"speaker": "report", "sentence": "report", "audio": "remove"},
-    }
 
 
 def _yaml(value: Any) -> str:

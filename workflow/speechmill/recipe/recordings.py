@@ -1,9 +1,11 @@
-"""The recordings in a folder, and their lengths and formats, which are read from their headers."""
+"""The recordings of a folder or an archive, and their lengths and formats, which are read from their headers."""
 
 import io
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,11 +15,10 @@ from speechmill.core.progress import progress
 from speechmill.corpus.audio import Stream, UnreadableAudioError, decode
 from speechmill.corpus.containers import inspect_container
 from speechmill.corpus.encoded import Encoded, mapped, num_bytes
-from speechmill.corpus.sources.annotations.annotated import AUDIO_ENDINGS
+from speechmill.corpus.sources.archive import open_tree
 
-MEASURED = 10_000
-"""The most recordings that are opened: a larger folder is sampled."""
-
+# The most recordings that are opened: a larger folder is sampled.
+_MEASURED = 10_000
 _MAX_HOURS = 24
 
 
@@ -33,9 +34,21 @@ class Measured:
     sampled: bool = False
     """Whether only some of the recordings were opened."""
 
+    @property
+    def opened(self) -> int:
+        """The number of recordings that were opened."""
+        return len(self.seconds) + len(self.unreadable)
 
-def list_files(folder: Path) -> list[str]:
-    """Return the names of all files below a folder, relative to it and sorted; hidden ones are left out."""
+
+def list_files(path: Path) -> list[str]:
+    """Return the names of all files in a folder or an archive.
+
+    Those of a folder are relative to it and sorted; hidden ones are left out.
+    """
+    return _files_below(path) if path.is_dir() else _members(path)
+
+
+def _files_below(folder: Path) -> list[str]:
     found = []
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         depth = len(Path(parent).relative_to(folder).parts)
@@ -45,9 +58,14 @@ def list_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def is_recording(name: str) -> bool:
-    """Return whether a file is a recording, by its name."""
-    return Path(name).suffix.lower() in AUDIO_ENDINGS
+def _members(archive: Path) -> list[str]:
+    names: list[str] = []
+
+    def keep(name: str) -> None:
+        names.append(name)
+
+    with tempfile.TemporaryDirectory() as work, open_tree(archive, Path(work), keep):
+        return names
 
 
 def measure(names: list[str], read: Callable[[str], Encoded]) -> Measured:
@@ -55,9 +73,9 @@ def measure(names: list[str], read: Callable[[str], Encoded]) -> Measured:
 
     Args:
         names: The names of the recordings.
-        read: Returns the content of one; raises OSError if it cannot be read.
+        read: Returns the content of one, or its file; raises OSError if it cannot be read.
     """
-    step = max(1, -(-len(names) // MEASURED))
+    step = max(1, -(-len(names) // _MEASURED))
     measured = Measured(sampled=step > 1)
     for name in progress(names[::step], desc="reading headers", unit="recording"):
         try:
@@ -87,12 +105,11 @@ def _header(encoded: Encoded, name: str) -> tuple[float, int, int, str]:
         container = inspect_container(content)
     if container.truncated or container.fault:
         raise UnreadableAudioError(container.fault or f"the file is truncated {container.truncated}")
-    try:
-        with sf.SoundFile(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as audio:
-            if audio.frames < 1 << 48:  # otherwise the header does not give it
-                return _complete(audio.frames, audio.samplerate, audio.channels, f"{audio.format} {audio.subtype}")
-    except sf.LibsndfileError:
-        pass
+    # Not by its name, whose ending libsndfile would take for the format of a file without a header.
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded.open("rb")
+    with file, suppress(sf.LibsndfileError), sf.SoundFile(file) as audio:
+        if audio.frames < 1 << 48:  # otherwise the header does not give it
+            return _complete(audio.frames, audio.samplerate, audio.channels, f"{audio.format} {audio.subtype}")
     samples, rate, channels = decode(encoded, name, _count, _MAX_HOURS).samples
     return _complete(samples, rate, channels, Path(name).suffix.lower().removeprefix("."))
 

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from speechmill.config.datasets import DrawnSplit
+from speechmill.config.datasets import DrawnBy, DrawnSplit
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.sources.corpus import SourceClip
-from speechmill.corpus.splits import sentence_key, splits_of
+from speechmill.corpus.splits import drawn_unit, sentence_key, splits_of
 from speechmill.recipe.survey import Survey
 
 _SHARE = 0.1
@@ -15,8 +15,6 @@ _MIN_SPEAKERS = 4
 _MIN_UNITS = 3
 # Of few speakers, a draw can select none; another seed then selects some.
 _SEEDS = 500
-
-By = Literal["speaker", "recording", "sentence"]
 
 
 @dataclass(frozen=True)
@@ -50,26 +48,28 @@ def choose_splits(found: Survey) -> Splits:
     train = layout.split_for(0) or layout.splits[0]
     dev, test = (layout.split_for(purpose) for purpose in (1, 2))
     missing = [name for name, split in (("dev", dev), ("test", test)) if split is None]
+    drawn, why = _drawn(found, train, missing) if missing else ({}, "The corpus has these splits.")
+    shared, sentences = _sentences(found.clips, train, drawn)
+    return Splits(train, dev or "dev", test or "test", drawn, why, shared, sentences)
+
+
+def _drawn(found: Survey, train: str, names: list[str]) -> tuple[dict[str, dict[str, Any]], str]:
+    """Return the value of `drawn` for splits with these names, and why the clips are drawn by that unit."""
     clips = [clip for clip in found.clips if train in clip.splits]
-    if not missing:
-        return _with_counts(found, Splits(train, str(dev), str(test), {}, "The corpus has these splits.", 0, 0))
     by, why = _unit(clips, found.is_long)
-    units = Counter(_key(clip, by) for clip in clips)
+    units = {drawn_unit(_row(clip), by) for clip in clips}
     if len(units) < _MIN_UNITS:
         raise SpeechmillError(
             f"{found.path}: the recordings cannot be divided into splits, because there are only {len(units)} different"
             f" {by}s; add recordings"
         )
     share = min(0.25, round(max(_SHARE, 1 / len(units)), 2))
-    seed = _seed(clips, missing, train, share, by)
-    drawn = {
-        name: {"of": train, "share": share} | ({} if by == "speaker" else {"by": by}) | ({"seed": seed} if seed else {})
-        for name in missing
-    }
-    return _with_counts(found, Splits(train, dev or "dev", test or "test", drawn, why, 0, 0))
+    seed = _seed(clips, names, train, share, by)
+    rule = {"of": train, "share": share} | ({} if by == "speaker" else {"by": by}) | ({"seed": seed} if seed else {})
+    return dict.fromkeys(names, rule), why
 
 
-def _unit(clips: list[SourceClip], is_long: bool) -> tuple[By, str]:
+def _unit(clips: list[SourceClip], is_long: bool) -> tuple[DrawnBy, str]:
     speakers = {clip.speaker_id for clip in clips}
     if None not in speakers and len(speakers) >= _MIN_SPEAKERS:
         return "speaker", "Each speaker is in one split, so that the error rates are those of unknown voices."
@@ -90,31 +90,24 @@ def _unit(clips: list[SourceClip], is_long: bool) -> tuple[By, str]:
     return "sentence", f"By sentence, because {number}: the voices of the test are in the training data too."
 
 
-def _key(clip: SourceClip, by: By) -> str:
-    if by == "sentence":
-        return sentence_key(clip.sentence)
-    if by == "recording":
-        return clip.id if clip.piece is None else clip.file
-    return str(clip.speaker_id)
-
-
-def _row(clip: SourceClip, train: str) -> dict[str, Any]:
+def _row(clip: SourceClip) -> dict[str, Any]:
+    """Return the fields of a clip that `splits_of` reads."""
     return {
         "id": clip.id,
-        "splits": [train],
+        "splits": clip.splits,
         "speaker_id": clip.speaker_id,
         "recording": None if clip.piece is None else clip.file,
         "sentence": clip.sentence,
     }
 
 
-def _seed(clips: list[SourceClip], names: list[str], train: str, share: float, by: By) -> int:
+def _seed(clips: list[SourceClip], names: list[str], train: str, share: float, by: DrawnBy) -> int:
     """Return the first seed with which each drawn split has between half and twice its share of the clips.
 
     If there is none, it is the seed whose shares are the nearest.
     """
-    counts = Counter(_key(clip, by) for clip in clips)
-    rows = {_key(clip, by): _row(clip, train) for clip in clips}
+    counts = Counter(drawn_unit(_row(clip), by) for clip in clips)
+    rows = {drawn_unit(row, by): row for row in map(_row, clips)}
     best, best_error = 0, float("inf")
     for seed in range(_SEEDS):
         rules = {name: DrawnSplit(of=train, share=share, by=by, seed=seed) for name in names}
@@ -130,14 +123,12 @@ def _seed(clips: list[SourceClip], names: list[str], train: str, share: float, b
     return best
 
 
-def _with_counts(found: Survey, splits: Splits) -> Splits:
-    """Return the splits with the sentences that the training set has alone, and those that it shares."""
-    rules = {name: DrawnSplit(**rule) for name, rule in splits.drawn.items()}
-    train: set[str] = set()
+def _sentences(clips: list[SourceClip], train: str, drawn: dict[str, dict[str, Any]]) -> tuple[float, int]:
+    """Return the share of training sentences that dev or test contain as well, and the number of the others."""
+    rules = {name: DrawnSplit(**rule) for name, rule in drawn.items()}
+    trained: set[str] = set()
     scored: set[str] = set()
-    for clip in found.clips:
-        row = _row(clip, splits.train) | {"splits": clip.splits}
-        sentences = train if splits_of(row, rules)[0] == splits.train else scored
+    for clip in clips:
+        sentences = trained if splits_of(_row(clip), rules)[0] == train else scored
         sentences.add(sentence_key(clip.sentence))
-    shared = len(train & scored) / max(1, len(train))
-    return Splits(splits.train, splits.dev, splits.test, splits.drawn, splits.why, shared, len(train - scored))
+    return len(trained & scored) / max(1, len(trained)), len(trained - scored)

@@ -11,12 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from speechmill.config.datasets import IngestSettings, Source
 from speechmill.core.command import SpeechmillError
-from speechmill.corpus.encoded import Encoded, read_encoded
+from speechmill.corpus.encoded import Encoded
 from speechmill.corpus.ingest_dataset import SourceLocation, open_corpus
+from speechmill.corpus.sources.annotations.annotated import is_recording
 from speechmill.corpus.sources.corpus import Corpus, SourceClip
 from speechmill.recipe.characters import Characters, characters_of
 from speechmill.recipe.layouts import Layout, find_layout
-from speechmill.recipe.recordings import MEASURED, Measured, is_recording, list_files, measure
+from speechmill.recipe.recordings import Measured, list_files, measure
 
 LONG_SECONDS = 30
 """Clips whose median length is greater are aligned and cut; training on them takes too much memory."""
@@ -60,7 +61,7 @@ class Survey:
     @property
     def clip_hours(self) -> float:
         """The length of all clips in hours."""
-        return len(self.clips) * sum(self.clip_seconds) / max(1, len(self.clip_seconds)) / 3600
+        return _total_hours(self.clips, self.clip_seconds)
 
     def longest(self, share: float = 0.99) -> float:
         """Return the length in seconds that this share of the clips does not exceed."""
@@ -73,14 +74,15 @@ def survey(path: Path, language: str) -> Survey:
     Raises:
         SpeechmillError: There are no recordings that can be read, or a table or an annotation file is invalid.
     """
-    layout = find_layout(path, language)
+    files = list_files(path)
+    layout = find_layout(path, files, language)
     with tempfile.TemporaryDirectory() as work, open_corpus(*_source(path, language, layout), Path(work)) as corpus:
-        names, read = _recordings(path, corpus, layout)
+        names, read = _recordings(path, files, corpus, layout)
         measured = measure(names, read)
     if not measured.seconds:
         raise SpeechmillError(f"{path}: none of the recordings can be read ({_examples(measured.unreadable)})")
     mean = sum(measured.seconds.values()) / len(measured.seconds)
-    hours = mean * len(names) * len(measured.seconds) / len(names[:: max(1, -(-len(names) // MEASURED))]) / 3600
+    hours = mean * len(names) * len(measured.seconds) / measured.opened / 3600
     existing = set(names)
     found = {clip.id: os.path.normpath(clip.file) in existing for clip in corpus.clips}
     with_text = [clip for clip in corpus.clips if clip.sentence.strip() and found[clip.id]]
@@ -127,10 +129,12 @@ def _source(path: Path, language: str, layout: Layout) -> tuple[SourceLocation, 
     return SourceLocation(path=path), IngestSettings(source=source, splits=layout.splits, shards=shards)
 
 
-def _recordings(path: Path, corpus: Corpus, layout: Layout) -> tuple[list[str], Callable[[str], Encoded]]:
+def _recordings(
+    path: Path, files: list[str], corpus: Corpus, layout: Layout
+) -> tuple[list[str], Callable[[str], Encoded]]:
     """Return the names of all recordings, and a function that reads one."""
     if layout.section["source"] == "folder":
-        return [name for name in list_files(path) if is_recording(name)], lambda name: read_encoded(path / name)
+        return [name for name in files if is_recording(name)], lambda name: path / name
     by_file = {os.path.normpath(clip.file): clip for clip in corpus.clips}
 
     def read(name: str) -> Encoded:
@@ -140,6 +144,11 @@ def _recordings(path: Path, corpus: Corpus, layout: Layout) -> tuple[list[str], 
         return encoded
 
     return list(by_file), read
+
+
+def _total_hours(clips: list[SourceClip], seconds: list[float]) -> float:
+    """Return the length of all clips, given that of those whose recordings were opened."""
+    return len(clips) * sum(seconds) / max(1, len(seconds)) / 3600
 
 
 def _seconds(clip: SourceClip, measured: Measured) -> float | None:
@@ -154,7 +163,7 @@ def _problems_of_files(names: list[str], measured: Measured, without_text: list[
     problems = []
     if measured.sampled:
         problems.append(
-            f"only {len(measured.seconds) + len(measured.unreadable):,} of {len(names):,} recordings were opened, an"
+            f"only {measured.opened:,} of {len(names):,} recordings were opened, an"
             " even sample; hours and formats are estimates"
         )
     if measured.unreadable:
@@ -183,7 +192,7 @@ def _problems_of_clips(
         problems.append(f"{short:,} clips are shorter than {_SHORT_SECONDS} s")
     if long := sum(each > LONG_SECONDS for each in seconds):
         problems.append(f"{long:,} clips are longer than {LONG_SECONDS} s")
-    hours = len(clips) * sum(seconds) / max(1, len(seconds)) / 3600
+    hours = _total_hours(clips, seconds)
     if hours < _FEW_HOURS:
         problems.append(
             f"{60 * hours:.1f} minutes with text are too little for a useful model: expect one that tries out the"

@@ -1,27 +1,24 @@
 """Access to the files of a corpus by name, in an archive or in the folder that it unpacks to."""
 
-import bz2
 import hashlib
 import io
-import lzma
 import os
 import re
 import sys
 import tarfile
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Self
+from typing import Any, Self
 
-import pyarrow as pa
 from tqdm import tqdm
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest
 from speechmill.core.progress import progress
+from speechmill.corpus.decompression import DECOMPRESSION_ERRORS, decompressed
 from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.sources.file_kinds import text_kind, unsupported_archive
 from speechmill.corpus.sources.spool import Spool, open_spool
@@ -198,27 +195,11 @@ class _Source(io.RawIOBase):
         return {"bytes": self._bytes, "sha256": self._digest.hexdigest()}
 
 
-_SKIPPABLE_FRAME = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")
-"""What pzstd writes before the first frame of data (RFC 8878, section 3.1.2)."""
-
-
 class _Decompressed(io.RawIOBase):
     """The decompressed content of an archive's file; failures become a tarfile.ReadError."""
 
     def __init__(self, source: _Source) -> None:
-        file = io.BufferedReader(source, 1 << 20)
-        start = file.peek(10)
-        self._file: IO[bytes] | _Gunzipped = file
-        if start.startswith(b"\x1f\x8b"):
-            self._file = _Gunzipped(file)
-        elif start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
-            self._file = bz2.BZ2File(file)
-        elif start.startswith((b"\xfd7zXZ", b"\x5d\0\0\x80")):
-            # With automatic detection, zeros after an xz stream would be taken for a stream of the older format.
-            kind = lzma.FORMAT_XZ if start.startswith(b"\xfd") else lzma.FORMAT_ALONE
-            self._file = lzma.LZMAFile(file, format=kind)  # noqa: SIM115  # it opens no file
-        elif start.startswith(b"\x28\xb5\x2f\xfd") or _SKIPPABLE_FRAME.match(start):
-            self._file = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+        self._file = decompressed(source)
 
     def read(self, size: int = -1) -> bytes:
         """Return 1 to `size` bytes: an archive marks its own end, so tarfile never reads to the end of the file."""
@@ -235,35 +216,8 @@ class _Decompressed(io.RawIOBase):
     def _read(self, size: int) -> bytes:
         try:
             return self._file.read(size)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException) as error:
+        except (OSError, *DECOMPRESSION_ERRORS) as error:
             raise tarfile.ReadError(str(error)) from error
-
-
-class _Gunzipped:
-    """The content of a gzip file: its members, each checked against its CRC, without other bytes after the last one.
-
-    The reader of the standard library refuses such bytes; the gzip program and the readers of bzip2 and xz ignore them.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        self._pending = b""
-
-    def read(self, size: int) -> bytes:
-        while True:
-            if self._member.eof:
-                self._pending = self._member.unused_data or self._file.read(_BLOCK)
-                if not self._pending.startswith(b"\x1f"):
-                    return b""
-                self._member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            block = self._pending or self._file.read(_BLOCK)
-            if not block:
-                raise EOFError("unexpected end of data")
-            data = self._member.decompress(block, size)
-            self._pending = self._member.unconsumed_tail
-            if data:
-                return data
 
 
 class _Header(tarfile.TarInfo):

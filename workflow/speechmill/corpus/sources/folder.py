@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from speechmill.config.datasets import TABLES, Column, Folder, SplitRule
 from speechmill.core.command import SpeechmillError
 from speechmill.corpus.encoded import Encoded, read_encoded
 from speechmill.corpus.near_miss import near_misses
-from speechmill.corpus.sources.annotations.annotated import AUDIO_ENDINGS, read_annotated
+from speechmill.corpus.sources.annotations.annotated import is_recording, read_annotated
 from speechmill.corpus.sources.corpus import Corpus, SourceClip, merge_splits
 from speechmill.corpus.sources.fields import column_fields, column_value, missing_field
 from speechmill.corpus.sources.kaldi import KALDI_FILES, read_kaldi
@@ -91,9 +91,7 @@ def _entries(path: Path, settings: Folder, splits: list[str]) -> Iterator[Entry]
     if settings.annotations is None:
         return _from_names(path, str(settings.pattern), names)
     if settings.pattern is None:
-        recordings = [
-            Entry(name, {"path": name}) for name in names if PurePosixPath(name).suffix.lower() in AUDIO_ENDINGS
-        ]
+        recordings = [Entry(name, {"path": name}) for name in names if is_recording(name)]
     else:
         recordings = list(_from_names(path, settings.pattern, names))
     return read_annotated(path, settings.annotations, recordings, names)

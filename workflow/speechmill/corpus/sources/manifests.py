@@ -27,13 +27,17 @@ class Entry(NamedTuple):
     piece: Piece | None = None
 
 
-def channel_number(text: str) -> int:
-    """Return a channel, counted from 0, that is written as this number or as the letter of a side, `A` or `B`.
+def channel_number(text: str, first: int = 0) -> int:
+    """Return a channel, counted from 0, that is written as a number or as the letter of a side, `A` or `B`.
+
+    Args:
+        text: The channel.
+        first: The number of the first channel.
 
     Raises:
         ValueError: It is neither.
     """
-    number = "AB".index(text) if text in ("A", "B") else int(text)
+    number = "AB".index(text) if text in ("A", "B") else int(text) - first
     if number < 0:
         raise ValueError(f"{text} is not a channel")
     return number
@@ -133,8 +137,7 @@ def _find_separator(manifest: Path, names: list[str] | None) -> str:
     """
     if manifest.suffix.lower() == ".tsv":
         return "\t"
-    line = next((line for _, line in read_lines(manifest)), "").replace("\r", "")
-    counts = {each: len(next(csv.reader([line], delimiter=each), [])) for each in _SEPARATORS}
+    counts = columns_by_separator(manifest)
     wanted = len(names) if names else max(counts.values())
     # A line that none divides is one column.
     found = [each for each, count in counts.items() if count == wanted] if wanted > 1 else [","]
@@ -145,6 +148,12 @@ def _find_separator(manifest: Path, names: list[str] | None) -> str:
             f" {which}; set the dataset's `separator`"
         )
     return found[0]
+
+
+def columns_by_separator(manifest: Path) -> dict[str, int]:
+    """Return how many columns the first line of a table has with each separator, the rarest in sentences first."""
+    line = next((line for _, line in read_lines(manifest)), "").replace("\r", "")
+    return {each: len(next(csv.reader([line], delimiter=each), [])) for each in _SEPARATORS}
 
 
 def _rows(manifest: Path, separator: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,10 +1,6 @@
 """Files of text: decompression, detection of the format, and the pages and paragraphs in them."""
 
-import bz2
-import gzip
 import io
-import lzma
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +8,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeAlias
 from xml.etree import ElementTree as ET
 
-import pyarrow as pa
-
 from speechmill.config.texts import TextFormat
 from speechmill.core.command import SpeechmillError
 from speechmill.core.progress import progress
+from speechmill.corpus.decompression import DECOMPRESSION_ERRORS, decompressed
 from speechmill.corpus.sources.file_kinds import is_web_page
 
 _PEEKED = 1 << 16
@@ -54,7 +49,7 @@ def open_text(path: Path) -> Iterator[Stream]:
             yield stream
     except FileNotFoundError as error:
         raise SpeechmillError(f"{path} does not exist; correct the `path` of the text") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException, _CorruptError) as error:
+    except (*DECOMPRESSION_ERRORS, _CorruptError) as error:
         raise SpeechmillError(f"{path} is truncated or corrupt ({error}); delete it, and download it again") from error
 
 
@@ -173,20 +168,10 @@ class _Counted(io.RawIOBase):
 
 
 class _Decompressed(io.RawIOBase):
-    """The decompressed content of a file, whose first bytes show the compression."""
+    """The decompressed content of a file; corrupt data causes an error that no fault of the disk causes."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
-        file = io.BufferedReader(raw, 1 << 20)
-        start = file.peek(6)
-        self._file: Any = file
-        if start.startswith(b"\x1f\x8b"):
-            self._file = gzip.GzipFile(fileobj=file)
-        elif start.startswith(b"BZh"):
-            self._file = bz2.BZ2File(file)
-        elif start.startswith(b"\xfd7zXZ"):
-            self._file = lzma.LZMAFile(file)  # noqa: SIM115  # it opens no file
-        elif start.startswith(b"\x28\xb5\x2f\xfd"):
-            self._file = pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+        self._file = decompressed(raw)
 
     def readable(self) -> bool:
         return True

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -80,31 +81,22 @@ def test_subtitles_without_numbers_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("read", "content", "reason"),
     [
-        ("hello\n", r"a\.srt is not SubRip"),
-        (SRT.replace("00:00:01,000", "soon"), r"a\.srt: line 2 is not `<start> --> <end>` \(it is 'soon --> "),
-        (SRT.replace("01:00:01,500", ""), r"a\.srt: line 14 is not"),
+        (read_srt, "hello\n", r" is not SubRip"),
+        (read_srt, SRT.replace("00:00:01,000", "soon"), r": line 2 is not `<start> --> <end>` \(it is 'soon --> "),
+        (read_srt, SRT.replace("01:00:01,500", ""), r": line 14 is not"),
+        (read_vtt, SRT, r" is not WebVTT \(the first line is not WEBVTT\)"),
+        (read_vtt, VTT.replace("00:01.000 -->", ":00:01.000 -->"), r" is not a file with subtitles"),
+        (read_vtt, VTT.replace("00:01.000 -->", "1 -->"), r": line 10 is not `<start> --> <end>`"),
     ],
 )
-def test_a_malformed_srt_file_is_refused(tmp_path: Path, content: str, reason: str) -> None:
-    (tmp_path / "a.srt").write_text(content)
-    with pytest.raises(SpeechmillError, match=reason):
-        read_srt(tmp_path / "a.srt")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (SRT, r"a\.vtt is not WebVTT \(the first line is not WEBVTT\)"),
-        (VTT.replace("00:01.000 -->", ":00:01.000 -->"), r"a\.vtt is not a file with subtitles"),
-        (VTT.replace("00:01.000 -->", "1 -->"), r"a\.vtt: line 10 is not `<start> --> <end>`"),
-    ],
-)
-def test_a_malformed_vtt_file_is_refused(tmp_path: Path, content: str, reason: str) -> None:
-    (tmp_path / "a.vtt").write_text(content)
-    with pytest.raises(SpeechmillError, match=reason):
-        read_vtt(tmp_path / "a.vtt")
+def test_a_malformed_file_is_refused(
+    tmp_path: Path, read: Callable[[Path], list[Annotation]], content: str, reason: str
+) -> None:
+    (tmp_path / "a").write_text(content)
+    with pytest.raises(SpeechmillError, match=f"{tmp_path / 'a'}{reason}"):
+        read(tmp_path / "a")
 
 
 def test_an_unknown_encoding_is_refused(tmp_path: Path) -> None:

@@ -20,11 +20,10 @@ from speechmill.corpus.sources.annotations.subtitles import read_srt, read_vtt
 from speechmill.corpus.sources.annotations.textgrid import read_textgrid
 from speechmill.corpus.sources.manifests import Entry
 
-AUDIO_ENDINGS = {
+_AUDIO_ENDINGS = {
     *(".aac", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mp2", ".mp3", ".oga", ".ogg"),
     *(".opus", ".sph", ".w64", ".wav", ".weba", ".wma", ".wv"),
 }
-"""The endings of the names of recordings, in lower case, where no pattern selects them."""
 
 _READERS: dict[AnnotationFormat, Callable[[Path], list[Annotation]]] = {
     "text": read_plain_text,
@@ -35,6 +34,11 @@ _READERS: dict[AnnotationFormat, Callable[[Path], list[Annotation]]] = {
     "ctm": read_ctm,
     "stm": read_stm,
 }
+
+
+def is_recording(name: str) -> bool:
+    """Return whether a file is a recording, by the ending of its name, where no pattern selects the recordings."""
+    return PurePosixPath(name).suffix.lower() in _AUDIO_ENDINGS
 
 
 def read_annotated(path: Path, settings: Annotations, recordings: list[Entry], names: list[str]) -> Iterator[Entry]:

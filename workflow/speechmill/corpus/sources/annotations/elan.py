@@ -1,6 +1,6 @@
 """Files of ELAN (https://www.mpi.nl/tools/elan/EAF_Annotation_Format_3.0_and_ELAN.pdf)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
@@ -67,10 +67,13 @@ class _Annotations:
 
     def __init__(self, file: Path, eaf: Eaf) -> None:
         self._file, self._eaf = file, eaf
-        self._references = {name: each for _, references, *_ in eaf.tiers.values() for name, each in references.items()}
+        references = {name: each for _, found, *_ in eaf.tiers.values() for name, each in found.items()}
+        self._referred = {name: referred for name, (referred, *_) in references.items()}
+        self._previous = {name: previous for name, (_, _, previous, *_) in references.items() if previous in references}
         self._times: dict[str, float] = {name: ms / 1000 for name, ms in eaf.timeslots.items() if ms is not None}
+        parents = {name: tier[2]["PARENT_REF"] for name, tier in eaf.tiers.items() if "PARENT_REF" in tier[2]}
         # A tier divides the annotations of its parent, which therefore comes first.
-        for name in sorted(eaf.tiers, key=self._depth):
+        for name in sorted(eaf.tiers, key=lambda name: len(_chain(name, parents))):
             self._interpolate(name)
         self._aligned = {
             name: (start, end) for aligned, *_ in eaf.tiers.values() for name, (start, end, *_) in aligned.items()
@@ -82,7 +85,8 @@ class _Annotations:
             participant = attributes.get("PARTICIPANT", "").strip()
             found: dict[str, list[str]] = {each: [text] for each, (_, _, text, *_) in aligned.items()}
             for each in sorted(references, key=self._position):
-                found.setdefault(self._ancestors(each)[-1], []).append(references[each][1])
+                # The last annotation that the others refer to has times of its own.
+                found.setdefault(_chain(each, self._referred)[-1], []).append(references[each][1])
             for each, texts in found.items():
                 yield Annotation(
                     f"{self._file}: tier {name}, annotation {each}",
@@ -93,13 +97,6 @@ class _Annotations:
                     participant,
                     speaker=participant,
                 )
-
-    def _depth(self, tier: str) -> int:
-        """Return the number of tiers above a tier."""
-        depth, above = 0, self._eaf.tiers[tier][2].get("PARENT_REF")
-        while above in self._eaf.tiers and depth <= len(self._eaf.tiers):
-            depth, above = depth + 1, self._eaf.tiers[above][2].get("PARENT_REF")
-        return depth
 
     def _interpolate(self, tier: str) -> None:
         """Give times to the boundaries of a tier that have none, evenly between those before and after that do."""
@@ -115,25 +112,10 @@ class _Annotations:
                 if end is not None:
                     self._times[slot] = round(start + (end - start) * i / (len(chain) - 1), 3)
 
-    def _ancestors(self, annotation: str) -> list[str]:
-        """Return an annotation and those that it refers to, one after the other; the last has times of its own."""
-        chain = [annotation]
-        while chain[-1] in self._references:
-            chain.append(self._references[chain[-1]][0])
-            if len(chain) > len(self._references) + 1:
-                raise self._unknown_time(annotation)
-        return chain
-
     def _position(self, annotation: str) -> tuple[int, ...]:
         """Return where an annotation comes among all that refer to the same one, as numbers from the top down."""
-        return tuple(self._number_of_previous(each) for each in reversed(self._ancestors(annotation)[:-1]))
-
-    def _number_of_previous(self, annotation: str) -> int:
-        number = 0
-        previous = self._references[annotation][2]
-        while previous in self._references and number <= len(self._references):
-            number, previous = number + 1, self._references[previous][2]
-        return number
+        *referring, _ = _chain(annotation, self._referred)
+        return tuple(len(_chain(each, self._previous)) for each in reversed(referring))
 
     def _piece(self, tier: str, annotation: str) -> Piece:
         start, end = (self._times.get(slot) for slot in self._aligned.get(annotation, ("", "")))
@@ -145,3 +127,11 @@ class _Annotations:
         return malformed(
             f"{self._file}: annotation {annotation}", "an annotation with times", "none can be found", _ADVICE
         )
+
+
+def _chain(name: str, following: Mapping[str, str]) -> list[str]:
+    """Return a name and those that follow it, one after the other; a corrupt file may lead back to one of them."""
+    chain = {name: None}
+    while (name := following.get(name, name)) not in chain:
+        chain[name] = None
+    return list(chain)

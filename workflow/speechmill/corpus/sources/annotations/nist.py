@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speechmill.corpus.pieces import Piece
 from speechmill.corpus.sources.annotations.annotation import Annotation, malformed
-from speechmill.corpus.sources.manifests import read_lines
+from speechmill.corpus.sources.manifests import channel_number, read_lines
 
 _PAUSE = 0.5
 """Seconds without a word that divide the words of a CTM file into annotations."""
@@ -90,8 +90,5 @@ def _lines(file: Path) -> Iterator[tuple[str, str]]:
 def _piece(channel: str, start: float, end: float) -> Piece:
     if not (math.isfinite(start) and math.isfinite(end)):
         raise ValueError("a time is not a number")
-    number = "AB".index(channel.upper()) if channel.upper() in ("A", "B") else int(channel) - 1
-    if number < 0:
-        raise ValueError(f"{channel} is not a channel")
     # Decimal places that the sum of two floats makes up would appear in the name of the piece.
-    return Piece(start, round(end, 6), number)
+    return Piece(start, round(end, 6), channel_number(channel.upper(), first=1))
