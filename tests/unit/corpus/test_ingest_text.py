@@ -150,6 +150,12 @@ def test_a_truncated_file_is_refused(tmp_path: Path, run: Run, compress: Callabl
     assert not (tmp_path / "out" / "sentences.txt.zst").exists()
 
 
+def test_other_bytes_after_a_gzip_text_are_refused(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "text").write_bytes(gzip.compress(DUMP.encode()) + b"more text")
+    with pytest.raises(SpeechmillError, match="text is truncated or corrupt"):
+        run(path="text", format="plain")
+
+
 @pytest.mark.parametrize("xml", [DUMP[:-20], DUMP.replace("</ns>", "</sn>", 1)], ids=["truncated", "malformed"])
 def test_xml_that_is_not_well_formed_is_refused(tmp_path: Path, run: Run, xml: str) -> None:
     (tmp_path / "dump.xml").write_text(xml, encoding="utf-8")

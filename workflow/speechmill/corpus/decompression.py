@@ -1,6 +1,7 @@
 """Decompression of gzip, bzip2, xz, LZMA and Zstandard, which are told apart by their first bytes."""
 
 import bz2
+import gzip
 import io
 import lzma
 import re
@@ -9,7 +10,7 @@ from typing import IO, Protocol
 
 import pyarrow as pa
 
-DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
+DECOMPRESSION_ERRORS = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException)
 """What reading truncated or corrupt data raises, besides the OSError of bzip2, which has no number."""
 
 _BLOCK = 1 << 16
@@ -25,12 +26,18 @@ class Reader(Protocol):
         """Return 1 to `size` bytes; none at the end."""
 
 
-def decompressed(raw: io.RawIOBase) -> Reader:
-    """Return the decompressed content of a file, or the content itself if it is not compressed."""
+def decompressed(raw: io.RawIOBase, ends_itself: bool) -> Reader:
+    """Return the decompressed content of a file, or the content itself if it is not compressed.
+
+    Args:
+        raw: The file.
+        ends_itself: Whether the content marks its own end, as an archive does: other bytes after a gzip file are then
+            ignored, as by the gzip program. Otherwise they are an error, since they may be what was written last.
+    """
     file = io.BufferedReader(raw, 1 << 20)
     start = file.peek(10)
     if start.startswith(b"\x1f\x8b"):
-        return _Gunzipped(file)
+        return _Gunzipped(file) if ends_itself else gzip.GzipFile(fileobj=file)
     if start.startswith(b"BZh") and start[4:10] == b"1AY&SY":
         return bz2.BZ2File(file)
     if start.startswith((b"\xfd7zXZ", b"\x5d\0\0\x80")):

@@ -199,7 +199,7 @@ class _Decompressed(io.RawIOBase):
     """The decompressed content of an archive's file; failures become a tarfile.ReadError."""
 
     def __init__(self, source: _Source) -> None:
-        self._file = decompressed(source)
+        self._file = decompressed(source, ends_itself=True)
 
     def read(self, size: int = -1) -> bytes:
         """Return 1 to `size` bytes: an archive marks its own end, so tarfile never reads to the end of the file."""

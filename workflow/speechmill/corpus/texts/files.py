@@ -171,7 +171,7 @@ class _Decompressed(io.RawIOBase):
     """The decompressed content of a file; corrupt data causes an error that no fault of the disk causes."""
 
     def __init__(self, raw: io.RawIOBase) -> None:
-        self._file = decompressed(raw)
+        self._file = decompressed(raw, ends_itself=False)
 
     def readable(self) -> bool:
         return True
