@@ -563,6 +563,18 @@ def test_training_of_the_head_alone_is_refused(tmp_path: Path, clips: Stored, le
         trained(tmp_path / "work", settings({"clips": 32}, head_only_steps=4), clips, letters)
 
 
+def test_optimizer_in_8_bits_needs_a_gpu_and_its_package(
+    tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings({"clips": 32}, optimizer="adamw_8bit")
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.finetune\.optimizer: adamw_8bit needs a CUDA GPU"):
+        trained(tmp_path / "work", given, clips, letters)
+    monkeypatch.setattr(finetune, "find_spec", lambda name: None)
+    inputs = training_inputs(given, clips, letters)
+    with pytest.raises(SpeechmillError, match="adamw_8bit needs the package bitsandbytes; install it"):
+        train("demo", given, inputs, tmp_path / "work", tmp_path / "board", torch.device("cuda"))
+
+
 def test_head_has_a_learning_rate_of_its_own(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
     given = settings({"clips": 32}, head_learning_rate=1e-2, weight_decay=0.1, warmup_steps=0)
     trained(tmp_path / "work", given, clips, letters)

@@ -22,6 +22,9 @@ from speechmill.training.distributed import AnyRank, all_reduce_sum, barrier, ra
 from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
 from speechmill.training.resume_state import UNFINISHED, empty_unfinished, writing_state
 
+# The names of the optimizers in transformers.
+_OPTIM = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
+
 BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
 """A function from a batch of the `Collator`, on the device, to a batch with the same keys."""
 
@@ -179,7 +182,7 @@ class CtcTrainer(Trainer):
 
     def _state_bytes(self) -> int:
         """Return the bytes of the weights and of the two moment estimates of the trained ones."""
-        moments = OPTIMIZER_BYTES["adamw_8bit" if "8bit" in str(self.args.optim) else "adamw"]
+        moments = OPTIMIZER_BYTES["adamw_8bit" if self.args.optim == _OPTIM["adamw_8bit"] else "adamw"]
         return int(sum(p.nbytes + moments * p.numel() * p.requires_grad for p in self._ctc_model.parameters()))
 
     def _save_rng_state(self, output_dir: str) -> None:
@@ -281,7 +284,7 @@ def training_arguments(
         adam_beta2=finetune.adam_betas[1],
         adam_epsilon=finetune.adam_epsilon,
         max_grad_norm=finetune.max_grad_norm,
-        optim={"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}[finetune.optimizer],
+        optim=_OPTIM[finetune.optimizer],
         bf16=finetune.precision == "bf16",
         fp16=finetune.precision == "fp16",
         seed=plan.seed,
