@@ -1,6 +1,7 @@
 """Low-rank matrices: what is trained, what a merged folder contains, and that merging for a save changes nothing."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.lora import is_lora, merged_lora, save_merged
 from speechmill.model.models import head_name, model_config, new_model
-from speechmill.model.training_setup import freeze_parameters
+from speechmill.model.training_setup import compile_layers, freeze_parameters
 
 
 def adapted(init: dict[str, Any], **lora: Any) -> PreTrainedModel:
@@ -111,3 +112,14 @@ def test_weights_after_merging_are_bit_identical() -> None:
     model.train()
     model(features(model)).logits.sum().backward()
     assert all(parameter.grad is not None for each, parameter in trained(model) if is_lora(each))
+
+
+def test_compiled_layers_follow_merging(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The graph is traced as usual but run in eager mode, since compiling it to C++ takes a minute.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = adapted(LAYER_NORM)
+    expected = logits(model)
+    compile_layers(model)
+    with merged_lora(model):
+        torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(model), expected, rtol=0, atol=1e-5)
