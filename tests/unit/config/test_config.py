@@ -395,6 +395,28 @@ def test_invalid_value_is_reported_with_its_key(path: str, value: Any, expected:
     assert path.rsplit(".", 1)[0] in message
 
 
+@pytest.mark.parametrize(
+    ("finetune", "expected"),
+    [
+        ({"lora": {}, "train_only_adapters": True}, "two ways to train few weights; choose one of them"),
+        ({"lora": {}, "freeze_feature_encoder": False}, "remove `freeze_feature_encoder: false`, or remove `lora`"),
+        ({"lora": {"rank": 0}}, "runs.demo.finetune.lora.rank: Input should be greater than 0"),
+        ({"lora": {"targets": []}}, "runs.demo.finetune.lora.targets: List should have at least 1 item"),
+        ({"head_learning_rate": 0}, "runs.demo.finetune.head_learning_rate: Input should be greater than 0"),
+    ],
+)
+def test_settings_of_cheaper_training_are_checked(finetune: dict[str, Any], expected: str) -> None:
+    assert expected in error("runs.demo.finetune", {"learning_rate": 0.001} | finetune)
+
+
+def test_optimizer_in_8_bits_on_a_cpu_is_refused() -> None:
+    raw = changed("runs.demo.finetune.optimizer", "adamw_8bit")
+    assert load(raw).runs["demo"].device == "gpu"
+    raw["runs"]["demo"]["device"] = "cpu"
+    with pytest.raises(SpeechmillError, match="optimizer: adamw_8bit` needs a CUDA GPU"):
+        load(raw)
+
+
 def test_draws_from_one_split_must_agree() -> None:
     def drawn(**rules: dict[str, Any]) -> dict[str, Any]:
         return changed("datasets.cv.drawn", {name: {"of": "train"} | rule for name, rule in rules.items()})

@@ -10,6 +10,7 @@ from speechmill.config.architectures import ARCHITECTURES
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.models import model_config
+from speechmill.model.training_setup import freeze_parameters
 from speechmill.training.cost import Cost, training_cost
 
 # Source: the configurations of facebook/wav2vec2-xls-r-1b and facebook/wav2vec2-xls-r-300m.
@@ -47,10 +48,10 @@ def test_memory_of_xls_r_1b_on_78_gib() -> None:
     assert 320 < estimated.fitting_seconds(78 * 2**30, False) < 500
 
 
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("trains", [{"freeze_feature_encoder": True}, {"freeze_feature_encoder": False}, {"lora": {}}])
 # torch has no fused attention kernel with dropout on a CPU.
 @pytest.mark.parametrize(("attention", "dropout"), [("sdpa", 0.0), ("eager", 0.1)])
-def test_activations_match_a_forward_pass(frozen: bool, attention: str, dropout: float) -> None:
+def test_activations_match_a_forward_pass(trains: dict[str, Any], attention: str, dropout: float) -> None:
     torch.set_num_threads(1)
     # The proportions of XLS-R.
     init = LAYER_NORM | {
@@ -61,8 +62,7 @@ def test_activations_match_a_forward_pass(frozen: bool, attention: str, dropout:
     model_configuration = config(init)
     model_configuration._attn_implementation = attention
     model = AutoModelForCTC.from_config(model_configuration).train()
-    if frozen:
-        model.freeze_feature_encoder()
+    freeze_parameters(model, MemoryConfig.model_validate(trains), has_base=False)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -75,7 +75,7 @@ def test_activations_match_a_forward_pass(frozen: bool, attention: str, dropout:
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model(torch.randn(clips, seconds * 16_000))
     assert output.logits.requires_grad
-    settings = {"precision": "fp32", "attention": attention, "freeze_feature_encoder": frozen}
+    settings = {"precision": "fp32", "attention": attention} | trains
     estimated = cost(init, longest_seconds=seconds, **settings).activations[False]
     assert estimated == pytest.approx(sum(kept.values()) / (seconds * clips), rel=0.25)
 
@@ -111,6 +111,26 @@ def test_frozen_weights_have_no_gradients_or_moments() -> None:
         assert more.flop_per_audio_second > less.flop_per_audio_second
         assert less.optimizer == 2 * less.gradients
         assert more.weights == less.weights
+
+
+def test_lora_needs_memory_for_few_gradients() -> None:
+    # Source: a rank of 16 adds 16 (m + n) parameters to a layer of m x n: in each of the 24 layers, four of 1024 x 1024
+    # and two of 1024 x 4096; and one of 512 x 1024. The head has 40 outputs; masks have an embedding.
+    matrices = 16 * (24 * (4 * 2048 + 2 * 5120) + 1536)
+    full, lora = cost(XLS_R_300M), cost(XLS_R_300M, lora={"rank": 16})
+    assert lora.trained == matrices + 1025 * 40 + 1024
+    assert lora.parameters == full.parameters
+    assert lora.trained_share == lora.trained / (lora.parameters + matrices)
+    assert lora.weights - full.weights == 4 * matrices
+    assert (lora.gradients, lora.optimizer) == (4 * lora.trained, 8 * lora.trained)
+    assert lora.fitting_seconds(16 * 2**30, True) > full.fitting_seconds(16 * 2**30, True)
+    assert 0.6 < lora.flop_per_audio_second / full.flop_per_audio_second < 0.75
+
+
+def test_moments_in_8_bits_take_a_quarter() -> None:
+    usual, small = cost(XLS_R_300M), cost(XLS_R_300M, optimizer="adamw_8bit")
+    assert small.optimizer == pytest.approx(usual.optimizer / 4, rel=0.02)
+    assert usual.fixed - small.fixed == usual.optimizer - small.optimizer
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

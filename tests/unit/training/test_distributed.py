@@ -214,14 +214,22 @@ class Training:
     """A training run of the stage, in a folder of its own."""
 
     def __init__(
-        self, folder: Path, clips: Stored, letters: Wav2Vec2Processor, gpus: int, accumulation: int, **init: Any
+        self,
+        folder: Path,
+        clips: Stored,
+        letters: Wav2Vec2Processor,
+        gpus: int,
+        accumulation: int,
+        finetuning: dict[str, Any] | None = None,
+        **init: Any,
     ) -> None:
         self.work, self.out = folder / "work", folder / "out"
         self.out.mkdir(parents=True)
         settings = {
             "device": "cpu", "gpus": gpus, "model": {"init": LAYER_NORM | init}, "augment": {}, "text": {},
             "plan": {"epochs": 3, "batch": {"clips": 4}, "gradient_accumulation": accumulation, "save_steps": 4},
-            "finetune": {"learning_rate": 1e-3, "precision": "fp32", "warmup_steps": 1, "threads": 1},
+            "finetune": {"learning_rate": 1e-3, "precision": "fp32", "warmup_steps": 1, "threads": 1}
+            | (finetuning or {}),
             "checkpoints": {"best": None}, "batch_seconds": 20, "metric": "wer",
         }  # fmt: skip
         runtime_settings = {"finetune": {"logging_steps": 1}, "checkpoints": {"dev_clips": 0}}
@@ -249,16 +257,22 @@ class Training:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "finetuning",
+    [{}, {"lora": {"rank": 4}, "head_only_steps": 2, "head_learning_rate": 1e-2}],
+    ids=["all weights", "cheaper training"],
+)
 def test_two_processes_equal_one_with_more_accumulation(
     tmp_path: Path,
     clips: Stored,
     letters: Wav2Vec2Processor,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
+    finetuning: dict[str, Any],
 ) -> None:
     trainings = {}
     for gpus, accumulation in ((1, 4), (2, 2)):
-        trainings[gpus] = Training(tmp_path / f"{gpus}", clips, letters, gpus, accumulation)
+        trainings[gpus] = Training(tmp_path / f"{gpus}", clips, letters, gpus, accumulation, finetuning)
         trainings[gpus].run(monkeypatch)
     one, two = trainings[1], trainings[2]
     assert [step for (step,) in two.steps("step")] == [1, 2, 3, 4, 5, 6]
@@ -269,6 +283,7 @@ def test_two_processes_equal_one_with_more_accumulation(
         torch.testing.assert_close(one.weights(step), two.weights(step), rtol=1e-3, atol=2e-5)
     hyper_parameters = read_json(two.out / "training.json")["hyper_parameters"]
     assert (hyper_parameters["total_train_batch_size"], hyper_parameters["num_devices"]) == (16, 2)
+    assert finetuning.keys() <= hyper_parameters.keys()
     assert list(two.work.glob("*/checkpoint-*")) == []
     # Progress is shown once per training, not once per process.
     assert capfd.readouterr().err.count("6/6") == 2

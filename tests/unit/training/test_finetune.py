@@ -292,6 +292,31 @@ def test_resumed_weights_are_bit_identical(
     assert losses(work) == losses(uninterrupted_work)
 
 
+CHEAPER: dict[str, dict[str, Any]] = {
+    "lora": {"lora": {"rank": 4, "dropout": 0.1}, "gradient_checkpointing": True},
+    "head": {"head_learning_rate": 1e-2, "head_only_steps": 3, "weight_decay": 0.1},
+    "both": {"lora": {"rank": 4}, "head_learning_rate": 1e-2, "head_only_steps": 3},
+}
+
+
+@pytest.mark.parametrize("cheaper", CHEAPER)
+def test_cheaper_training_resumes_bit_identically(
+    tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, monkeypatch: pytest.MonkeyPatch, cheaper: str
+) -> None:
+    # The states are of steps 2 and 4; with `head_only_steps`, in which step 3 is the last, one before and one after.
+    given = settings({"seconds": 14}, init=STOCHASTIC, **CHEAPER[cheaper])
+    expected = trained(tmp_path / "uninterrupted", given, clips, letters)
+    work = tmp_path / "killed"
+    for step in (3, 5):
+        killed_at(monkeypatch, step, "on_step_end", lambda: trained(work, given, clips, letters))
+    after = trained(work, given, clips, letters)
+    assert set(after) == set(expected) >= {2, 4, 6}
+    for step, weights in expected.items():
+        assert after[step].keys() == weights.keys()
+        assert all(torch.equal(after[step][name], tensor) for name, tensor in weights.items()), step
+    assert losses(work) == losses(tmp_path / "uninterrupted")
+
+
 def test_run_killed_at_its_end_repeats_nothing(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
     given, work = settings({"clips": 32}), tmp_path / "work"
     first = trained(work, given, clips, letters)
@@ -497,6 +522,72 @@ def test_feature_encoder_of_a_base_is_frozen_by_default(
     before = load_file(base / "model.safetensors")
     assert torch.equal(weights[CONVOLUTION], before[CONVOLUTION]) is frozen
     assert not torch.equal(weights[ATTENTION], before[ATTENTION])
+
+
+def changed_weights(before: Weights, after: Weights) -> set[str]:
+    assert before.keys() == after.keys()
+    return {name for name, tensor in before.items() if not torch.equal(after[name], tensor)}
+
+
+def test_lora_checkpoint_is_evaluated_as_it_is_saved(
+    tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, base: Path
+) -> None:
+    more = {"lora": {"targets": ["k_proj"]}, "learning_rate": 1e-2, "save_steps": 2, "best": 2}
+    given = with_base(settings({"clips": 32}, **more), base)
+    weights = trained(tmp_path / "work", given, clips, letters, base)
+    before = load_file(base / "model.safetensors")
+    projections = {name for name in before if "k_proj.weight" in name}
+    assert changed_weights(before, weights[4]) == {"lm_head.weight", "lm_head.bias", *projections}
+    model, processor = load_checkpoint(tmp_path / "work" / "checkpoints" / "checkpoint-4")
+    hypotheses, clip_loss = transcribe(model, processor, *clips, given.batch_seconds, CPU)
+    (row,) = [line for line in logged(tmp_path / "work") if line["step"] == 4 and "dev_wer" in line]
+    assert row["dev_loss"] == np.mean(clip_loss)
+    assert row["dev_wer"] == score(clips[0], hypotheses, clip_loss, given.text)[1]["wer"]
+
+
+def test_only_the_head_is_trained_at_first(
+    tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, base: Path
+) -> None:
+    given = with_base(settings({"clips": 32}, save_steps=1, head_only_steps=2, weight_decay=0.5), base)
+    weights = trained(tmp_path / "work", given, clips, letters, base)
+    head, before = {"lm_head.weight", "lm_head.bias"}, load_file(base / "model.safetensors")
+    # Weight decay and the warm-up of the moments start with the first gradient.
+    assert changed_weights(before, weights[2]) == changed_weights(weights[1], weights[2]) == head
+    assert ATTENTION in changed_weights(weights[2], weights[3])
+    moments = torch.load(tmp_path / "work" / "checkpoint-4" / "optimizer.pt")["state"].values()
+    assert {int(each["step"]) for each in moments} == {2, 4}
+
+
+def test_training_of_the_head_alone_is_refused(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.finetune\.head_only_steps is 4, but .* only 4 steps"):
+        trained(tmp_path / "work", settings({"clips": 32}, head_only_steps=4), clips, letters)
+
+
+def test_optimizer_in_8_bits_needs_a_gpu_and_its_package(
+    tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = settings({"clips": 32}, optimizer="adamw_8bit")
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.finetune\.optimizer: adamw_8bit needs a CUDA GPU"):
+        trained(tmp_path / "work", given, clips, letters)
+    monkeypatch.setattr(finetune, "find_spec", lambda name: None)
+    inputs = training_inputs(given, clips, letters)
+    with pytest.raises(SpeechmillError, match="adamw_8bit needs the package bitsandbytes; install it"):
+        train("demo", given, inputs, tmp_path / "work", tmp_path / "board", torch.device("cuda"))
+
+
+def test_head_has_a_learning_rate_of_its_own(tmp_path: Path, clips: Stored, letters: Wav2Vec2Processor) -> None:
+    given = settings({"clips": 32}, head_learning_rate=1e-2, weight_decay=0.1, warmup_steps=0)
+    trained(tmp_path / "work", given, clips, letters)
+    groups = torch.load(tmp_path / "work" / "checkpoint-2" / "optimizer.pt")["param_groups"]
+    # Half of the four steps of a linear schedule are done.
+    assert all(group["lr"] == group["initial_lr"] / 2 for group in groups)
+    found = [(group["initial_lr"], group["weight_decay"], len(group["params"])) for group in groups]
+    (_, _, decayed), (_, _, others), *head = found
+    assert found[:2] == [(1e-3, 0.1, decayed), (1e-3, 0.0, others)]
+    # Its weights and its bias.
+    assert head == [(1e-2, 0.1, 1), (1e-2, 0.0, 1)]
+    model = prepare_model(given, training_inputs(given, clips, letters))
+    assert decayed + others + 2 == sum(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize(("requested", "frozen"), [(None, False), (True, True)])

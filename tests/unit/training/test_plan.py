@@ -76,6 +76,22 @@ def plan_text(planned: dict[str, Any], free: int = 10**15) -> str:
     return format_plan(planned, {}, [], free)
 
 
+def test_plan_names_the_trained_share(tmp_path: Path) -> None:
+    usual = plan(tmp_path, [5.0] * 9)
+    memory = {"precision": "fp32", "lora": {"rank": 1, "targets": ["q_proj"]}}
+    lora = plan(tmp_path, [5.0] * 9, run={"memory": memory})
+    # In each of two layers, a matrix of one row and 16 columns, and another of 16 rows and one column.
+    matrices, head, mask = 2 * (16 + 16), 16 * 7 + 7, 16
+    assert lora["trained_parameters"] == matrices + head + mask
+    assert lora["trained_share"] == lora["trained_parameters"] / (lora["parameters"] + matrices)
+    assert lora["parameters"] == usual["parameters"]
+    assert f"trained      0.0 M parameters, {lora['trained_share']:.1%} of all" in plan_text(lora)
+    assert usual["trained_share"] == 1
+    # Checkpoints are merged; resume states have the moments of what is trained.
+    assert lora["disk_bytes"]["checkpoint"] == usual["disk_bytes"]["checkpoint"]
+    assert lora["disk_bytes"]["resume"] < usual["disk_bytes"]["resume"] / 2
+
+
 def lengths_like(clips: int, hours: float, longest: float) -> list[float]:
     """Return durations in seconds, distributed about like read sentences, with a total of `hours`."""
     durations = np.random.default_rng(0).gamma(6.0, size=clips)

@@ -205,6 +205,12 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
+    def _optimizer_runs_on_the_device(self) -> "Run":
+        if self.finetune is not None and self.finetune.optimizer == "adamw_8bit" and self.device == "cpu":
+            raise ValueError("`finetune.optimizer: adamw_8bit` needs a CUDA GPU: remove it, or `device: cpu`")
+        return self
+
+    @model_validator(mode="after")
     def _selection_is_evaluated(self) -> "Run":
         if not self.trains:
             return self

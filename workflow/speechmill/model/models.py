@@ -212,6 +212,15 @@ def adapters(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [module for name, module in model.named_modules() if name.endswith(".adapter_layer")]
 
 
+def added_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
+    """Return the parts of a CTC model that a base that was only pre-trained lacks, and whose weights are then random.
+
+    These are the head, the adapters of MMS, and the convolutions after the encoder of a model with `add_adapter`.
+    """
+    convolutions = getattr(model.base_model, "adapter", None)
+    return [getattr(model, head_name(model)), *adapters(model), *([] if convolutions is None else [convolutions])]
+
+
 def _initialise(model: PreTrainedModel, module: torch.nn.Module) -> None:
     """Initialise the weights of `module`, a part of `model`, at random as the architecture does."""
     for part in module.modules():

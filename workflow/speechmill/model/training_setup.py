@@ -11,6 +11,7 @@ from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
+from speechmill.model.lora import add_lora
 from speechmill.model.models import adapters, head_name
 
 # Compiled variants of a layer: with and without a mask, for one clip or more, for training and for dev evaluations.
@@ -21,18 +22,22 @@ def freeze_parameters(model: PreTrainedModel, settings: MemoryConfig, has_base: 
     """Freeze the parameters that `settings` exclude from training.
 
     These are the convolutions over samples, which are frozen by default if there is a base, or all parameters except
-    those of the adapters and the head. A base has learnt its convolutions from more audio than fine-tuning provides.
+    those of the adapters and the head. With `lora`, low-rank matrices are added and trained in place of the encoder's
+    weights. A base has learnt its convolutions from more audio than fine-tuning provides.
     They take little arithmetic (a twentieth of XLS-R 1B's) but much memory: their activations of a second of audio,
     kept for the backward pass, take a third of the memory that those of all layers take.
 
     Raises:
-        SpeechmillError: The model lacks the convolutions or adapters that the settings refer to.
+        SpeechmillError: The model lacks the convolutions, adapters or layers that the settings refer to.
     """
     for error in architecture_errors(model.config.to_dict(), settings, AugmentConfig()):
         raise SpeechmillError(error)
     freeze_convolutions = settings.freeze_feature_encoder
     if hasattr(model, "freeze_feature_encoder") and (
-        settings.train_only_adapters or freeze_convolutions or (freeze_convolutions is None and has_base)
+        settings.train_only_adapters
+        or settings.lora is not None
+        or freeze_convolutions
+        or (freeze_convolutions is None and has_base)
     ):
         # `requires_grad_(False)` alone would not do: in training, the convolutions request the gradient of the samples,
         # and with it a backward pass through all of them.
@@ -41,6 +46,8 @@ def freeze_parameters(model: PreTrainedModel, settings: MemoryConfig, has_base: 
         model.requires_grad_(False)
         for module in (*adapters(model), getattr(model, head_name(model))):
             module.requires_grad_(True)
+    if settings.lora is not None:
+        add_lora(model, settings.lora)
 
 
 def set_attention(model: PreTrainedModel, wanted: str) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from speechmill.core.files import write_digests
 from speechmill.core.progress import progress
+from speechmill.model.lora import has_lora, merged_lora, save_merged
 from speechmill.model.models import Processor
 from speechmill.scoring.select import deciding_metrics
 from speechmill.training.dev_evaluator import DevEvaluator
@@ -103,11 +105,8 @@ class CheckpointCallback(TrainerCallback):
         """Keep and evaluate the model of a planned step, then commit the saved files as a resume state."""
         step = state.global_step
         planned = step in self._plan["checkpoints"]
-        if planned:
-            with writing_state(self._work, step):
-                self._keep(step)
-            if self._evaluator is not None and model is not None:
-                self._record({"step": step, **self._evaluator(model, args.device)})
+        if planned and model is not None:
+            self._keep_and_evaluate(step, model, args.device)
         with writing_state(self._work, step):
             seconds = self._earlier.wall_seconds + monotonic() - self._started
             unfinished = self._work / UNFINISHED / f"checkpoint-{step}"
@@ -118,14 +117,25 @@ class CheckpointCallback(TrainerCallback):
             self._delete_worse()
             self._warn_of_blanks(step)
 
-    def _keep(self, step: int) -> None:
+    def _keep_and_evaluate(self, step: int, model: PreTrainedModel, device: torch.device) -> None:
+        # What is evaluated is what is kept.
+        with merged_lora(model):
+            with writing_state(self._work, step):
+                self._keep(step, model)
+            if self._evaluator is not None:
+                self._record({"step": step, **self._evaluator(model, device)})
+
+    def _keep(self, step: int, model: PreTrainedModel) -> None:
         saved = self._work / UNFINISHED / f"checkpoint-{step}"
         kept = self._work / CHECKPOINTS / saved.name
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir(parents=True)
-        # A hard link: the resume state is deleted later, and the weights make up most of a checkpoint.
-        link(str(saved / WEIGHTS), str(kept / WEIGHTS))
-        shutil.copy(saved / "config.json", kept)
+        if has_lora(model):
+            save_merged(model, kept)
+        else:
+            # A hard link: the resume state is deleted later, and the weights make up most of a checkpoint.
+            link(str(saved / WEIGHTS), str(kept / WEIGHTS))
+            shutil.copy(saved / "config.json", kept)
         self._processor.save_pretrained(kept)
         write_digests(kept)
         sync_files(kept)

@@ -8,6 +8,7 @@ from transformers import AutoModelForCTC, PreTrainedConfig
 
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.model.lora import is_lora
 from speechmill.model.models import encoder_config, encoder_stride
 from speechmill.model.training_setup import freeze_parameters
 
@@ -24,18 +25,29 @@ _TRANSIENT_BYTES = 12
 # The CUDA context, library workspaces, and memory lost to fragmentation.
 _OVERHEAD = 10**9
 
+OPTIMIZER_BYTES = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256}
+"""Bytes of the two moment estimates of a trained parameter.
+
+In 8 bits, each block of 256 values has a scale in 32 bits; source: `AdamW8bit` of bitsandbytes.
+"""
+
 
 @dataclass(frozen=True)
 class Cost:
     """The cost of training: memory in bytes, arithmetic in floating-point operations."""
 
     parameters: int
+    """Of the model, which contains no low-rank matrices."""
+    trained: int
+    """Parameters that are trained, low-rank matrices included."""
+    trained_share: float
+    """Their share of all parameters, low-rank matrices included."""
     flop_per_audio_second: float
     """Of forward and backward pass, without the recomputation of gradient checkpointing."""
     weights: int
     gradients: int
     optimizer: int
-    """The two moment estimates of AdamW."""
+    """The two moment estimates of the optimiser."""
     other: int
     activations: dict[bool, float]
     """Bytes per padded second of a batch; the key says whether gradient checkpointing is used."""
@@ -81,7 +93,8 @@ def training_cost(
     feature_encoder_ids = (
         {id(p) for p in feature_encoder.parameters()} if isinstance(feature_encoder, nn.Module) else set()
     )
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for name, p in model.named_parameters() if not is_lora(name))
+    held = sum(p.numel() for p in model.parameters())
     rest = sum(p.numel() for p in model.parameters() if id(p) not in feature_encoder_ids)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     trained_rest = sum(p.numel() for p in model.parameters() if p.requires_grad and id(p) not in feature_encoder_ids)
@@ -98,14 +111,16 @@ def training_cost(
     transient = _TRANSIENT_BYTES * max(values, default=0.0)
     return Cost(
         parameters=parameters,
+        trained=trained,
+        trained_share=trained / held,
         flop_per_audio_second=frames * (4 * rest + 2 * trained_rest)
         + 12 * layers * hidden * frames**2 * mean_seconds
         + feature_encoder_flop * (1 if frozen else 3),
-        weights=4 * parameters,
+        weights=4 * held,
         gradients=4 * trained,
-        optimizer=8 * trained,
+        optimizer=int(OPTIMIZER_BYTES[settings.optimizer] * trained),
         # Autocast caches the weights in 16 bits; DistributedDataParallel gathers gradients in separate buckets.
-        other=_OVERHEAD + (2 * parameters if bits == 16 else 0) + (4 * trained if processes > 1 else 0),
+        other=_OVERHEAD + (2 * held if bits == 16 else 0) + (4 * trained if processes > 1 else 0),
         activations={
             False: max(feature_encoder_bytes + layer_bytes, transient),
             True: max(feature_encoder_bytes + checkpointed, transient),

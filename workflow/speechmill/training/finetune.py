@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedModel, PrinterCallback, set_seed
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.evaluation import Metric
-from speechmill.config.finetune import FinetuneConfig
+from speechmill.config.finetune import FinetuneConfig, LoraConfig
 from speechmill.config.mixing import MixingSettings
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
@@ -58,7 +59,13 @@ from speechmill.training.resume_state import (
     read_training_time,
     step_of,
 )
-from speechmill.training.trainer import BatchTransform, CtcTrainer, SaveStopCallback, training_arguments
+from speechmill.training.trainer import (
+    BatchTransform,
+    CtcTrainer,
+    HeadOnlyCallback,
+    SaveStopCallback,
+    training_arguments,
+)
 from speechmill.training.work_lock import exclusive_use
 
 # Texts are checked in batches of this many rows.
@@ -197,13 +204,19 @@ def train(
         None once training is complete, or the name of the signal that stopped it after a save.
 
     Raises:
-        SpeechmillError: A clip is too short for its text, a loss or gradient is not finite, or the device memory or
-            the disk is full.
+        SpeechmillError: A clip is too short for its text, a loss or gradient is not finite, the device memory or the
+            disk is full, the optimizer cannot run here, or only the head would be trained.
     """
     plan, finetune = settings.plan, settings.finetune
     if device.type == "cuda":
         # Allows TF32 for operations that autocast leaves in fp32, and for dev evaluations.
         torch.set_float32_matmul_precision("highest" if finetune.precision == "fp32" else "high")
+    _check_optimizer(run, finetune, device)
+    if finetune.head_only_steps >= inputs.plan["total_steps"]:
+        raise SpeechmillError(
+            f"runs.{run}.finetune.head_only_steps is {finetune.head_only_steps}, but training has only"
+            f" {inputs.plan['total_steps']} steps, so that nothing but the output layer would be trained; lower it"
+        )
     torch.set_num_threads(finetune.threads)
     set_seed(plan.seed)
     model = prepare_model(settings, inputs)
@@ -214,14 +227,21 @@ def train(
     trainer = CtcTrainer(
         model=model,
         args=training_arguments(
-            plan, finetune, work, device, unused_weights=encoder_config(model.config).layerdrop > 0
+            plan,
+            finetune,
+            work,
+            device,
+            unused_weights=encoder_config(model.config).layerdrop > 0 or finetune.head_only_steps > 0,
         ),
         clips=ClipReader(inputs.clips, inputs.shards, plan.pool_clips),
         data_collator=collator,
         batches=PlannedBatches(clips, plan, inputs.plan["batches"], rank(), world_size(), start),
         workers=finetune.workers,
         transform=batch_transform(settings.augment, plan.seed, inputs.processor),
+        head_learning_rate=finetune.head_learning_rate,
     )
+    if finetune.head_only_steps:
+        trainer.add_callback(HeadOnlyCallback(model, finetune.head_only_steps))
     # Each process needs other dropout masks. Set after the Trainer is created, which sets the seed as well.
     set_seed(plan.seed + rank())
     # It would print what the progress bar and the log already show.
@@ -262,6 +282,20 @@ def train(
     return None if complete else request.signal or "a signal to another process"
 
 
+def _check_optimizer(run: str, finetune: FinetuneConfig, device: torch.device) -> None:
+    """Raise SpeechmillError if the optimizer needs a GPU or a package that is missing."""
+    if finetune.optimizer == "adamw":
+        return
+    key = f"runs.{run}.finetune.optimizer: adamw_8bit"
+    if device.type != "cuda":
+        raise SpeechmillError(f"{key} needs a CUDA GPU, and training is on the CPU; remove the key")
+    if find_spec("bitsandbytes") is None:
+        raise SpeechmillError(
+            f"{key} needs the package bitsandbytes; install it in the environment of the stage, with `pip install"
+            " bitsandbytes`, or remove the key"
+        )
+
+
 def _clips_of_step(step: int, clips: Clips, plan: PlanConfig, planned: dict[str, Any]) -> list[int]:
     """Return the table rows of the clips on which all processes train in `step`, counted from 1."""
     batches = [
@@ -299,14 +333,18 @@ def record(
     size: float | int = batch.clips or round(plan["clips_per_batch"], 1)
     hyper_parameters = {
         "learning_rate": finetune.learning_rate,
+        **({"head_learning_rate": finetune.head_learning_rate} if finetune.head_learning_rate else {}),
+        **({"head_only_steps": finetune.head_only_steps} if finetune.head_only_steps else {}),
+        **({"lora": _shown_lora(finetune.lora)} if finetune.lora else {}),
         "train_batch_size": size,
         **({"train_batch_seconds": batch.seconds} if batch.seconds else {}),
         "seed": settings.plan.seed,
         "gradient_accumulation_steps": settings.plan.gradient_accumulation,
         **({"num_devices": settings.gpus} if settings.gpus > 1 else {}),
         "total_train_batch_size": round(size * settings.plan.gradient_accumulation * settings.gpus, 1),
-        "optimizer": f"AdamW with betas=({finetune.adam_betas[0]},{finetune.adam_betas[1]}),"
-        f" epsilon={finetune.adam_epsilon} and weight_decay={finetune.weight_decay}",
+        "optimizer": f"AdamW{' in 8 bits' if finetune.optimizer == 'adamw_8bit' else ''} with"
+        f" betas=({finetune.adam_betas[0]},{finetune.adam_betas[1]}), epsilon={finetune.adam_epsilon}"
+        f" and weight_decay={finetune.weight_decay}",
         "lr_scheduler_type": finetune.schedule,
         "lr_scheduler_warmup_steps": finetune.warmup_steps,
         "max_grad_norm": finetune.max_grad_norm,
@@ -338,6 +376,11 @@ def record(
         "sha256": {LOG: file_digest(log)},
         "base_source_sha256": file_digest(base_source) if base_source else None,
     }
+
+
+def _shown_lora(lora: LoraConfig) -> str:
+    targets = ", ".join(lora.targets) if lora.targets else "all linear layers of the encoder"
+    return f"rank={lora.rank}, alpha={lora.alpha:g}, dropout={lora.dropout:g}, targets: {targets}"
 
 
 def with_runtime_settings(settings: str, runtime_settings: str) -> FinetuneSettings:

@@ -104,7 +104,7 @@ def make_plan(
         mean_seconds=stats.samples / stats.clips / SAMPLE_RATE,
         longest_seconds=longest * stretch,
     )
-    largest = stats.largest / SAMPLE_RATE
+    largest, checkpoint = stats.largest / SAMPLE_RATE, 4 * cost.parameters
     checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * stretch)
     memory = {
         "weights": cost.weights,
@@ -142,16 +142,18 @@ def make_plan(
         "padding_share": stats.padding_share,
         "largest_batch_seconds": largest,
         "parameters": cost.parameters,
+        "trained_parameters": cost.trained,
+        "trained_share": cost.trained_share,
         "flop_per_audio_second": cost.flop_per_audio_second,
         # Audio-seconds per second at the peak FLOP rate of the GPUs; finetune computes the MFU from it.
         "peak_throughput": None
         if settings.device == "cpu"
         else settings.gpus * H100_FLOPS / cost.flop_per_audio_second,
         "disk_bytes": {
-            "checkpoint": cost.weights,
+            "checkpoint": checkpoint,
             # Two more than are kept: a checkpoint is written before the worst one is deleted, and the previous resume
             # state may need another one.
-            "checkpoints": cost.weights * min(len(saved), settings.best + 2 if settings.best else len(saved)),
+            "checkpoints": checkpoint * min(len(saved), settings.best + 2 if settings.best else len(saved)),
             # Two resume states are kept, and a third is written before one is deleted.
             "resume": 3 * (cost.weights + cost.optimizer),
             "log_probs": _log_probs_bytes(scored, config) if settings.log_probs else 0,
@@ -322,6 +324,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             *(f"  compare      {sentence}" for sentence in plan["explanations"]),
             f"  checkpoints  {len(plan['checkpoints'])}, at steps {', '.join(map(str, plan['checkpoints']))}",
             f"  model        {plan['parameters'] / 1e6:,.1f} M parameters, on {plan['device']}",
+            f"  trained      {plan['trained_parameters'] / 1e6:,.1f} M parameters, {plan['trained_share']:.1%} of all",
             *_format_memory(plan),
             *_format_time(plan),
             *_format_disk(plan, free),

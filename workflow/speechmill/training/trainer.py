@@ -16,10 +16,14 @@ from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.batching import PlannedBatches
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.ctc import clip_losses
-from speechmill.model.models import forward, output_frames
+from speechmill.model.models import forward, head_name, output_frames
+from speechmill.training.cost import OPTIMIZER_BYTES
 from speechmill.training.distributed import AnyRank, all_reduce_sum, barrier, rank, world_size
 from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
 from speechmill.training.resume_state import UNFINISHED, empty_unfinished, writing_state
+
+# The names of the optimizers in transformers.
+_OPTIM = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
 """A function from a batch of the `Collator`, on the device, to a batch with the same keys."""
@@ -44,12 +48,17 @@ class CtcTrainer(Trainer):
         batches: PlannedBatches,
         workers: int,
         transform: BatchTransform | None = None,
+        head_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
-        """Decode the `clips` of `batches` in `workers` processes; apply `transform` to each batch on the device."""
+        """Decode the `clips` of `batches` in `workers` processes; apply `transform` to each batch on the device.
+
+        The learning rate of the head is that of all other weights if `head_learning_rate` is None.
+        """
         super().__init__(model=model, args=args, **kwargs)
         self._ctc_model, self._work, self._clips = model, Path(args.output_dir or ""), clips
         self._batches, self._workers, self._transform = batches, workers, transform
+        self._head_learning_rate = head_learning_rate
         self._finite = FiniteGuard(self.args.device)
         self.padded_seconds = 0.0
         """The size of the last batch: the seconds of its longest clip times the number of clips."""
@@ -71,6 +80,20 @@ class CtcTrainer(Trainer):
             # With the global generator, a resumed run would draw one number more than an uninterrupted one.
             generator=torch.Generator(),
         )
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Return the optimizer; the weights of the head are in groups with a learning rate of their own if one is set.
+
+        The schedule multiplies the learning rate of each group by the same factor.
+        """
+        optimizer = super().create_optimizer(model)
+        if self._head_learning_rate is not None:
+            head = {id(parameter) for parameter in _head(self._ctc_model).parameters()}
+            for group in [*optimizer.param_groups]:
+                of_head = [each for each in group["params"] if id(each) in head]
+                group["params"] = [each for each in group["params"] if id(each) not in head]
+                optimizer.add_param_group({**group, "params": of_head, "lr": self._head_learning_rate})
+        return optimizer
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Return 0: the count of the Trainer iterates over all parameters at each batch, and applies to text models."""
@@ -159,7 +182,8 @@ class CtcTrainer(Trainer):
 
     def _state_bytes(self) -> int:
         """Return the bytes of the weights and of the two moment estimates of the trained ones."""
-        return sum(p.nbytes * (3 if p.requires_grad else 1) for p in self._ctc_model.parameters())
+        moments = OPTIMIZER_BYTES["adamw_8bit" if self.args.optim == _OPTIM["adamw_8bit"] else "adamw"]
+        return int(sum(p.nbytes + moments * p.numel() * p.requires_grad for p in self._ctc_model.parameters()))
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -214,6 +238,33 @@ class SaveStopCallback(TrainerCallback):
         self._saved_at = time.monotonic()
 
 
+class HeadOnlyCallback(TrainerCallback):
+    """Freezes all weights but those of the head in the first steps, as `freeze_finetune_updates` of fairseq does.
+
+    Frozen weights have no gradient, so that the optimizer neither changes them nor updates their moments. They are
+    frozen only after the optimizer and DistributedDataParallel have been created, which have to know all that will be
+    trained.
+    """
+
+    def __init__(self, model: PreTrainedModel, steps: int) -> None:
+        """Train only the head of `model` in the first `steps` steps; its weights must not be frozen yet."""
+        head = {id(parameter) for parameter in _head(model).parameters()}
+        self._frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in head]
+        self._steps = steps
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Freeze or unfreeze the weights; in a resumed run as well, whichever step it starts at."""
+        for parameter in self._frozen:
+            parameter.requires_grad_(state.global_step >= self._steps)
+
+
+def _head(model: PreTrainedModel) -> torch.nn.Module:
+    head: torch.nn.Module = getattr(model, head_name(model))
+    return head
+
+
 def training_arguments(
     plan: PlanConfig, finetune: FinetuneConfig, work: Path, device: torch.device, unused_weights: bool = False
 ) -> TrainingArguments:
@@ -233,7 +284,7 @@ def training_arguments(
         adam_beta2=finetune.adam_betas[1],
         adam_epsilon=finetune.adam_epsilon,
         max_grad_norm=finetune.max_grad_norm,
-        optim="adamw_torch_fused",
+        optim=_OPTIM[finetune.optimizer],
         bf16=finetune.precision == "bf16",
         fp16=finetune.precision == "fp16",
         seed=plan.seed,
