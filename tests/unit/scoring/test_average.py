@@ -82,5 +82,5 @@ def test_best_checkpoints_are_averaged_and_a_repetition_has_the_same_bytes(
 
 
 def test_more_than_the_checkpoints_that_exist_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SpeechmillError, match="select.average is 4, but only 3 checkpoints have a wer on c-dev"):
+    with pytest.raises(SpeechmillError, match=r"select\.average is 4, but only 3 checkpoints have a wer on c-dev"):
         run(tmp_path, monkeypatch, 4)
