@@ -42,7 +42,7 @@ def clip(name: str, reference: str, hypothesis: str, speaker: str | None = "s", 
 
 
 def hypotheses(folder: Path, system: System | tuple[str, str, str], clips: Sequence[Clip]) -> Path:
-    name, step, decoder = system
+    name, step, decoder = system[:3]
     path = folder / "evaluation" / str(step) / name / decoder / "hypotheses.parquet"
     write_table(clips, HYPOTHESES, path)
     return path
