@@ -50,6 +50,30 @@ def test_signal_lets_training_save_and_exit_with_75(tmp_path: Path) -> None:
     assert "the state is saved" in (copy.folder / "logs/finetune/demo_ru.log").read_text()
 
 
+def test_mean_of_checkpoints_is_scored_and_selected_without_training(changed: WorkingCopy) -> None:
+    config = faulty_config()
+    config["runs"]["demo_ru"]["select"] = {"average": 2, "metric": "loss"}
+    executed = changed.snakemake(config).executed
+    assert {"average", "log_probs", "evaluate", "select", "card"} <= executed
+    assert not {"plan", "finetune", "lm_weights"} & executed
+    folder = changed.folder / RUN
+    average = changed.read_json(RUN / "selection.json")["average"]
+    assert average["steps"] == changed.read_json(RUN / "average.json")["averaged"]
+    summary = pd.read_parquet(folder / "evaluation/summary.parquet")
+    means = summary[summary["averaged"] == " ".join(map(str, average["steps"]))]
+    assert {"demo_ru-dev", "demo_ru-test"} <= set(means["set"])
+    assert set(means["decoder"]) == {"greedy", "lm"}
+    deciding = summary[(summary["set"] == "demo_ru-dev") & (summary["decoder"] == "greedy")].set_index("averaged")
+    mean, singles = deciding.drop("")["loss"].item(), deciding.loc[""]["loss"]
+    assert average["selected"] == (mean < singles.min())
+    source = folder / "average" if average["selected"] else folder / f"checkpoints/checkpoint-{average['single']}"
+    assert (folder / "model/model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    steps = ", ".join(map(str, average["steps"]))
+    assert f"The mean of the weights of the checkpoints at steps {steps} is" in (folder / "model/README.md").read_text()
+    assert "DIFFERS" not in changed.snakemake(config, "verify").output
+    assert changed.planned(config) == {}
+
+
 @pytest.fixture(scope="module")
 def best(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> tuple[WorkingCopy, str]:
     """A copy of `finished` that has trained again, and the output of snakemake.

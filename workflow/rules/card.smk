@@ -9,6 +9,8 @@ checkpoint select:
     input:
         steps="results/runs/{run}/evaluation/steps.parquet",
         checkpoints="results/runs/{run}/checkpoints",
+        average=if_run(paths.averages, "results/runs/{run}/average"),
+        average_metrics=from_config(paths.average_metrics),
         after=ancient("results/runs/{run}/plan.json"),
     output:
         model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
@@ -27,7 +29,8 @@ checkpoint select:
         version=stage_version("select"),
     shell:
         "python -m speechmill.scoring.select --settings {params.settings:q} --summary {input.steps}"
-        " --checkpoints {input.checkpoints} --model {output.model} --selection {output.selection} 2>&1 | tee {log};"
+        " --checkpoints {input.checkpoints} --average {input.average} --average-metrics {input.average_metrics}"
+        " --model {output.model} --selection {output.selection} 2>&1 | tee {log};"
         # Snakemake has accepted the checkpoints, so that training need not keep its results any more.
         f" rm -rf {PREFIX}work/"
         "{wildcards.run}/finished-*"

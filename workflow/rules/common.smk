@@ -169,4 +169,4 @@ wildcard_constraints:
     decoder=r"[a-z]+",
     number=r"\d{5}",
     outputs="ctc_outputs|log_probs",
-    step=r"\d+|tuning|selected",
+    step=r"\d+|tuning|average|selected",

@@ -3,13 +3,14 @@
 # after the language model is tuned (see `ctc_outputs` in dag/paths.py); scores and hypotheses by each decoder; the
 # tables of all scores; the pages of the clips with the most errors.
 #
-# A step is a number; or `tuning`, the checkpoint on whose dev clips the language model's weights are tuned; or
-# `selected`, for sets that no other checkpoint is scored on.
+# A step is a number; or `tuning`, the checkpoint on whose dev clips the language model's weights are tuned; or `average`,
+# the mean of the weights of several checkpoints; or `selected`, for sets that no other checkpoint is scored on.
 
 
 rule log_probs:
     input:
         checkpoints=if_run(paths.trains, "results/runs/{run}/checkpoints"),
+        average=from_config(paths.step_average),
         step_record=from_config(paths.step_record),
         base=ancient(each("results/models/{model}", paths.scored_base)),
         clips=ancient("results/runs/{run}/clips/{set_name}.parquet"),
@@ -41,7 +42,7 @@ rule log_probs:
         "python -m speechmill.inference.log_probs --run {wildcards.run} --settings {params.settings:q}"
         " --runtime-settings {resources.settings:q} --gpus {resources.gpu} --threads 1"
         " --checkpoints {input.checkpoints} --step {wildcards.step} --step-record {input.step_record}"
-        " --base {input.base} --clips {input.clips} --shards {input.shards} --counts {input.counts}"
+        " --average {input.average} --base {input.base} --clips {input.clips} --shards {input.shards} --counts {input.counts}"
         " --ctc-outputs {output} 2>&1 | tee {log}"
 
 

@@ -42,7 +42,7 @@ def clip(name: str, reference: str, hypothesis: str, speaker: str | None = "s", 
 
 
 def hypotheses(folder: Path, system: System | tuple[str, str, str], clips: Sequence[Clip]) -> Path:
-    name, step, decoder = system
+    name, step, decoder = system[:3]
     path = folder / "evaluation" / str(step) / name / decoder / "hypotheses.parquet"
     write_table(clips, HYPOTHESES, path)
     return path
@@ -176,7 +176,10 @@ def test_confusions_add_up_to_the_error_counts(tmp_path: Path) -> None:
 
 def test_system_is_parsed_from_the_path(tmp_path: Path) -> None:
     paths = [tmp_path / step / "cv-test" / "lm" / "hypotheses.parquet" for step in ("500", "selected")]
-    assert systems(paths, 1000) == {System("cv-test", 500, "lm"): paths[0], System("cv-test", 1000, "lm"): paths[1]}
+    assert systems(paths, {"step": 1000}) == {
+        System("cv-test", 500, "lm"): paths[0],
+        System("cv-test", 1000, "lm"): paths[1],
+    }
     assert base_set("cv-test-noise_10db") == base_set("cv-test") == "cv-test"
 
 
@@ -206,8 +209,8 @@ def tables(tmp_path: Path) -> dict[System, Any]:
 
 
 def test_decoders_checkpoints_and_effects_are_compared(tables: dict[System, Any]) -> None:
-    rows = {row["kind"]: row for row in compare_systems(tables, 2)}
-    assert len(compare_systems(tables, 2)) == len(rows) == 3
+    rows = {row["kind"]: row for row in compare_systems(tables, {"step": 2})}
+    assert len(compare_systems(tables, {"step": 2})) == len(rows) == 3
     assert rows["decoders"]["rates"] == [0.2, 0.0]
     assert rows["decoders"]["difference"] == pytest.approx(-0.2)
     assert rows["decoders"]["second"] == {"set": "cv-test", "step": 2, "decoder": "lm"}
@@ -225,7 +228,7 @@ def test_systems_with_different_clips_are_refused(tables: dict[System, Any]) -> 
     with pytest.raises(
         SpeechmillError, match="step 2, decoder greedy, on cv-test and step 2, decoder lm, on cv-test have scored diff"
     ):
-        compare_systems(tables, 2)
+        compare_systems(tables, {"step": 2})
 
 
 def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
         System("cv-test", 2, decoder): load_clips(hypotheses(tmp_path, ("cv-test", "2", decoder), clips), no_metadata)
         for decoder, clips in clips_by_decoder.items()
     }
-    (row,) = compare_systems(tables, 2)
+    (row,) = compare_systems(tables, {"step": 2})
     assert (row["difference"], row["interval"], row["p_value"], row["why"]) == (-0.5, None, None, "one speaker")
 
 
@@ -250,13 +253,13 @@ def test_teacher_is_compared_where_clips_and_references_are_equal(tmp_path: Path
     tables = {system: load_clips(hypotheses(tmp_path / "student", system, student), speakers)}
     teacher_system = system._replace(step=4)
     files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, teacher)}
-    (row,) = compare_teacher("teacher", files, tables, 9)
-    assert row["first"] == teacher_system._asdict() | {"run": "teacher"}
+    (row,) = compare_teacher("teacher", files, tables, {"step": 9})
+    assert row["first"] == teacher_system.record() | {"run": "teacher"}
     assert row["rates"] == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
     assert row["interval"] is not None
     other_text = [*teacher[:1], clip("b", "Три", "", "s2")]
     files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, other_text)}
-    assert compare_teacher("teacher", files, tables, 9) == []
+    assert compare_teacher("teacher", files, tables, {"step": 9}) == []
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], step: int) -> Any:
@@ -311,7 +314,7 @@ def test_interval_and_comparison_are_of_the_error_rate(tmp_path: Path) -> None:
             ]
         )  # fmt: skip
         tables[System("c-test", step, "greedy")] = clips
-    (row,) = compare_systems(tables, 2, "cer")
+    (row,) = compare_systems(tables, {"step": 2}, "cer")
     assert (row["rates"], row["difference"]) == ([1.0, 1 / 8], -7 / 8)
-    (row,) = compare_systems(tables, 2, "wer")
+    (row,) = compare_systems(tables, {"step": 2}, "wer")
     assert row["rates"] == [1.0, 0.5]

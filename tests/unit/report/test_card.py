@@ -148,6 +148,7 @@ def test_table_columns_are_padded() -> None:
 SECRET, SPEAKER = "Совсем другое слово.", "f0c1a5"
 """A sentence and a speaker of the corpus, which must not be in the model folder."""
 
+STEP_100, STEP_200 = {"step": 100}, {"step": 200}
 LOG = [{"step": step, "epoch": step / 100, "loss": loss} for step, loss in ((100, 3.14159), (200, 2.0), (210, 1.9))]
 PLAN: dict[str, Any] = {
     "hours": 0.01,
@@ -518,7 +519,7 @@ def test_plot_shows_training_wer_if_checkpoints_are_gone(
     monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     probed = dict(zip(PLAN["checkpoints"], WERS, strict=True))
     frame = scores(*((step, "cv-dev", 0.5) for step in kept))
-    plot_error_rates(frame, {"wer": probed, "cer": {}}, SETTINGS.set_title, 100, tmp_path / "wer.png")
+    plot_error_rates(frame, {"wer": probed, "cer": {}}, SETTINGS.set_title, STEP_100, tmp_path / "wer.png")
     axes, cer = figures[0].axes
     assert not [line for line in cer.get_lines() if "during training" in str(line.get_label())]
     lines = {str(line.get_label()): list(line.get_xdata()) for line in axes.get_lines()}
@@ -612,7 +613,8 @@ def test_plot_labels_are_drawn_without_warning(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         plot_loss(LOG, frame, titles.__getitem__, tmp_path / "loss.png")
         figure = plotted(
-            monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, titles.__getitem__, 100, tmp_path)
+            monkeypatch,
+            lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, titles.__getitem__, STEP_100, tmp_path),
         )
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:-1] == [
@@ -837,7 +839,8 @@ def test_each_set_and_decoder_has_a_distinct_line(tmp_path: Path, monkeypatch: p
     greedy = scores(*((step, name, 0.5) for name in names for step in (100, 200)))
     frame = pd.concat([greedy, greedy.assign(decoder="lm")], ignore_index=True)
     figure = plotted(
-        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 100, tmp_path)
+        monkeypatch,
+        lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, STEP_100, tmp_path),
     )
     for axes in figure.axes:
         lines = [line for line in axes.get_lines() if len(list(line.get_xdata())) == 2 and line.get_marker() != "None"]
@@ -848,7 +851,8 @@ def test_each_set_and_decoder_has_a_distinct_line(tmp_path: Path, monkeypatch: p
 def test_set_with_a_single_score_has_an_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frame = scores((100, "cv-dev", 0.4), (200, "cv-dev", 0.3), (200, "own-test", 0.5))
     figure = plotted(
-        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path)
+        monkeypatch,
+        lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, STEP_200, tmp_path),
     )
     assert [len(axes.collections) for axes in figure.axes] == [2, 2]  # a band and a bar
 
@@ -858,7 +862,8 @@ def test_set_without_interval_is_plotted(tmp_path: Path, monkeypatch: pytest.Mon
     frame = scores((100, "cv-dev", 0.4), (200, "cv-dev", 0.3), (200, "own-test", 0.5), (200, "own-test-gsm", 0.6))
     frame = frame.assign(**ends)
     figure = plotted(
-        monkeypatch, lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, 200, tmp_path / "wer")
+        monkeypatch,
+        lambda: plot_error_rates(frame, {"wer": {}, "cer": {}}, SETTINGS.set_title, STEP_200, tmp_path / "wer"),
     )
     assert [100 * 0.5] in [list(line.get_ydata()) for line in figure.axes[0].get_lines()]
     figure = plotted(monkeypatch, lambda: plot_robustness(frame, SETTINGS.set_title, tmp_path / "robustness"))

@@ -8,7 +8,7 @@ from material import as_json
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest, read_json
 from speechmill.scoring import select
-from speechmill.scoring.select import best_step
+from speechmill.scoring.select import best_step, mean_is_better
 
 
 def summary(**changes: object) -> pd.DataFrame:
@@ -66,6 +66,22 @@ def test_only_named_decoder_counts() -> None:
 def test_missing_metric_is_reported(name: str, decoder: str, scores: dict[str, object]) -> None:
     with pytest.raises(SpeechmillError, match=f"no checkpoint has a wer on {name} with the decoder {decoder}"):
         best_step(summary(**scores), name, decoder, "wer")
+
+
+@pytest.mark.parametrize(
+    ("mean", "better"),
+    [
+        ({"wer": 0.4}, True),
+        ({"wer": 0.6, "cer": 0.0}, False),
+        ({"cer": 0.1}, True),
+        ({"loss": 0.5}, True),
+        ({"loss": None}, False),
+        ({}, False),
+    ],
+)
+def test_mean_is_selected_only_if_it_is_better(mean: dict[str, object], better: bool) -> None:
+    single = {"wer": 0.5, "cer": 0.2, "loss": 1.0}
+    assert mean_is_better(single | mean, single, "wer") is better
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:

@@ -123,6 +123,12 @@ class SelectConfig(Section):
 
     set: EvalSet | None = Field(None, description="evaluation set to select on; default: the run's `dev`")
     decoder: Decoder = Field("greedy", description="decoder to select by")
+    average: int | None = Field(
+        None,
+        ge=2,
+        description="number of checkpoints, those with the lowest `metric`, whose weights are averaged; their mean is"
+        " scored like a checkpoint, and is selected only if it is better than each of them; default: none",
+    )
     metric: Metric | None = Field(
         None,
         description="metric to minimise wherever something is chosen: the checkpoint, those that `checkpoints.best`"

@@ -223,6 +223,11 @@ class Run(Section):
             )
         if self.select.decoder not in self.evaluation.decoders:
             raise ValueError(f"`evaluation.decoders` lacks {self.select.decoder}, the decoder to select by; add it")
+        best, average = self.checkpoints.best, self.select.average
+        if best is not None and average is not None and average > best:
+            raise ValueError(
+                f"`select.average` is {average}, but `checkpoints.best` keeps {best}: raise `best`, or lower `average`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ _CONTENT = "content"
 _SHA256 = "sha256:"
 
 # Outputs of rules that are directories: snakemake does not notice when a file inside one is missing.
-_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+)(?=/)")
+_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/average)(?=/)")
 
 # Outputs of the rule that trains: without one of them, snakemake deletes the others and trains again.
 _TRAINING_OUTPUTS = re.compile(r"((?:.*/)?results/runs/[^/]+)/(?:checkpoints/checkpoint-(\d+)/.+|training\.jsonl?)")
@@ -74,8 +74,11 @@ def _how_to_restore(path: Path, run: Path, step: str | None) -> str:
 
 
 def _selected_step(run: Path) -> str | None:
+    """Return the step of the checkpoint that the model of a run is a copy of, if it is one."""
     with suppress(OSError, ValueError):
-        return str(json.loads((run / "selection.json").read_text(encoding="utf-8")).get("step"))
+        selection = json.loads((run / "selection.json").read_text(encoding="utf-8"))
+        # The mean of several checkpoints is a copy of none of them.
+        return None if selection.get("average", {}).get("selected") else str(selection.get("step"))
     return None
 
 

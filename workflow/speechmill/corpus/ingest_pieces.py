@@ -11,6 +11,7 @@ from speechmill.core.command import SpeechmillError, printable, run_command
 from speechmill.core.files import atomic_folder, read_json, write_json
 from speechmill.core.formatting import duration
 from speechmill.core.schemas import RAW
+from speechmill.core.selection import is_selected
 from speechmill.core.tables import read_rows, read_table, write_in_row_groups
 
 _ROW_GROUP = 32
@@ -168,14 +169,15 @@ def transcriber(selection: Path, summary: Path, decoder: str) -> dict[str, Any]:
         decoder: The decoder that transcribes.
     """
     selected = read_json(selection)
-    system = (selected["step"], selected["set"], decoder)
-    rows = read_table(summary, ["step", "set", "decoder", "wer", "cer"]).to_pylist()
-    rates = next(({"wer": row["wer"], "cer": row["cer"]} for row in rows if _system(row) == system), {})
+    rates = next(
+        (
+            {"wer": row["wer"], "cer": row["cer"]}
+            for row in read_table(summary).to_pylist()
+            if is_selected(row, selected) and (row["set"], row["decoder"]) == (selected["set"], decoder)
+        ),
+        {},
+    )
     return {"step": selected["step"], "set": selected["set"], **rates}
-
-
-def _system(row: dict[str, Any]) -> tuple[int, str, str]:
-    return row["step"], row["set"], row["decoder"]
 
 
 def main() -> None:

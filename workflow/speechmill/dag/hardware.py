@@ -148,6 +148,11 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
     return round(section.gpus * process)
 
 
+def average_mb(config: Config, run: str, input: Any) -> int:
+    """Return the host memory of the mean of several checkpoints: it, and one tensor of each of them."""
+    return round(_PROCESS_MB + 2 * _weights_mb(input.after[0]))
+
+
 def log_probs_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of a forward pass over a set, from the plan, or from the size of the base."""
     weights = _weights_mb(input.plan[0]) if config.runs[run].trains else _folder_mb(input.base[0])

@@ -10,16 +10,16 @@ from speechmill.core.files import read_json
 def outcome(run: Path) -> str:
     """Return where the card and the pages of a run are, and the scores of its selected checkpoint in one line."""
     # Imported here, because it would slow down the planning of every job.
+    from speechmill.core.selection import is_selected, selected_mean
     from speechmill.core.tables import read_table
 
     selection = read_json(run / "selection.json")
     # Of the sets in the configuration; the folder of scores may have those of earlier ones.
-    columns = ["set", "step", "decoder", "wer", "cer", "clips_scored", "clips_expected", "unavailable"]
     scores = [
         row
-        for row in read_table(run / "evaluation" / "summary.parquet", columns).to_pylist()
+        for row in read_table(run / "evaluation" / "summary.parquet").to_pylist()
         # Without perturbed copies of sets, of which there may be many.
-        if row["step"] == selection["step"] and row["set"].count("-") == 1
+        if is_selected(row, selection) and row["set"].count("-") == 1
     ]
     results = []
     # The error rate that the run is judged by stands first.
@@ -38,10 +38,12 @@ def outcome(run: Path) -> str:
         "worst": "worst",
         "scores": "evaluation/summary.parquet",
     }
+    averaged = selected_mean(selection)
+    which = f"mean of steps {', '.join(map(str, averaged))}" if averaged else f"step {selection['step']}"
     return "\n".join(
         [
             *(f"{what:<7} {run / place}" for what, place in places.items() if (run / place).exists()),
-            f"result  {run.name}, step {selection['step']}: {', '.join(results)}",
+            f"result  {run.name}, {which}: {', '.join(results)}",
         ]
     )
 

@@ -30,6 +30,7 @@ SPOKEN = "results/speak/"
 
 STEP_RECORDS = {
     "tuning": "results/runs/{run}/lm/tuning_checkpoint.json",
+    "average": "results/runs/{run}/average.json",
     "selected": "results/runs/{run}/selection.json",
 }
 """Where the step is recorded that a value of the wildcard `step` stands for; any other value is the step itself."""
@@ -57,6 +58,11 @@ def trains_lm_on_clips(run: Run) -> bool:
 def keeps_best(run: Run) -> bool:
     """Return whether only the checkpoints with the lowest error rate or loss on dev are kept."""
     return run.checkpoints.best is not None
+
+
+def averages(run: Run) -> bool:
+    """Return whether the mean of the weights of several checkpoints is scored, and may be selected."""
+    return run.select.average is not None
 
 
 def is_perturbed(run: Run) -> bool:
@@ -304,7 +310,7 @@ def steps(plan: str, record: str | None = None) -> list[int]:
     return [int(step) for step in read_json(Path(file))[key]]
 
 
-def step_scores(config: Config, run: str, steps: Iterable[int]) -> list[str]:
+def step_scores(config: Config, run: str, steps: Iterable[int | str]) -> list[str]:
     """Return the folders with the scores of each step: one for every set of all checkpoints and every decoder."""
     evaluation = config.runs[run].evaluation
     return [
@@ -319,14 +325,15 @@ def step_scores(config: Config, run: str, steps: Iterable[int]) -> list[str]:
 def all_scores(config: Config, run: str, steps: Iterable[int]) -> list[str]:
     """Return the folders with all scores of a run.
 
-    Beside those of each step there are those of the selected checkpoint alone: on sets that ask for no others, and on
-    perturbed copies.
+    Beside those of each step there are those of the mean of several checkpoints, if the run averages, and those of the
+    selected checkpoint alone: on sets that ask for no others, and on perturbed copies.
     """
     section = config.runs[run]
+    scored: list[int | str] = [*steps, *(["average"] if averages(section) else [])]
     sets = [each.set for each in section.evaluation.sets if each.checkpoints == "selected"]
     step = "selected" if section.trains else "0"
     return [
-        *step_scores(config, run, steps),
+        *step_scores(config, run, scored),
         *(
             f"results/runs/{run}/evaluation/{step}/{name}/{decoder}"
             for name in [*sets, *_perturbed_sets(section)]
@@ -408,6 +415,18 @@ def weights_before_log_probs(config: Config, run: str, step: str, set_name: str,
 def step_record(config: Config, run: str, step: str) -> list[str]:
     """Return the file that records which step `step` stands for; nothing for a number."""
     return [STEP_RECORDS[step].format(run=run)] if step in STEP_RECORDS else []
+
+
+def step_average(config: Config, run: str, step: str) -> list[str]:
+    """Return the folder of the mean of several checkpoints where `step` is that, or may stand for it."""
+    return [f"results/runs/{run}/average"] if averages(config.runs[run]) and step in ("average", "selected") else []
+
+
+def average_metrics(config: Config, run: str) -> list[str]:
+    """Return the scores that decide whether the mean of several checkpoints is selected, if the run averages."""
+    section = config.runs[run]
+    folder = f"results/runs/{run}/evaluation/average/{section.select_set}/{section.select.decoder}"
+    return [f"{folder}/metrics.json"] if averages(section) else []
 
 
 def decoding_files(config: Config, run: str, decoder: str) -> list[str]:

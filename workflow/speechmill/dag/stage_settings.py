@@ -347,7 +347,7 @@ def worst(config: Config, run: str, set_name: str) -> str:
 
 
 def select(config: Config, run: str) -> str:
-    """Return the set, the decoder and the metric that decide."""
+    """Return the set, the decoder and the metric that decide, and how many checkpoints are averaged, if any."""
     return _json(_selection(config.runs[run]))
 
 
@@ -499,7 +499,12 @@ def _dev_evaluation(section: Run) -> dict[str, Any]:
 
 
 def _selection(section: Run) -> dict[str, Any]:
-    return section.select.model_dump() | {"set": section.select_set, "metric": section.select_metric}
+    average = {} if section.select.average is None else {"average": section.select.average}
+    return section.select.model_dump(include={"decoder"}) | {
+        "set": section.select_set,
+        "metric": section.select_metric,
+        **average,
+    }
 
 
 def _model(section: Run) -> dict[str, Any]:

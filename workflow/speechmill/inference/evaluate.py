@@ -158,6 +158,7 @@ def main() -> None:
         {
             "run": args.run,
             "step": metadata["step"],
+            **({"averaged": metadata["averaged"]} if "averaged" in metadata else {}),
             "set": args.set,
             "decoder": args.decoder,
             **scores,

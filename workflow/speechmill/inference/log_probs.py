@@ -26,6 +26,7 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_folder, read_json
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
+from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table, write_in_row_groups
 from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
@@ -379,6 +380,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--runtime-settings", type=RuntimeSettings.model_validate_json, required=True)
     parser.add_argument("--checkpoints", type=Path, nargs="*", help="the folder of the run's checkpoints, if it trains")
+    parser.add_argument("--average", type=Path, nargs="*", help="the folder of the mean of several checkpoints, if any")
     parser.add_argument("--base", type=Path, nargs="*", help="the folder of the model that the run only scores, if any")
     parser.add_argument("--step", required=True, help="a number, or the name of the step in --step-record")
     parser.add_argument("--step-record", type=Path, nargs="*", help="a JSON file with the number in its key `step`")
@@ -389,9 +391,11 @@ def main() -> None:
     args = parser.parse_args()
     settings: LogProbsSettings = args.settings
     torch.set_num_threads(args.threads)
-    step = int(read_json(args.step_record[0])["step"] if args.step_record else args.step)
-    folder = args.base[0] if args.base else args.checkpoints[0] / f"checkpoint-{step}"
+    record = read_json(args.step_record[0]) if args.step_record else {"step": int(args.step)}
+    step, averaged = record["step"], record.get("averaged") or list(selected_mean(record))
+    (folder,) = (args.average if averaged else args.base) or [args.checkpoints[0] / f"checkpoint-{step}"]
     metadata = {"step": step, "checkpoint_sha256": weights_digest(folder), "device": None, "wall_seconds": 0.0}
+    metadata |= {"averaged": averaged} if averaged else {}
     unavailable = read_json(args.counts)["unavailable"]
     metadata |= {"unavailable": unavailable, "vocabulary": [], "special_tokens": [], "frame_seconds": None}
     if unavailable is not None:

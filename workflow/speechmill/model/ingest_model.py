@@ -30,6 +30,7 @@ from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_files, file_digest, read_json, write_digests, write_plain_json
+from speechmill.core.selection import selected_mean
 from speechmill.model.base_files import (
     CONFIG,
     TOKENIZER_CONFIG,
@@ -217,7 +218,9 @@ def copy_run_model(run: str, files: list[Path], selection: Path, folder: Path) -
     check_files(files[0].parent, selected["sha256"])
     for file in files:
         shutil.copyfile(file, folder / file.name)
-    return {"run": run, "step": selected["step"], "sha256": selected["sha256"]}
+    averaged = list(selected_mean(selected))
+    mean = {"averaged": averaged} if averaged else {}
+    return {"run": run, "step": selected["step"], **mean, "sha256": selected["sha256"]}
 
 
 def main() -> None:

@@ -16,9 +16,11 @@
                                     of}], insertions: [{hypothesis, count}], the most frequent first; `of` is the number
                                     of occurrences in the references
     comparisons                     [{kind, first, second, rates, difference, interval, p_value, why}]: two systems on
-                                    the same clips, each {set, step, decoder}. rates are their error rates, difference
+                                    the same clips, each {set, step, decoder}, with the steps `averaged` if it is the
+                                    mean of several checkpoints. rates are their error rates, difference
                                     is that of the second minus that of the first. kind is `decoders`; `checkpoints`
                                     (the selected checkpoint against the previous one and against the last one);
+                                    `average` (the best single checkpoint against the mean of several);
                                     `effect` (a set against a perturbed copy of it); or `teacher` (a run that
                                     transcribed training data, which `first.run` names, against this one)
 
@@ -31,7 +33,7 @@ import argparse
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from pydantic import BaseModel
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json
+from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.scoring.alignment import Pair, align_characters, align_words
 from speechmill.scoring.error_rates import rate
@@ -220,8 +223,8 @@ def compare(
     errors, lengths, groups = _lists(clips, wrong, length, "group")
     row: dict[str, Any] = {
         "kind": kind,
-        "first": first_system._asdict(),
-        "second": second_system._asdict(),
+        "first": first_system.record(),
+        "second": second_system.record(),
         "rates": [score_clips(each, metric)[metric] for each in (clips, second_clips)],
         "difference": None,
         "interval": None,
@@ -235,27 +238,33 @@ def compare(
 
 
 def _format_system(system: System) -> str:
-    return f"step {system.step}, decoder {system.decoder}, on {system.set}"
+    which = f"mean of steps {', '.join(map(str, system.averaged))}" if system.averaged else f"step {system.step}"
+    return f"{which}, decoder {system.decoder}, on {system.set}"
 
 
 def compare_systems(
-    tables: dict[System, pd.DataFrame], selected: int, metric: ErrorRate = "wer"
+    tables: dict[System, pd.DataFrame], selection: Mapping[str, Any], metric: ErrorRate = "wer"
 ) -> list[dict[str, Any]]:
-    """Return the rows of `comparisons`; `selected` is the step of the selected checkpoint."""
+    """Return the rows of `comparisons`; `selection` is the content of `selection.json`."""
 
     def compare_pair(kind: str, first: System, second: System) -> dict[str, Any]:
         return compare(kind, (first, tables[first]), (second, tables[second]), metric)
 
     rows = []
-    selected_systems = [system for system in tables if system.step == selected and len(tables[system])]
+    selected_systems = [system for system in tables if system.is_selected(selection) and len(tables[system])]
     for first, second in itertools.combinations(selected_systems, 2):
         if first.set == second.set and base_set(first.set) == first.set:
             rows.append(compare_pair("decoders", first, second))
-    for system in selected_systems:
-        steps = [each.step for each in tables if (each.set, each.decoder) == (system.set, system.decoder)]
+    for system in (each for each in selected_systems if not each.averaged):
+        steps = [each.step for each in tables if each == system._replace(step=each.step)]
         rows += [
-            compare_pair("checkpoints", system._replace(step=step), system) for step in compared_steps(steps, selected)
+            compare_pair("checkpoints", system._replace(step=step), system)
+            for step in compared_steps(steps, system.step)
         ]
+    for mean in (each for each in tables if each.averaged and len(tables[each])):
+        single = System(mean.set, selection["average"]["single"], mean.decoder)
+        if single in tables:
+            rows.append(compare_pair("average", single, mean))
     for system in selected_systems:
         unperturbed = system._replace(set=base_set(system.set))
         if unperturbed != system and unperturbed in tables:
@@ -267,7 +276,7 @@ def compare_teacher(
     teacher: str,
     teacher_files: dict[System, Path],
     tables: dict[System, pd.DataFrame],
-    selected: int,
+    selection: Mapping[str, Any],
     metric: ErrorRate = "wer",
 ) -> list[dict[str, Any]]:
     """Return the rows of `comparisons` of a run that transcribed training data, on the sets that both runs score.
@@ -278,13 +287,13 @@ def compare_teacher(
         teacher: The name of that run.
         teacher_files: The hypotheses of its selected model.
         tables: The scored clips of this run.
-        selected: The step of the selected checkpoint of this run.
+        selection: The content of `selection.json` of this run.
         metric: The error rate.
     """
     rows = []
     for system, clips in tables.items():
         matching = [each for each in teacher_files if (each.set, each.decoder) == (system.set, system.decoder)]
-        if system.step != selected or base_set(system.set) != system.set or not len(clips) or not matching:
+        if not system.is_selected(selection) or base_set(system.set) != system.set or not len(clips) or not matching:
             continue
         theirs = load_clips(teacher_files[matching[0]], clips[["dataset", "id", *_SPEAKER_METADATA]])
         if theirs[["id", "scored_reference"]].equals(clips[["id", "scored_reference"]]):
@@ -302,43 +311,56 @@ def compared_steps(steps: Sequence[int], selected: int) -> list[int]:
 def build_breakdown(
     run: str,
     metric: ErrorRate,
-    selected: int,
+    selection: Mapping[str, Any],
     hypotheses: Iterable[Path],
     indexes: Iterable[Path],
     teachers: dict[str, dict[System, Path]] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `breakdown.json`. Only tables of the selected step and of compared steps are read.
+    """Return the content of `breakdown.json`.
 
+    Only tables of the selected checkpoint and of those that it is compared with are read.
+
+    `selection` is the content of `selection.json`.
     `teachers` has the hypotheses of the selected models of the runs that transcribed training data, by run.
     """
-    files = systems(hypotheses, selected)
+    files = systems(hypotheses, selection)
     speakers = load_speaker_metadata(indexes)
     steps: dict[tuple[str, str], list[int]] = {}
     for system in files:
-        steps.setdefault((system.set, system.decoder), []).append(system.step)
+        if not system.averaged:
+            steps.setdefault((system.set, system.decoder), []).append(system.step)
+    # A mean of checkpoints is compared with the best single one only.
+    single = selection.get("average", {}).get("single", selection["step"])
+
+    def is_read(system: System) -> bool:
+        if system.is_selected(selection) or system.averaged or system.step == single:
+            return True
+        others = [] if selected_mean(selection) else steps[system.set, system.decoder]
+        return system.step in compared_steps(others, selection["step"])
+
     tables = {
         system: load_clips(path, speakers)
         for system, path in sorted(files.items(), key=lambda item: item[0])
-        if system.step in (selected, *compared_steps(steps[system.set, system.decoder], selected))
+        if is_read(system)
     }
     sets: dict[str, dict[str, Any]] = {}
     for system, clips in tables.items():
-        if system.step == selected and base_set(system.set) == system.set:
+        if system.is_selected(selection) and base_set(system.set) == system.set:
             sets.setdefault(system.set, {})[system.decoder] = {
                 **score_clips(clips, metric),
                 "groups": score_groups(clips, metric),
                 "confusions": count_confusions(clips),
             }
-    comparisons = compare_systems(tables, selected, metric)
+    comparisons = compare_systems(tables, selection, metric)
     for teacher, teacher_files in (teachers or {}).items():
-        comparisons += compare_teacher(teacher, teacher_files, tables, selected, metric)
-    return {"run": run, "step": selected, "metric": metric, "sets": sets, "comparisons": comparisons}
+        comparisons += compare_teacher(teacher, teacher_files, tables, selection, metric)
+    return {"run": run, "step": selection["step"], "metric": metric, "sets": sets, "comparisons": comparisons}
 
 
-def _selected(step: int, run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
+def _selected(selection: Mapping[str, Any], run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
     """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
-    files = systems((path for path in hypotheses if path.is_relative_to(run)), step)
-    return {system: path for system, path in files.items() if system.step == step}
+    files = systems((path for path in hypotheses if path.is_relative_to(run)), selection)
+    return {system: path for system, path in files.items() if system.is_selected(selection)}
 
 
 def main() -> None:
@@ -355,12 +377,12 @@ def main() -> None:
     parser.add_argument("--teacher-hypotheses", type=Path, nargs="*", default=[], help="of these runs")
     parser.add_argument("--breakdown", type=Path, required=True)
     args = parser.parse_args()
-    step = read_json(args.selection)["step"]
     teachers = {
-        selection.parent.name: _selected(read_json(selection)["step"], selection.parent, args.teacher_hypotheses)
+        selection.parent.name: _selected(read_json(selection), selection.parent, args.teacher_hypotheses)
         for selection in args.teachers
     }
-    found = build_breakdown(args.run, args.settings.metric, step, args.hypotheses, args.indexes, teachers)
+    selection = read_json(args.selection)
+    found = build_breakdown(args.run, args.settings.metric, selection, args.hypotheses, args.indexes, teachers)
     write_json(found, args.breakdown)
 
 

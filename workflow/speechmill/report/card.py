@@ -50,7 +50,7 @@ def plot(found: Evidence, model: Path) -> None:
     plot_loss(found.log, scores, title, folder / "loss.png")
     metric = found.settings.metric
     by_step = {rate: dev_rates(found.log, rate) for rate in both_rates(metric)}
-    plot_error_rates(scores, by_step, title, found.selection["step"], folder / "wer.png")
+    plot_error_rates(scores, by_step, title, found.selection, folder / "wer.png")
     plot_breakdown(found.breakdown["sets"], title, folder / "breakdown.png", metric)
 
 
@@ -123,8 +123,9 @@ def main() -> None:
     files |= {f"status/{path.parent.name}.json": path for path in args.status}
     files |= dict(zip(["base.json"], args.base_source, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
-    step = read_json(args.selection)["step"]
-    selected = {system: path for system, path in systems(args.hypotheses, step).items() if system.step == step}
+    selection = read_json(args.selection)
+    files_of_systems = systems(args.hypotheses, selection)
+    selected = {system: path for system, path in files_of_systems.items() if system.is_selected(selection)}
     evidence.write_scored(args.model, args.settings, selected, args.clips)
     found = evidence.read(args.model)
     plot(found, args.model)

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult
 
 from speechmill.core.files import TEMPLATES
 from speechmill.core.page import is_drawable
+from speechmill.core.selection import saved_checkpoints, selected_mean, selected_rows
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.report import card_lists, card_tables
 from speechmill.report.card_settings import CardSettings
@@ -89,7 +90,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
     scores = unperturbed_scores(evidence.summary)
     by_step = scores[(scores["set"] == select_set) & (scores["decoder"] == decoder)]
     selected = _selected_scores(evidence)
-    deciding = by_step[by_step["step"] == evidence.selection["step"]]
+    deciding = selected_rows(by_step, evidence.selection)
     return {
         "run": settings.run,
         "front_matter": Markdown(
@@ -115,6 +116,9 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "selection": settings.select,
         "selection_title": settings.set_title(select_set),
         "step": evidence.selection["step"],
+        "averaged": list(selected_mean(evidence.selection)),
+        "average": evidence.selection.get("average"),
+        "averaging_effects": card_lists.averaging_effects(breakdown, settings.set_title),
         "metric": settings.metric,
         "rates": list(both_rates(settings.metric)),
         "score": deciding.astype(object).where(deciding.notna(), None).iloc[0].to_dict(),
@@ -158,7 +162,9 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "text_rules": card_lists.text_rules(evidence.counts["train"]),
         "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],
         "training": evidence.training,
-        "training_results": table(card_tables.training_results(evidence.plan, evidence.log, by_step, settings.metric)),
+        "training_results": table(
+            card_tables.training_results(evidence.plan, evidence.log, saved_checkpoints(by_step), settings.metric)
+        ),
         "plan": evidence.plan,
         "kept": scores["step"].nunique(),
         "not_kept": card_tables.NOT_KEPT,
@@ -181,7 +187,7 @@ def unperturbed_scores(scores: pd.DataFrame) -> pd.DataFrame:
 
 def scoring_seconds(scores: pd.DataFrame) -> float:
     """Return the sum of the forward passes, each of which decoders may share, and of the decoding of each decoder."""
-    passes = scores.drop_duplicates(["step", "set", "forward_seconds"])
+    passes = scores.drop_duplicates([*scores.columns.intersection(["averaged"]), "step", "set", "forward_seconds"])
     return float(passes["forward_seconds"].sum() + scores["decoding_seconds"].sum())
 
 
@@ -222,6 +228,4 @@ def hub_result_files(evidence: Evidence) -> dict[str, str]:
 
 
 def _selected_scores(evidence: Evidence) -> pd.DataFrame:
-    scores = unperturbed_scores(evidence.summary)
-    selected: pd.DataFrame = scores[scores["step"] == evidence.selection["step"]]
-    return selected
+    return selected_rows(unperturbed_scores(evidence.summary), evidence.selection)

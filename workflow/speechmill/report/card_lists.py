@@ -96,6 +96,25 @@ def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[M
     ]
 
 
+def averaging_effects(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
+    """Return, for each set and decoder, the error rates of the best single checkpoint and of the mean of several."""
+    return [
+        join(
+            ": ",
+            [join(", ", [title(row["first"]["set"]), row["first"]["decoder"]]), _averaging(row, breakdown["metric"])],
+        )
+        for row in _comparisons(breakdown, "average")
+    ]
+
+
+def _averaging(row: dict[str, Any], metric: ErrorRate) -> Markdown:
+    if row["difference"] is None:
+        return Markdown("not comparable, because the references contain no words.")
+    without, averaged = (f"{percentage(rate)}%" for rate in row["rates"])
+    reservation = _reservation(row["interval"]) if row["difference"] else ""
+    return Markdown(f"{metric.upper()} {without} without, {averaged} with averaging{reservation} ({_difference(row)}).")
+
+
 def _language_model_effect(row: dict[str, Any], metric: ErrorRate) -> Markdown:
     if row["difference"] is None:
         return Markdown("not comparable, because the references contain no words.")

@@ -1,7 +1,7 @@
 """The plots of a model card."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.page import COLOURS, plot_label, save_figure
+from speechmill.core.selection import saved_checkpoints, selected_mean
 from speechmill.scoring.error_rates import RATE_NAMES
 from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set
@@ -31,7 +32,7 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, pat
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot([x["step"] for x in logged], [x["loss"] for x in logged], color="#888888", linewidth=1, label="training")
     for (name, rows), (colour, marker) in zip(
-        scores.dropna(subset="loss").drop_duplicates(["set", "step"]).groupby("set"),
+        saved_checkpoints(scores).dropna(subset="loss").drop_duplicates(["set", "step"]).groupby("set"),
         itertools.cycle(zip(COLOURS, _MARKERS, strict=True)),
         strict=False,
     ):
@@ -43,18 +44,25 @@ def plot_loss(log: list[dict[str, Any]], scores: pd.DataFrame, title: Title, pat
 
 
 def plot_error_rates(
-    scores: pd.DataFrame, dev_rates: dict[ErrorRate, dict[int, float]], title: Title, step: int, path: Path
+    scores: pd.DataFrame,
+    dev_rates: dict[ErrorRate, dict[int, float]],
+    title: Title,
+    selection: Mapping[str, Any],
+    path: Path,
 ) -> None:
     """Plot the error rates of each set and decoder at each checkpoint, with 95% confidence intervals.
 
     Args:
-        scores: The scores of all kept checkpoints.
+        scores: The scores of all kept checkpoints, and of the mean of several, which is plotted as a star at the newest
+            of its steps.
         dev_rates: For each error rate, in the order of the panels, its fractions on dev by step as evaluated during
             training. They are plotted only if some of these checkpoints were not kept.
         title: Returns the title of a set.
-        step: The step of the selected checkpoint.
+        selection: The content of `selection.json`.
         path: The PNG file to write.
     """
+    mean = selected_mean(selection)
+    selected = f"mean of steps {', '.join(map(str, mean))}" if mean else f"step {selection['step']}"
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     set_styles = dict(
         zip(scores["set"].unique(), itertools.cycle(zip(COLOURS, _MARKERS, strict=True)), strict=False)
@@ -64,8 +72,9 @@ def plot_error_rates(
         if set(by_step) - set(scores["step"]):
             percentages = [100 * fraction for fraction in by_step.values()]
             axes.plot(list(by_step), percentages, "x--", color="#888888", label="dev, during training")
-        for (name, decoder), rows in scores.dropna(subset=metric).groupby(["set", "decoder"]):
+        for (name, decoder), scored in scores.dropna(subset=metric).groupby(["set", "decoder"]):
             colour, marker = set_styles[name]
+            rows = saved_checkpoints(scored)
             low, high = 100 * rows[f"{metric}_low"], 100 * rows[f"{metric}_high"]
             if len(rows) > 1:
                 axes.fill_between(rows["step"], low, high, color=colour, alpha=0.15, lw=0)
@@ -75,7 +84,15 @@ def plot_error_rates(
                 rows["step"], 100 * rows[metric], marker=marker, linestyle=line_styles[decoder], color=colour,
                 label=f"{_label(title, str(name))}, {decoder}",
             )  # fmt: skip
-        axes.axvline(step, color="#444444", linestyle=":", label=f"selected, step {step}")
+            means = scored.drop(rows.index)
+            if len(means):
+                low, high = 100 * means[f"{metric}_low"], 100 * means[f"{metric}_high"]
+                axes.vlines(means["step"], low, high, color=colour, linestyle=line_styles[decoder])
+                axes.plot(
+                    means["step"], 100 * means[metric], "*", markersize=12, color=colour, markeredgecolor="#444444",
+                    label=f"{_label(title, str(name))}, {decoder}, mean of checkpoints",
+                )  # fmt: skip
+        axes.axvline(selection["step"], color="#444444", linestyle=":", label=f"selected, {selected}")
         axes.set_ylim(bottom=0)
         _finish(axes, "step", f"{metric.upper()}, %", RATE_NAMES[metric].capitalize())
     figure.suptitle(f"Error rates by training step, with {CONFIDENCE}% confidence intervals")

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
+from speechmill.core.selection import selected_rows
 from speechmill.core.tables import read_table
 from speechmill.report.plots import plot_robustness
 
@@ -29,7 +30,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, required=True)
     args = parser.parse_args()
     scores = read_table(args.summary).to_pandas()
-    selected = scores[scores["step"] == read_json(args.selection)["step"]]
+    selected = selected_rows(scores, read_json(args.selection))
     plot_robustness(selected, args.settings.titles.__getitem__, args.plot, args.settings.metric)
 
 

@@ -16,6 +16,7 @@ from speechmill.config.reference_card import ReferenceCard
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, check_folder, read_json, write_text
 from speechmill.core.page import STYLE, page_environment
+from speechmill.core.selection import selected_mean, selected_rows
 from speechmill.core.tables import read_table
 from speechmill.report.reference_comparison import comparison_table
 
@@ -217,8 +218,9 @@ def render_page(
 
     Args:
         settings: The runs and sets, in order.
-        facts: By run: `parameters` and `step`; for trained runs also `hours` of speech, those of each dataset in
-            `hours_of`, `wall_seconds`, `device`, `steps` and `epochs`.
+        facts: By run: `parameters`, `step`, and `averaged`, the steps of a selected mean of checkpoints; for trained
+            runs also `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps` and
+            `epochs`.
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
     """
@@ -268,16 +270,19 @@ def main() -> None:
     models = iter(args.models)
     facts, scores, comparisons = {}, {}, {}
     for run, summary, selection in zip(settings.runs, args.summaries, args.selections, strict=True):
-        step = read_json(selection)["step"]
+        selected_checkpoint = read_json(selection)
         if run.trained_on:
             run_facts = _training_facts(*map(read_json, next(trained)))
         else:
             model = next(models)
             check_folder(model)
             run_facts = {"parameters": count_parameters(model)}
-        facts[run.name] = run_facts | {"step": step}
+        facts[run.name] = run_facts | {
+            "step": selected_checkpoint["step"],
+            "averaged": selected_mean(selected_checkpoint),
+        }
         all_steps = read_table(summary).to_pandas()
-        selected = all_steps[all_steps["step"] == step]
+        selected = selected_rows(all_steps, selected_checkpoint)
         scores[run.name] = selected_scores(selected)
         if run.reference_card is not None:
             comparisons[run.name] = comparison_table(run.reference_card, selected, settings.set_title)

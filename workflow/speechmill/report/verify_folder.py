@@ -9,14 +9,16 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from speechmill.core.files import file_digest, read_json
+from speechmill.core.selection import averaged_column, saved_checkpoints, selected_rows
 from speechmill.core.versions import stage_version
 from speechmill.report import evidence, manifest
 from speechmill.report.card import CARD, card_files
 from speechmill.report.card_context import INTRODUCTION, PROVENANCE
 from speechmill.report.check_result import CheckResult
 from speechmill.report.evidence import Evidence
+from speechmill.scoring.select import WEIGHTS, mean_is_better, ranked_steps
 from speechmill.scoring.summary import summarise
-from speechmill.scoring.systems import SELECTED
+from speechmill.scoring.systems import AVERAGE, SELECTED
 
 ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
 """The columns of the summary that are sums over clips."""
@@ -70,9 +72,8 @@ def count_figures(text: str) -> Counter[str]:
 
 def selected_scores(found: Evidence) -> pd.DataFrame:
     """Return the scores of the selected checkpoint on the sets that are available."""
-    summary, step = found.summary, found.selection["step"]
-    scores: pd.DataFrame = summary[(summary["step"] == step) & summary["unavailable"].isna()]
-    return scores
+    scores = selected_rows(found.summary, found.selection)
+    return scores[scores["unavailable"].isna()]
 
 
 def _check_selection(model: Path, found: Evidence) -> list[str]:
@@ -82,6 +83,41 @@ def _check_selection(model: Path, found: Evidence) -> list[str]:
         for name, digest in found.selection["sha256"].items()
         if not (model / name).is_file() or file_digest(model / name) != digest
     ]
+
+
+def _check_average(model: Path, found: Evidence) -> list[str]:
+    """Compare the averaged checkpoints, and whether their mean is selected, with the scores of all checkpoints.
+
+    Where these checkpoints are still part of the run, the mean of their weights is computed again.
+    """
+    average = found.selection.get("average")
+    if average is None:
+        return []
+    select = found.selection
+    deciding = (found.summary["set"] == select["set"]) & (found.summary["decoder"] == select["decoder"])
+    scores, steps = found.summary[deciding], average["steps"]
+    singles = saved_checkpoints(scores)
+    ranked = ranked_steps(singles, select["set"], select["decoder"], select["metric"])
+    (mean,) = scores[scores["averaged"] == averaged_column(steps)].to_dict("records")
+    (single,) = singles[singles["step"] == ranked[0]].to_dict("records")
+    expected = {
+        "steps": sorted(ranked[: len(steps)]),
+        "selected": mean_is_better(mean, single, select["metric"]),
+        "single": ranked[0],
+    }
+    lines = [
+        f"evidence/selection.json: average.{key} is {average[key]}, but the scores of the checkpoints give {value}"
+        for key, value in expected.items()
+        if average[key] != value
+    ]
+    folders = [model.parent / "checkpoints" / f"checkpoint-{step}" for step in steps]
+    if average["selected"] and all((folder / WEIGHTS).is_file() for folder in folders):
+        # Imports torch, which the other checks do not need.
+        from speechmill.scoring.average import is_mean
+
+        if not is_mean(model, folders):
+            lines.append(f"{model / WEIGHTS} is not the mean of the checkpoints at steps {', '.join(map(str, steps))}")
+    return lines
 
 
 def _check_configuration(model: Path, found: Evidence) -> list[str]:
@@ -142,12 +178,13 @@ def _check_run(model: Path, found: Evidence) -> list[str]:
     """Compare the scores with the `metrics.json` files of the run, as far as the folder is still part of it."""
     lines = []
     for row in found.summary.to_dict("records"):
-        for step in (row["step"], SELECTED):
+        averaged = row.get("averaged", "")
+        for step in (AVERAGE if averaged else row["step"], SELECTED):
             path = model.parent / "evaluation" / str(step) / row["set"] / row["decoder"] / "metrics.json"
             if not path.is_file():
                 continue
             (metrics,) = summarise([path]).to_dict("records")
-            if metrics["step"] == row["step"]:
+            if (metrics["step"], metrics.get("averaged", "")) == (row["step"], averaged):
                 lines += [
                     f"{path}: {key} is {value}, but the model's evidence contains {row[key]}"
                     for key, value in metrics.items()
@@ -166,6 +203,7 @@ def _check_sections(model: Path, found: Evidence) -> list[str]:
 
 _CHECKS = {
     _check_selection: f"the files of the checkpoint cannot be compared with {evidence.FOLDER}/selection.json",
+    _check_average: f"the averaged checkpoints cannot be compared with {evidence.FOLDER}/selection.json",
     _check_configuration: f"{evidence.FOLDER}/config.yaml cannot be read",
     _check_sums: f"{evidence.FOLDER}/summary.parquet cannot be compared with the clips in {evidence.FOLDER}/scored",
     _check_rendering: f"{CARD} cannot be rendered from the files in {evidence.FOLDER}",

@@ -18,6 +18,7 @@ from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, check_files, check_folder, read_json, write_text
 from speechmill.core.flac import encode_flac
 from speechmill.core.page import STYLE, data_url, page_environment
+from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.inference import log_probs
 from speechmill.model.clip_reader import ClipReader
@@ -223,8 +224,8 @@ def main() -> None:
     check_files(args.model, selection["sha256"])
     # The record of a base; the folder of a selected checkpoint has none.
     check_folder(args.model)
-    system = System(args.set, selection["step"], args.decoder)
-    rows = read_table(systems(args.hypotheses, system.step)[system]).to_pylist()
+    system = System(args.set, selection["step"], args.decoder, selected_mean(selection))
+    rows = read_table(systems(args.hypotheses, selection)[system]).to_pylist()
     selected = select_worst(rows, args.settings.worst_clips, args.settings.metric)
     clips = prepare_clips(selected, read_table(args.clips), args.shards, args.model, args.settings)
     with_errors = len(select_worst(rows, len(rows), args.settings.metric))

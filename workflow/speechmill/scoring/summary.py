@@ -10,6 +10,7 @@ import pyarrow as pa
 from speechmill.config.evaluation import Protocol
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
+from speechmill.core.selection import averaged_column
 from speechmill.core.tables import write_arrow_table
 
 _BY_PROTOCOL = {f"{rate}_{protocol}": (rate, protocol) for protocol in get_args(Protocol) for rate in ("wer", "cer")}
@@ -27,17 +28,21 @@ def summarise(metrics: list[Path]) -> pd.DataFrame:
     """Return a table with one row per `metrics.json`, sorted by set, decoder and step.
 
     The main scores follow the row's `protocol`. The scores under each protocol are in columns with its name, null where
-    the protocol was not used.
+    the protocol was not used. If a mean of checkpoints is among them, the column `averaged` has the steps of these; it
+    is empty for a single checkpoint.
     """
     rows = [read_json(path) for path in metrics]
+    averaged = any("averaged" in row for row in rows)
     for row in rows:
         for metric in ("wer", "cer"):
             row[f"{metric}_low"], row[f"{metric}_high"] = row[f"{metric}_ci95"]
         for column, (rate, protocol) in _BY_PROTOCOL.items():
             row[column] = row["protocols"].get(protocol, {}).get(rate)
         row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
-    frame = pd.DataFrame(rows)[COLUMNS].astype(dict.fromkeys((*_RATES, *_BY_PROTOCOL), float))
-    return frame.sort_values(["set", "decoder", "step"], ignore_index=True)
+        row["averaged"] = averaged_column(row.get("averaged", []))
+    columns = [*COLUMNS, *(["averaged"] if averaged else [])]
+    frame = pd.DataFrame(rows)[columns].astype(dict.fromkeys((*_RATES, *_BY_PROTOCOL), float))
+    return frame.sort_values(["set", "decoder", "step", *columns[len(COLUMNS) :]], ignore_index=True)
 
 
 def main() -> None:

@@ -1,11 +1,16 @@
 """Evaluated systems, each a checkpoint with a decoder on a set, and the paths of their hypotheses."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from speechmill.core.selection import selected_mean
 
 SELECTED = "selected"
 """The name of the folder for sets that only the selected checkpoint is scored on; other folders are named by step."""
+
+AVERAGE = "average"
+"""The name of the folder with the scores of the mean of several checkpoints."""
 
 
 class System(NamedTuple):
@@ -13,18 +18,37 @@ class System(NamedTuple):
 
     set: str
     step: int
+    """Of a mean of several checkpoints, the newest of their steps."""
     decoder: str
+    averaged: tuple[int, ...] = ()
+    """The steps of the checkpoints whose mean it is, if it is one."""
+
+    def is_selected(self, selection: Mapping[str, Any]) -> bool:
+        """Return whether it is the checkpoint that `selection.json` names."""
+        return self.step == selection["step"] and self.averaged == selected_mean(selection)
+
+    def record(self) -> dict[str, Any]:
+        """Return the set, step and decoder for a JSON file, and the steps of a mean."""
+        mean = {"averaged": list(self.averaged)} if self.averaged else {}
+        return {"set": self.set, "step": self.step, "decoder": self.decoder, **mean}
 
 
-def systems(files: Iterable[Path], selected: int) -> dict[System, Path]:
+def systems(files: Iterable[Path], selection: Mapping[str, Any]) -> dict[System, Path]:
     """Map the system of each file `…/{step}/{set}/{decoder}/hypotheses.parquet` to its path.
 
-    `selected` is the step of the selected checkpoint.
+    `selection` is the content of `selection.json`.
     """
     paths = {}
     for path in files:
         step, name, decoder = path.parts[-4:-1]
-        paths[System(name, selected if step == SELECTED else int(step), decoder)] = path
+        if step == SELECTED:
+            system = System(name, selection["step"], decoder, selected_mean(selection))
+        elif step == AVERAGE:
+            averaged = tuple(selection["average"]["steps"])
+            system = System(name, averaged[-1], decoder, averaged)
+        else:
+            system = System(name, int(step), decoder)
+        paths[system] = path
     return paths
 
 
