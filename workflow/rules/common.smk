@@ -126,6 +126,19 @@ def teacher_hypotheses(wildcards):
     ]
 
 
+def selected_hypotheses(wildcards):
+    """The hypotheses of the selected checkpoint of every run, known after its selection."""
+    files = []
+    for run in SETTINGS.runs:
+        steps = scored_steps(run)
+        if SETTINGS.runs[run].trains:
+            selection = checkpoints.select.get(run=run).output.selection
+            with fetched(selection):
+                steps = [paths.selected_step(selection)]
+        files += [f"{folder}/hypotheses.parquet" for folder in paths.all_scores(SETTINGS, run, steps)]
+    return files
+
+
 def set_hypotheses(wildcards):
     """The hypotheses of a set at every step."""
     folders = paths.set_scores(SETTINGS, wildcards.run, wildcards.set_name, scored_steps(wildcards.run))

@@ -29,6 +29,18 @@ class Sweep:
         """The keys with several values, in the order of the configuration."""
         return list(next(iter(self.points.values())))
 
+    @property
+    def compares_models(self) -> bool:
+        """Whether the initial model is one of the keys."""
+        return any(key.split(".")[0] == "model" for key in self.keys)
+
+    def description(self, run: str) -> dict[str, str]:
+        """Return the values of a run, except its seed, as text: of sections what differs, of paths the last part."""
+        return {
+            key: _describe(value, [each[key] for each in self.points.values()])
+            for key, value in self.without_seed(run).items()
+        }
+
     def without_seed(self, run: str) -> dict[str, Any]:
         """Return the values of a run, except its seed."""
         return {key: value for key, value in self.points[run].items() if key != SEED}
@@ -204,6 +216,16 @@ def _labels(values: Sequence[Any]) -> list[str]:
     labels = [_label(value) for value in values]
     unique = all(labels) and len(set(labels)) == len(labels)
     return labels if unique else [str(number) for number in range(1, len(values) + 1)]
+
+
+def _describe(value: Any, values: Sequence[Any]) -> str:
+    """Return one of the values of a key as text, without a path of this machine."""
+    if isinstance(value, Mapping):
+        others = [each for each in values if isinstance(each, Mapping)]
+        differing = [key for key in value if any(each.get(key) != value[key] for each in others)]
+        return ", ".join(f"{key}: {_describe(value[key], [])}" for key in differing or value)
+    text = str(value)
+    return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", "./", "../", "~")) else text
 
 
 def _label(value: Any) -> str:

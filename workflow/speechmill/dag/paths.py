@@ -304,6 +304,11 @@ def steps(plan: str, record: str | None = None) -> list[int]:
     return [int(step) for step in read_json(Path(file))[key]]
 
 
+def selected_step(selection: str) -> int:
+    """Return the step of the selected checkpoint, of the file `selection.json`."""
+    return int(read_json(Path(selection))["step"])
+
+
 def step_scores(config: Config, run: str, steps: Iterable[int]) -> list[str]:
     """Return the folders with the scores of each step: one for every set of all checkpoints and every decoder."""
     evaluation = config.runs[run].evaluation

@@ -326,7 +326,16 @@ def runs_table(config: Config) -> str:
         for name, section in config.runs.items()
         for each in (*section.evaluation.set_names, *perturbed_sets(config, name))
     )
-    return _json({"runs": runs, "sets": [{"name": name, "title": _title(config, name)} for name in names]})
+    sweeps = [
+        {
+            "name": sweep.name,
+            "runs": {run: sweep.description(run) for run in sweep.points},
+            "compares_models": sweep.compares_models,
+        }
+        for sweep in config.sweeps
+    ]
+    sets = [{"name": name, "title": _title(config, name)} for name in names]
+    return _json({"runs": runs, "sets": sets, "sweeps": sweeps}, sort_keys=False)
 
 
 def worst(config: Config, run: str, set_name: str) -> str:

@@ -335,7 +335,7 @@ def build_breakdown(
     return {"run": run, "step": selected, "metric": metric, "sets": sets, "comparisons": comparisons}
 
 
-def _selected(step: int, run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
+def selected_hypotheses(step: int, run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
     """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
     files = systems((path for path in hypotheses if path.is_relative_to(run)), step)
     return {system: path for system, path in files.items() if system.step == step}
@@ -357,7 +357,9 @@ def main() -> None:
     args = parser.parse_args()
     step = read_json(args.selection)["step"]
     teachers = {
-        selection.parent.name: _selected(read_json(selection)["step"], selection.parent, args.teacher_hypotheses)
+        selection.parent.name: selected_hypotheses(
+            read_json(selection)["step"], selection.parent, args.teacher_hypotheses
+        )
         for selection in args.teachers
     }
     found = build_breakdown(args.run, args.settings.metric, step, args.hypotheses, args.indexes, teachers)
