@@ -10,7 +10,7 @@ from speechmill.config.root import load
 from speechmill.core import environment
 from speechmill.core.command import SpeechmillError
 from speechmill.core.versions import ADOPTED_RELEASE, library_versions, stage_version
-from speechmill.dag import hardware, paths, sources, stage_settings
+from speechmill.dag import hardware, paths, sharing, sources, stage_settings
 from speechmill.dag.inputs import Inputs
 from speechmill.dag.outcome import outcome
 
@@ -167,6 +167,8 @@ def any_of(names):
 
 # Datasets that the cache between workflows must not share.
 UNCACHED = any_of(sources.uncached(SETTINGS))
+# Runs of a sweep whose language model is that of another run, with the name of that run.
+LM_OWNERS = sharing.lm_owners(SETTINGS)
 TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
 
 

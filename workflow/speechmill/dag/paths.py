@@ -206,6 +206,12 @@ def _perturbed_sets(run: Run) -> list[str]:
     return [f"{name}-{effect}" for name in robustness.sets for effect in robustness.effects] if robustness else []
 
 
+def other_seeds(config: Config, run: str) -> Items:
+    """Return the runs of the same sweep that differ from a run only in their seed."""
+    sweep = config.sweep_of(run)
+    return [{"other": other} for other in (sweep.other_seeds(run) if sweep else [])]
+
+
 # Base models.
 
 

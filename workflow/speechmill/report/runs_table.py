@@ -20,7 +20,8 @@ from speechmill.core.page import STYLE, page_environment
 from speechmill.core.tables import read_table
 from speechmill.report.breakdown import selected_hypotheses
 from speechmill.report.reference_comparison import comparison_table
-from speechmill.report.sweeps import RunPairs, Spread, SweepEntry, compare_runs, spread
+from speechmill.report.sweeps import RunPairs, SweepEntry, compare_runs
+from speechmill.scoring.spread import Spread, spread
 
 _TEMPLATE = TEMPLATES / "runs.html.j2"
 

@@ -1,7 +1,6 @@
-"""Means and spread of the scores of a sweep over its seeds, and paired tests between all runs on the same clips."""
+"""The runs of a sweep that differ only in their seeds, and paired tests between all runs on the same clips."""
 
 import itertools
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,25 +40,6 @@ class SweepEntry(BaseModel):
             else:
                 known.append(run)
         return found
-
-
-class Spread(NamedTuple):
-    """Mean and spread of a rate or loss over several runs."""
-
-    mean: float
-    deviation: float | None
-    """The standard deviation of a sample, with n - 1 in the denominator; None for one run."""
-    low: float
-    high: float
-    runs: int
-
-
-def spread(values: Sequence[float]) -> Spread | None:
-    """Return mean, standard deviation, minimum, maximum and number of the values; None if there are none."""
-    if not values:
-        return None
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return Spread(statistics.fmean(values), deviation, min(values), max(values), len(values))
 
 
 class Difference(NamedTuple):
