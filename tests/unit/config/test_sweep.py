@@ -54,6 +54,18 @@ def test_runs_of_another_seed() -> None:
     assert found.without_seed("demo_lr1e_5_seed2") == {RATES: 1e-5}
 
 
+def test_description_has_what_differs_and_no_path() -> None:
+    sizes = [{"init": {"model_type": "wav2vec2", "hidden_size": size}} for size in (16, 32)]
+    (found,) = sweep({"model": [*sizes, {"base": "~/models/mine"}], "seed": [1]}).sweeps
+    assert [found.description(run) for run in found.points] == [
+        {"model": "init.model_type: wav2vec2, init.hidden_size: 16"},
+        {"model": "init.model_type: wav2vec2, init.hidden_size: 32"},
+        {"model": "base: mine"},
+    ]
+    (found,) = sweep({"model": sizes}).sweeps
+    assert [found.description(run)["model"] for run in found.points] == ["init.hidden_size: 16", "init.hidden_size: 32"]
+
+
 def test_plan_seed_is_the_seed() -> None:
     (found,) = sweep({"plan.seed": [1, 2]}).sweeps
     assert list(found.points) == ["demo_seed1", "demo_seed2"]

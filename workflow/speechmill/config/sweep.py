@@ -221,11 +221,22 @@ def _labels(values: Sequence[Any]) -> list[str]:
 def _describe(value: Any, values: Sequence[Any]) -> str:
     """Return one of the values of a key as text, without a path of this machine."""
     if isinstance(value, Mapping):
-        others = [each for each in values if isinstance(each, Mapping)]
-        differing = [key for key in value if any(each.get(key) != value[key] for each in others)]
-        return ", ".join(f"{key}: {_describe(value[key], [])}" for key in differing or value)
+        leaves, others = _leaves(value), [_leaves(each) for each in values if isinstance(each, Mapping)]
+        differing = [key for key in leaves if any(each.get(key) != leaves[key] for each in others)]
+        return ", ".join(f"{key}: {_describe(leaves[key], [])}" for key in differing or leaves)
     text = str(value)
     return text.rstrip("/").rsplit("/", 1)[-1] if text.startswith(("/", "./", "../", "~")) else text
+
+
+def _leaves(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a section and of the sections in it by their paths, such as `init.hidden_size`."""
+    leaves: dict[str, Any] = {}
+    for key, value in section.items():
+        if isinstance(value, Mapping) and value:
+            leaves |= {f"{key}.{path}": each for path, each in _leaves(value).items()}
+        else:
+            leaves[str(key)] = value
+    return leaves
 
 
 def _label(value: Any) -> str:
