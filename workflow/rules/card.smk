@@ -1,4 +1,5 @@
-# Needs: the tables of scores, the checkpoints, and the records of every stage.
+# Needs: the tables of scores, the checkpoints, and the records of every stage; in a sweep, the scores of the runs that
+# differ only in their seed.
 # Makes: the model's folder: the selected checkpoint, which plain transformers loads, its card and plots.
 #
 # A run that only scores a model has no folder and no card of its own.
@@ -127,6 +128,8 @@ rule card:
         counts=each("results/runs/{run}/clips/{role}.json", paths.roles),
         status=each("results/data/{dataset}/status.json", paths.datasets),
         base_source=each("results/models/{model}.json", paths.base),
+        seed_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.other_seeds),
+        seed_selections=each("results/runs/{other}/selection.json", paths.other_seeds),
         # The card shows this plot, and the manifest lists every file of the model's folder.
         robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
         after=ancient(
@@ -181,7 +184,8 @@ rule card:
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
-        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source} 2>&1 | tee {log}"
+        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
+        " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
 
 
 # It has no output, so that it runs every time that it is asked for.

@@ -10,7 +10,7 @@ from speechmill.config.root import load
 from speechmill.core import environment
 from speechmill.core.command import SpeechmillError
 from speechmill.core.versions import ADOPTED_RELEASE, library_versions, stage_version
-from speechmill.dag import hardware, paths, sources, stage_settings
+from speechmill.dag import hardware, paths, sharing, sources, stage_settings
 from speechmill.dag.inputs import Inputs
 from speechmill.dag.outcome import outcome
 
@@ -126,6 +126,19 @@ def teacher_hypotheses(wildcards):
     ]
 
 
+def selected_hypotheses(wildcards):
+    """The hypotheses of the selected checkpoint of every run, known after its selection."""
+    files = []
+    for run in SETTINGS.runs:
+        steps = scored_steps(run)
+        if SETTINGS.runs[run].trains:
+            selection = checkpoints.select.get(run=run).output.selection
+            with fetched(selection):
+                steps = [paths.selected_step(selection)]
+        files += [f"{folder}/hypotheses.parquet" for folder in paths.all_scores(SETTINGS, run, steps)]
+    return files
+
+
 def set_hypotheses(wildcards):
     """The hypotheses of a set at every step."""
     folders = paths.set_scores(SETTINGS, wildcards.run, wildcards.set_name, scored_steps(wildcards.run))
@@ -154,6 +167,8 @@ def any_of(names):
 
 # Datasets that the cache between workflows must not share.
 UNCACHED = any_of(sources.uncached(SETTINGS))
+# Runs of a sweep whose language model is that of another run, with the name of that run.
+LM_OWNERS = sharing.lm_owners(SETTINGS)
 TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
 
 

@@ -23,6 +23,8 @@ rule lm_text:
         counts="results/runs/{run}/lm/text.json",
     log:
         "logs/lm_text/{run}.log",
+    wildcard_constraints:
+        run=any_of(name for name in SETTINGS.runs if name not in LM_OWNERS),
     conda:
         "../../envs/data.yaml"
     resources:
@@ -50,6 +52,8 @@ rule lm:
         files=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),
     log:
         "logs/lm/{run}.log",
+    wildcard_constraints:
+        run=any_of(name for name in SETTINGS.runs if name not in LM_OWNERS),
     conda:
         "../../envs/train.yaml"
     resources:
@@ -64,6 +68,46 @@ rule lm:
         " --text-digest {input.text_digest}"
         " --vocab {params.tokenizer}/vocab.json --tokenizer {params.tokenizer}/tokenizer_config.json"
         " --memory-mb $(({resources.mem_mb} / 2)) --folder $(dirname {output.files[0]}) 2>&1 | tee {log}"
+
+
+# In a sweep, runs with the same texts and vocabulary have the same language model, which is estimated once.
+rule shared_lm_text:
+    input:
+        each("results/runs/{owner}/lm/text.sha256", sharing.lm_owner),
+        each("results/runs/{owner}/lm/text.json", sharing.lm_owner),
+    output:
+        "results/runs/{run}/lm/text.sha256",
+        "results/runs/{run}/lm/text.json",
+    log:
+        "logs/shared_lm_text/{run}.log",
+    wildcard_constraints:
+        run=any_of(LM_OWNERS),
+    conda:
+        "../../envs/card.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    shell:
+        "cp --verbose {input} $(dirname {output[0]}) 2>&1 | tee {log}"
+
+
+rule shared_lm:
+    input:
+        files=each([f"results/runs/{{owner}}/lm/{file}" for file in paths.LM_FILES], sharing.lm_owner),
+        after=ancient("results/runs/{run}/plan.json"),
+    output:
+        files=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),
+    log:
+        "logs/shared_lm/{run}.log",
+    wildcard_constraints:
+        run=any_of(LM_OWNERS),
+    conda:
+        "../../envs/card.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    shell:
+        "cp --verbose {input.files} $(dirname {output.files[0]}) 2>&1 | tee {log}"
 
 
 rule select_tuning_checkpoint:

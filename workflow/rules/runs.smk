@@ -1,4 +1,4 @@
-# Needs: of every run its scores and selected step; of those that train, the record of training; of the others, the
+# Needs: of every run its scores, selected step and the hypotheses at that step; of those that train, the record of training; of the others, the
 # model.
 # Makes: a page with all runs of the configuration side by side.
 
@@ -7,6 +7,7 @@ rule runs_table:
     input:
         summaries=expand("results/runs/{run}/evaluation/summary.parquet", run=list(SETTINGS.runs)),
         selections=expand("results/runs/{run}/selection.json", run=list(SETTINGS.runs)),
+        hypotheses=ancient(selected_hypotheses),
         trainings=expand("results/runs/{run}/training.json", run=TRAINED_RUNS),
         counts=expand("results/runs/{run}/clips/train.json", run=TRAINED_RUNS),
         models=ancient([f"results/models/{name}" for name in paths.scored_bases(SETTINGS)]),
@@ -30,5 +31,5 @@ rule runs_table:
         version=stage_version("runs_table"),
     shell:
         "python -m speechmill.report.runs_table --settings {params.settings:q} --summaries {input.summaries}"
-        " --selections {input.selections} --trainings {input.trainings} --counts {input.counts}"
+        " --selections {input.selections} --hypotheses {input.hypotheses} --trainings {input.trainings} --counts {input.counts}"
         " --models {input.models} --page {output} 2>&1 | tee {log}"

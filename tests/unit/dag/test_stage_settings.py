@@ -42,6 +42,7 @@ def changed(**sections: Any) -> dict[str, str]:
         ({"finetune": {"head_only_steps": 5}}, {"finetune"}),
         ({"finetune": {"gradient_checkpointing": True}}, {"plan", "finetune_runtime"}),
         ({"plan": {"pool_clips": 99}}, {"plan", "finetune"}),
+        ({"plan": {"max_steps": 99}}, {"plan", "finetune"}),
         ({"mixing": {"temperature": 2}}, {"plan", "finetune"}),
         ({"gpus": 2}, {"plan", "finetune"}),
         ({"checkpoints": {"best": 2}}, {"plan", "finetune", "finetune_runtime"}),
@@ -58,6 +59,32 @@ def changed(**sections: Any) -> dict[str, str]:
 def test_setting_reaches_the_stages_that_read_it(change: dict[str, Any], stages: set[str]) -> None:
     before, after = changed(), changed(**change)
     assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def test_settings_of_training_stay_as_they_were() -> None:
+    # Otherwise every model would be trained again: they are those of existing runs, byte for byte.
+    raw = {
+        "datasets": {
+            "cv": {"source": "common_voice", "path": "cv.tar.gz", "language": "ru", "name": "n", "licence": "l",
+                   "splits": ["train", "dev"], "shards": 2},
+        },
+        "runs": {
+            "demo": {"language": "ru", "train": ["cv-train"], "dev": "cv-dev",
+                     "model": {"init": {"model_type": "wav2vec2"}},
+                     "plan": {"epochs": 1, "batch": {"seconds": 10}, "save_steps": 5},
+                     "finetune": {"learning_rate": 0.001}, "evaluation": {"sets": ["cv-dev"]},
+                     "card": {"title": "t", "description": "d", "uses": "u"}},
+        },
+    }  # fmt: skip
+    config = load(raw)
+    digests = {
+        stage: hashlib.sha256(stage(config, "demo").encode()).hexdigest()
+        for stage in (stage_settings.plan, stage_settings.finetune)
+    }
+    assert digests == {
+        stage_settings.plan: "fb0ca6a4bbf02743858d23d7926b196c9f39c3b8ee8cc79d669dcf37f279e0f9",
+        stage_settings.finetune: "438f019ac40270979fb886d9165f675c12b161d9d04563bea6d508b2cc212b7f",
+    }
 
 
 def test_dev_scoring_counts_where_the_best_are_kept() -> None:

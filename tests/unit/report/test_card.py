@@ -50,6 +50,7 @@ from speechmill.report.card_tables import (
     pieces_table,
     protocols_table,
     results_table,
+    seeds_table,
     training_results,
 )
 from speechmill.report.markdown import table
@@ -194,6 +195,25 @@ def test_results_show_interval_and_unreadable_clips() -> None:
     assert "Common Voice 8.0 dev" in text
     assert "11.35 – 13.35" in text
     assert "9 / 10" in text
+
+
+def test_card_has_mean_and_range_over_seeds() -> None:
+    others = {f"demo_seed{i}": BEST.assign(wer=BEST["wer"] + i / 100) for i in (1, 2)}
+    (line,) = [line for line in str(seeds_table(SETTINGS, BEST, others)).splitlines() if "dev" in line]
+    # 12.3456, 13.3456 and 14.3456 %.
+    assert "13.35 ± 1.00" in line
+    assert "12.35 – 14.35" in line
+    assert line.split("|")[-2].strip() == "3"
+
+
+def test_card_leaves_out_seeds_on_other_clips() -> None:
+    other = BEST.assign(eval_set_sha256="another")
+    (line,) = [line for line in str(seeds_table(SETTINGS, BEST, {"b": other})).splitlines() if "dev" in line]
+    assert line.split("|")[-2].strip() == "1"
+
+
+def test_card_without_other_seeds_has_no_table() -> None:
+    assert seeds_table(SETTINGS, BEST, {}) is None
 
 
 def test_missing_interval_is_a_dash_with_the_reason() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechmill.scoring.significance import paired_difference
+from speechmill.scoring.significance import holm, paired_difference
 
 
 def two_systems(improvement: float, seed: int) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -91,3 +91,8 @@ def test_swapping_systems_flips_sign() -> None:
     )
     assert forward.difference == -backward.difference
     assert forward.p_value == backward.p_value
+
+
+def test_p_values_are_corrected_as_by_p_adjust_of_r() -> None:
+    # R: p.adjust(c(0.01, 0.04, 0.03, 0.005, 0.9), method = "holm")
+    assert holm([0.01, 0.04, 0.03, 0.005, 0.9]) == pytest.approx([0.04, 0.09, 0.09, 0.025, 0.9])

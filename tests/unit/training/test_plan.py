@@ -119,6 +119,29 @@ def test_checkpoints_at_each_interval_and_last_step(tmp_path: Path, clips: int, 
     assert planned["total_steps"] == saved[-1]
 
 
+def test_training_ends_after_max_steps(tmp_path: Path) -> None:
+    complete = plan(tmp_path, [4.0] * 20, epochs=3)
+    part = plan(tmp_path, [4.0] * 20, epochs=3, max_steps=15)
+    # Ten batches of two clips an epoch.
+    assert (complete["total_steps"], complete["batches"], complete["epochs"]) == (30, 30, 3)
+    assert (part["total_steps"], part["batches"], part["epochs"]) == (15, 15, 1.5)
+    assert part["checkpoints"] == [3, 6, 9, 12, 15]
+    assert part["steps_per_epoch"] == complete["steps_per_epoch"]
+    assert part["hours_per_epoch"] == pytest.approx(complete["hours_per_epoch"])
+    assert "15: 1.5 epochs of 10.0 steps" in plan_text(part)
+
+
+def test_max_steps_beyond_the_last_changes_nothing(tmp_path: Path) -> None:
+    complete = plan(tmp_path, [4.0] * 20)
+    assert steps_digest(plan(tmp_path, [4.0] * 20, max_steps=1000)) == steps_digest(complete)
+
+
+@pytest.mark.parametrize("gpus", [1, 3])
+def test_max_steps_count_steps_not_batches(tmp_path: Path, gpus: int) -> None:
+    part = plan(tmp_path, [4.0] * 20, {"gpus": gpus}, max_steps=2, gradient_accumulation=2)
+    assert (part["total_steps"], part["batches"]) == (2, 4 * gpus)
+
+
 def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
     with pytest.raises(SpeechmillError) as caught:
         plan(tmp_path, [1.0, 12.5])

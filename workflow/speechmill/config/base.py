@@ -4,7 +4,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=50)]
+MAX_NAME_LENGTH = 50
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$", max_length=MAX_NAME_LENGTH)]
 """A name that is safe in paths and on either side of the hyphen of `{dataset}-{split}`.
 
 The longest name of a file has those of a run, a dataset, a split and an effect, and may have 255 bytes.

@@ -30,6 +30,14 @@ class PlanConfig(Section):
     """Settings that decide the number of steps and which of them are saved."""
 
     epochs: int = Field(gt=0, description="number of passes over the training clips")
+    max_steps: int | None = Field(
+        None,
+        gt=0,
+        # Runs without it do not train again: their settings do not change.
+        exclude_if=lambda steps: steps is None,
+        description="training ends after this many steps at most, as for a comparison of base models; the learning rate"
+        " follows its schedule over these steps",
+    )
     batch: Batch = Field(description="size of a forward pass")
     gradient_accumulation: int = Field(
         1, gt=0, description="forward passes per optimiser step, on each of the run's `gpus`"

@@ -3,9 +3,9 @@
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
 from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
@@ -33,6 +33,7 @@ from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.speak import SpeakConfig
+from speechmill.config.sweep import Sweep, check_references, expand
 from speechmill.config.text import TextConfig, with_casing
 from speechmill.config.texts import TextSource
 from speechmill.core.command import SpeechmillError
@@ -116,6 +117,13 @@ class Run(Section):
         None,
         description="repository that `snakemake publish`, and nothing else, uploads the model folder to;"
         " `snakemake publish_dry_run` lists the files without network access",
+    )
+
+    sweep: dict[str, list[Any]] | None = Field(
+        None,
+        description="lists of values by key, such as `{finetune.learning_rate: [1e-5, 3e-5], seed: [1, 2, 3]}`: the run"
+        " is replaced by one run for each combination, such as `NAME_lr1e_5_seed1`; a key is the path of a key or of a"
+        " section within the run, and `seed` is short for `plan.seed`; the page of all runs shows means over the seeds",
     )
 
     @property
@@ -254,6 +262,29 @@ class Config(Section):
         default_factory=dict, description="texts for language models by name, which `evaluation.lm.texts` lists"
     )
     runs: dict[Name, Run] = Field(min_length=1, description="models by name")
+
+    _sweeps: list[Sweep] = PrivateAttr(default_factory=list)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _sweeps_become_runs(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        runs = values.get("runs") if isinstance(values, Mapping) else None
+        if not isinstance(runs, Mapping):
+            return handler(values)
+        expanded, sweeps = expand(runs, Run)
+        check_references({**values, "runs": expanded}, sweeps)
+        config = handler({**values, "runs": expanded})
+        config._sweeps.extend(sweeps)
+        return config
+
+    @property
+    def sweeps(self) -> list[Sweep]:
+        """The sweeps, each with the runs that were made of it."""
+        return self._sweeps
+
+    def sweep_of(self, run: str) -> Sweep | None:
+        """Return the sweep that a run was made of, or None."""
+        return next((sweep for sweep in self.sweeps if run in sweep.points), None)
 
     @model_validator(mode="before")
     @classmethod

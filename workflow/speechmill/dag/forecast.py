@@ -100,13 +100,15 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
     plan = run.plan
     seconds = hours * 3600
     batch = plan.batch.clips or max(1.0, plan.batch.seconds * clips / seconds if plan.batch.seconds else 1.0)
-    steps = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation / run.gpus)
+    complete = math.ceil(clips * plan.epochs / batch / plan.gradient_accumulation / run.gpus)
+    steps = min(complete, plan.max_steps or complete)
+    epochs = plan.epochs * steps / complete
     saved = math.ceil(steps / plan.save_steps)
     best = run.checkpoints.best
     # One more during training.
     kept = saved if best is None else min(saved, best + 1)
     lines.append(
-        f"  training     about {clips:,} clips, {hours:.1f} h, {plan.epochs} epochs: {steps:,} steps,"
+        f"  training     about {clips:,} clips, {hours:.1f} h, {epochs:.3g} epochs: {steps:,} steps,"
         f" {saved} checkpoints{'' if best is None else f', of which {best} are kept'}"
     )
     optional = [d for d in run.datasets if config.datasets[d].optional]
@@ -116,7 +118,7 @@ def _run(name: str, run: Run, config: Config) -> tuple[list[str], float]:
     if size is None:
         return [*lines, "  model        size unknown before it is downloaded: see the run's plan.json then"], 0.0
     parameters = size / 4
-    work = seconds * plan.epochs * _FRAMES * _OPERATIONS * parameters
+    work = seconds * epochs * _FRAMES * _OPERATIONS * parameters
     if run.finetune.gradient_checkpointing is True:
         work *= _RECOMPUTED
     disk = size * (1 + kept) + 3 * 3 * size

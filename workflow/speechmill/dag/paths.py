@@ -212,6 +212,12 @@ def _perturbed_sets(run: Run) -> list[str]:
     return [f"{name}-{effect}" for name in robustness.sets for effect in robustness.effects] if robustness else []
 
 
+def other_seeds(config: Config, run: str) -> Items:
+    """Return the runs of the same sweep that differ from a run only in their seed."""
+    sweep = config.sweep_of(run)
+    return [{"other": other} for other in (sweep.other_seeds(run) if sweep else [])]
+
+
 # Base models.
 
 
@@ -308,6 +314,11 @@ def steps(plan: str, record: str | None = None) -> list[int]:
     """
     file, key = (plan, "checkpoints") if record is None else (record, "kept")
     return [int(step) for step in read_json(Path(file))[key]]
+
+
+def selected_step(selection: str) -> int:
+    """Return the step of the selected checkpoint, of the file `selection.json`."""
+    return int(read_json(Path(selection))["step"])
 
 
 def step_scores(config: Config, run: str, steps: Iterable[int | str]) -> list[str]:

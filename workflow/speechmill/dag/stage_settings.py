@@ -326,7 +326,16 @@ def runs_table(config: Config) -> str:
         for name, section in config.runs.items()
         for each in (*section.evaluation.set_names, *perturbed_sets(config, name))
     )
-    return _json({"runs": runs, "sets": [{"name": name, "title": _title(config, name)} for name in names]})
+    sweeps = [
+        {
+            "name": sweep.name,
+            "runs": {run: sweep.description(run) for run in sweep.points},
+            "compares_models": sweep.compares_models,
+        }
+        for sweep in config.sweeps
+    ]
+    sets = [{"name": name, "title": _title(config, name)} for name in names]
+    return _json({"runs": runs, "sets": sets, "sweeps": sweeps}, sort_keys=False)
 
 
 def worst(config: Config, run: str, set_name: str) -> str:
@@ -390,6 +399,7 @@ def card(config: Config, run: str) -> str:
             "datasets": datasets,
             "texts": _texts(config, run),
             "roles": run_roles(section),
+            **_sweep(config, run),
             "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
         }
     )
@@ -439,6 +449,14 @@ def _mixing(config: Config, section: Run) -> dict[str, Any]:
         "speaker": {name: config.datasets[name].speaker_namespace(name) for name in names},
     }
     return {"mixing": section.mixing.model_dump() | {"groups": groups[section.mixing.by]}}
+
+
+def _sweep(config: Config, run: str) -> dict[str, Any]:
+    """Return what the card says about the sweep of a run, or nothing, so that other cards stay as they are."""
+    sweep = config.sweep_of(run)
+    if sweep is None:
+        return {}
+    return {"sweep": {"name": sweep.name, "values": sweep.description(run), "other_seeds": sweep.other_seeds(run)}}
 
 
 def _language_model(config: Config, run: str) -> LmConfig:

@@ -183,11 +183,13 @@ class BatchStats:
         return 1.0 - self.samples / self.padded_samples
 
 
-def batch_stats(clips: Clips, plan: PlanConfig) -> BatchStats:
-    """Return the statistics of `all_batches`."""
+def batch_stats(clips: Clips, plan: PlanConfig, limit: int | None = None) -> BatchStats:
+    """Return the statistics of `all_batches`, or of the first `limit` of them."""
     count, occurrences, samples, padded_samples, largest = 0, 0, 0, 0, 0
     for epoch in range(plan.epochs):
-        batches = epoch_batches(clips, plan, epoch)
+        batches = epoch_batches(clips, plan, epoch)[: None if limit is None else limit - count]
+        if not batches:
+            break
         sizes = np.array([len(batch) for batch in batches], dtype=np.int64)
         lengths = clips.lengths[np.concatenate(batches)]
         longest = np.maximum.reduceat(lengths, np.cumsum(sizes) - sizes)

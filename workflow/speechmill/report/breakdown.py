@@ -357,7 +357,7 @@ def build_breakdown(
     return {"run": run, "step": selection["step"], "metric": metric, "sets": sets, "comparisons": comparisons}
 
 
-def _selected(selection: Mapping[str, Any], run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
+def selected_hypotheses(selection: Mapping[str, Any], run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
     """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
     files = systems((path for path in hypotheses if path.is_relative_to(run)), selection)
     return {system: path for system, path in files.items() if system.is_selected(selection)}
@@ -378,7 +378,7 @@ def main() -> None:
     parser.add_argument("--breakdown", type=Path, required=True)
     args = parser.parse_args()
     teachers = {
-        selection.parent.name: _selected(read_json(selection), selection.parent, args.teacher_hypotheses)
+        selection.parent.name: selected_hypotheses(read_json(selection), selection.parent, args.teacher_hypotheses)
         for selection in args.teachers
     }
     selection = read_json(args.selection)

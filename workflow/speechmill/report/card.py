@@ -95,7 +95,8 @@ def check_inputs(args: argparse.Namespace) -> None:
     if digest is not None and not holds_digest(args.train_digest, digest):
         raise corrupt_file_error(args.train_digest, "has changed since it was written: the counts have another digest")
     # Its copy among the evidence would be named otherwise.
-    read_table(args.summary)
+    for summary in (args.summary, *args.seed_summaries):
+        read_table(summary)
 
 
 def main() -> None:
@@ -115,12 +116,16 @@ def main() -> None:
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
+    parser.add_argument("--seed-summaries", type=Path, nargs="*", default=[], help="scores of runs with other seeds")
+    parser.add_argument("--seed-selections", type=Path, nargs="*", default=[], help="the selections of these runs")
     args = parser.parse_args()
     check_inputs(args)
     files: dict[str, Path] = {path.name: path for path in (getattr(args, name) for name in inputs)}
     files |= {"training.jsonl": args.training_log, "train.sha256": args.train_digest}
     files |= {f"counts/{path.name}": path for path in args.counts} | {f"lm/{path.name}": path for path in args.lm}
     files |= {f"status/{path.parent.name}.json": path for path in args.status}
+    for summary, selection in zip(args.seed_summaries, args.seed_selections, strict=True):
+        files |= {f"seeds/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
     files |= dict(zip(["base.json"], args.base_source, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)

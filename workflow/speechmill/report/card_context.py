@@ -43,6 +43,9 @@ PROVENANCE = {
     "Usage": Provenance("recomputed", "the model and a recording"),
     "Results": Provenance("recomputed", "the model and the recordings"),
     "Comparison with the teacher": Provenance("derived", "`breakdown.json`"),
+    "Runs of the sweep": Provenance(
+        "derived", "`seeds/*/summary.parquet` of the other runs; the figures of this model as in Results"
+    ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
     "Comparison with the published model": Provenance(
@@ -124,6 +127,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "score": deciding.astype(object).where(deciding.notna(), None).iloc[0].to_dict(),
         "confidence": CONFIDENCE,
         "results": card_tables.results_table(settings, selected),
+        "sweep": settings.sweep,
+        "seeds": card_tables.seeds_table(settings, selected, evidence.seeds),
         "other_checkpoints": card_lists.other_checkpoints(breakdown, select_set, decoder),
         "usage": evidence.usage,
         "usage_titles": {each["set"]: settings.set_title(each["set"]) for each in evidence.usage},

@@ -37,6 +37,16 @@ class TextDescription(BaseModel):
     date: str | None
 
 
+class SweepDescription(BaseModel):
+    """What the card says about the sweep that a run belongs to."""
+
+    name: str
+    values: dict[str, str]
+    """The values of the run by key, without the seed."""
+    other_seeds: list[str]
+    """The runs that differ only in their seed."""
+
+
 class CardSettings(BaseModel):
     """The part of the configuration that the stage `card` reads."""
 
@@ -59,6 +69,7 @@ class CardSettings(BaseModel):
     roles: list[str]
     """What the clips of the run are used for: `train`, `dev`, and the scored sets."""
     reference_card: ReferenceCard | None
+    sweep: SweepDescription | None = None
     versions: dict[str, int]
     """The versions of the stages that determine the figures."""
 

@@ -13,6 +13,7 @@ from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_span, escape, join, table
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.intervals import CONFIDENCE
+from speechmill.scoring.spread import Spread, spread
 
 NOT_KEPT = "†"
 """The mark of values that were measured during training, for a checkpoint that was not kept."""
@@ -48,6 +49,41 @@ def lm_text_table(settings: CardSettings, text: dict[str, Any]) -> str:
         numbers = [f"{counts[key]:,}" for key in ("sentences", "removed", "not_spelled", "repeated")]
         rows.append([escape(title.strip()), escape(about.licence) if about else "–", *numbers])
     return table(rows)
+
+
+def seeds_table(settings: CardSettings, scores: pd.DataFrame, seeds: dict[str, pd.DataFrame]) -> str | None:
+    """Return the table of mean and spread over seeds, or None if there are no other seeds.
+
+    Runs that were scored on other clips or texts are not counted.
+
+    Args:
+        settings: The settings of the card.
+        scores: The rows of the summary at the selected step, without perturbed copies.
+        seeds: These rows of each run that differs only in its seed.
+    """
+    if not seeds:
+        return None
+    names = both_rates(settings.metric)
+    rows = [
+        ["Set", "Decoder", *(f"{name.upper()} {what}" for name in names for what in ("mean ± SD", "range")), "Runs"]
+    ]
+    for row in scores[scores["unavailable"].isna()].to_dict("records"):
+        same = ["set", "decoder", "protocol", "eval_set_sha256"]
+        matching = [each[(each[same] == [row[key] for key in same]).all(axis=1)] for each in seeds.values()]
+        cells = [escape(settings.set_title(str(row["set"]))), str(row["decoder"])]
+        found = None
+        for name in names:
+            values = [row[name], *(float(each.iloc[0][name]) for each in matching if len(each))]
+            found = spread([value for value in values if not math.isnan(value)])
+            cells += (
+                ["–", "–"] if found is None else [_mean(found), f"{percentage(found.low)} – {percentage(found.high)}"]
+            )
+        rows.append([*cells, str(1 + sum(len(each) > 0 for each in matching))])
+    return table(rows)
+
+
+def _mean(found: Spread) -> str:
+    return percentage(found.mean) + ("" if found.deviation is None else f" ± {percentage(found.deviation)}")
 
 
 def training_results(

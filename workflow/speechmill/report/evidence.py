@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from speechmill.config.root import Config, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
+from speechmill.core.selection import selected_rows
 from speechmill.core.tables import read_table, write_arrow_table
 from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.card_settings import CardSettings
@@ -57,6 +58,8 @@ class Evidence:
     """`text`, `arpa` and `weights`; empty without a language model."""
     base: dict[str, Any] | None
     """The source of the base model, if there is one."""
+    seeds: dict[str, pd.DataFrame]
+    """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     vocabulary: list[str]
     training_clips_digest: str
     """The sha256 of the training clips with their texts."""
@@ -86,6 +89,12 @@ def read(model: Path) -> Evidence:
             f"{folder / 'settings.json'} was written by another version of speechmill ({key}: {first['msg']}); use that"
             " version"
         ) from error
+
+    def read_seed(run: str) -> pd.DataFrame:
+        """Return the scores of another run at its selected step."""
+        scores = read_scores(folder / "seeds" / run / "summary.parquet", ["step", "set", "decoder"]).to_pandas()
+        return selected_rows(scores, read_one(f"seeds/{run}/selection.json", "step"))
+
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -100,6 +109,7 @@ def read(model: Path) -> Evidence:
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
         lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
         base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        seeds={run: read_seed(run) for run in (settings.sweep.other_seeds if settings.sweep else [])},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,12 +19,17 @@ from speechmill.core.files import TEMPLATES, check_folder, read_json, write_text
 from speechmill.core.page import STYLE, page_environment
 from speechmill.core.selection import selected_mean, selected_rows
 from speechmill.core.tables import read_table
+from speechmill.report.breakdown import selected_hypotheses
 from speechmill.report.reference_comparison import comparison_table
+from speechmill.report.sweeps import RunPairs, SweepEntry, compare_runs
+from speechmill.scoring.spread import Spread, spread
 
 _TEMPLATE = TEMPLATES / "runs.html.j2"
 
 # Statistics of batch normalisation are stored like parameters, but are not trained.
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+
+_RATES: tuple[ErrorRate, ...] = ("wer", "cer")
 
 Key = tuple[str, str, str]
 """The names of a set, a decoder and a protocol."""
@@ -56,6 +62,7 @@ class RunsTableSettings(BaseModel):
 
     runs: list[RunEntry]
     sets: list[SetEntry]
+    sweeps: list[SweepEntry] = []
 
     @property
     def reference_cards(self) -> dict[str, ReferenceCard]:
@@ -130,6 +137,45 @@ def selected_scores(summary: pd.DataFrame) -> dict[Key, Score]:
                 unavailable=None if pd.isna(row["unavailable"]) else str(row["unavailable"]),
             )
     return scores
+
+
+def sweep_spreads(sweep: SweepEntry, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return a line for each combination of values: its `values`, `runs`, and the `cells` of each of the rows.
+
+    A cell has the `Spread` of `wer` and `cer` over the runs, or is empty if they scored different clips.
+    """
+    lines = []
+    for values, runs in sweep.combinations:
+        cells: list[dict[str, Spread | None]] = []
+        for row in rows:
+            scores = [row.scores[run] for run in runs if run in row.scores and row.scores[run].unavailable is None]
+            comparable = len({each.clips_digest for each in scores}) == 1
+            rates = {rate: [value for each in scores if (value := getattr(each, rate)) is not None] for rate in _RATES}
+            cells.append({rate: spread(each) for rate, each in rates.items()} if comparable else {})
+        lines.append({"values": values, "runs": runs, "cells": cells})
+    return lines
+
+
+def compare_models(sweep: SweepEntry, facts: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a line for each combination of a sweep over models, that with the lowest mean on its selection set first.
+
+    A line has the `values`, the `runs`, the `Spread` of what they were selected by, `rate`, and their mean
+    `wall_seconds` and `steps`. Combinations without a score come last.
+    """
+    lines = [
+        {
+            "values": values,
+            "runs": runs,
+            "rate": spread([facts[run]["selected_by"] for run in runs if facts[run]["selected_by"] is not None]),
+            **{
+                key: statistics.fmean(facts[run][key] for run in runs if key in facts[run])
+                for key in ("wall_seconds", "steps")
+                if any(key in facts[run] for run in runs)
+            },
+        }
+        for values, runs in sweep.combinations
+    ]
+    return sorted(lines, key=lambda line: line["rate"].mean if line["rate"] else math.inf)
 
 
 def _interval(row: Mapping[Hashable, Any], rate: ErrorRate) -> tuple[float, float] | None:
@@ -213,23 +259,33 @@ def render_page(
     facts: Mapping[str, Mapping[str, Any]],
     rows: Sequence[Row],
     comparisons: Mapping[str, Sequence[Sequence[str]]],
+    pairs: Sequence[RunPairs] = (),
 ) -> str:
     """Return the HTML page.
 
     Args:
         settings: The runs and sets, in order.
-        facts: By run: `parameters`, `step`, and `averaged`, the steps of a selected mean of checkpoints; for trained
-            runs also `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps` and
-            `epochs`.
+        facts: By run: `parameters`, `step`, `averaged`, the steps of a selected mean of checkpoints, and for sweeps over
+            models `selected_by`, the value that the checkpoint was selected by, and `selection`; for trained runs also
+            `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps` and `epochs`.
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
+        pairs: The paired tests of `compare_runs`.
     """
     environment = page_environment()
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f}"
     environment.filters["duration"] = _format_duration
+    environment.filters["points"] = lambda value: f"{100 * value:+.2f}".replace("-", "−")
     environment.filters["size"] = lambda value: "unknown" if value is None else _format_size(value)
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        settings=settings, facts=facts, rows=rows, comparisons=comparisons, style=STYLE
+        settings=settings,
+        facts=facts,
+        rows=rows,
+        comparisons=comparisons,
+        pairs=pairs,
+        sweep_spreads=sweep_spreads,
+        compare_models=compare_models,
+        style=STYLE,
     )
 
 
@@ -254,12 +310,22 @@ def _training_facts(training: dict[str, Any], counts: dict[str, Any]) -> dict[st
     }
 
 
+def _value(scores: pd.DataFrame, selection: Mapping[str, Any]) -> float | None:
+    """Return the value that a checkpoint was selected by, or would be: a fraction, or a loss."""
+    wanted = (scores["set"] == selection.get("set")) & (scores["decoder"] == selection.get("decoder"))
+    values = scores[wanted]
+    return None if values.empty else _or_none(values.iloc[0][selection["metric"]])
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=RunsTableSettings.model_validate_json, required=True)
     parser.add_argument("--summaries", type=Path, nargs="+", required=True, help="the scores of each run, in order")
     parser.add_argument("--selections", type=Path, nargs="+", required=True, help="the selected step of each run")
+    parser.add_argument(
+        "--hypotheses", type=Path, nargs="*", default=[], help="of the selected checkpoints, below the runs' folders"
+    )
     parser.add_argument("--trainings", type=Path, nargs="*", required=True, help="of each run that trains, in order")
     parser.add_argument("--counts", type=Path, nargs="*", required=True, help="the counts of these runs' clips")
     parser.add_argument("--models", type=Path, nargs="*", required=True, help="the folder of each other run's model")
@@ -268,25 +334,29 @@ def main() -> None:
     settings: RunsTableSettings = args.settings
     trained = zip(args.trainings, args.counts, strict=True)
     models = iter(args.models)
-    facts, scores, comparisons = {}, {}, {}
+    facts, scores, comparisons, hypotheses = {}, {}, {}, {}
     for run, summary, selection in zip(settings.runs, args.summaries, args.selections, strict=True):
-        selected_checkpoint = read_json(selection)
+        decided = read_json(selection)
         if run.trained_on:
             run_facts = _training_facts(*map(read_json, next(trained)))
         else:
             model = next(models)
             check_folder(model)
             run_facts = {"parameters": count_parameters(model)}
-        facts[run.name] = run_facts | {
-            "step": selected_checkpoint["step"],
-            "averaged": selected_mean(selected_checkpoint),
-        }
         all_steps = read_table(summary).to_pandas()
-        selected = selected_rows(all_steps, selected_checkpoint)
+        selected = selected_rows(all_steps, decided)
+        facts[run.name] = run_facts | {
+            "step": decided["step"],
+            "averaged": selected_mean(decided),
+            "selection": decided,
+            "selected_by": _value(selected, decided),
+        }
+        hypotheses[run.name] = selected_hypotheses(decided, selection.parent, args.hypotheses)
         scores[run.name] = selected_scores(selected)
         if run.reference_card is not None:
             comparisons[run.name] = comparison_table(run.reference_card, selected, settings.set_title)
-    write_text(render_page(settings, facts, build_rows(settings, scores), comparisons), args.page)
+    pairs = compare_runs(hypotheses, {run.name: run.metric for run in settings.runs})
+    write_text(render_page(settings, facts, build_rows(settings, scores), comparisons, pairs), args.page)
 
 
 if __name__ == "__main__":

@@ -175,12 +175,15 @@ def _shorten(line: str) -> str:
 
 
 def _check_run(model: Path, found: Evidence) -> list[str]:
-    """Compare the scores with the `metrics.json` files of the run, as far as the folder is still part of it."""
+    """Compare the scores with the `metrics.json` files of the run and of other seeds, if the folder is part of them."""
     lines = []
-    for row in found.summary.to_dict("records"):
+    others = [
+        (model.parent.parent / run, row) for run, scores in found.seeds.items() for row in scores.to_dict("records")
+    ]
+    for run, row in [*((model.parent, each) for each in found.summary.to_dict("records")), *others]:
         averaged = row.get("averaged", "")
         for step in (AVERAGE if averaged else row["step"], SELECTED):
-            path = model.parent / "evaluation" / str(step) / row["set"] / row["decoder"] / "metrics.json"
+            path = run / "evaluation" / str(step) / row["set"] / row["decoder"] / "metrics.json"
             if not path.is_file():
                 continue
             (metrics,) = summarise([path]).to_dict("records")

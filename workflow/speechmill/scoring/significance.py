@@ -59,3 +59,17 @@ def paired_difference(
         math.erfc(abs(difference) / least_error / math.sqrt(2)),
     )
     return PairedDifference(difference, (difference - margin, difference + margin), p_value)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number, so that the chance of any false difference is at most the level.
+
+    The i-th smallest of m is multiplied by m - i + 1, and is at least the corrected one before it, at most 1.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
+    """
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected

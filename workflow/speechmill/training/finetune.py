@@ -348,7 +348,7 @@ def record(
         "lr_scheduler_type": finetune.schedule,
         "lr_scheduler_warmup_steps": finetune.warmup_steps,
         "max_grad_norm": finetune.max_grad_norm,
-        "num_epochs": settings.plan.epochs,
+        "num_epochs": round(plan["epochs"], 4),
         "training_steps": plan["total_steps"],
         "precision": finetune.precision,
     }

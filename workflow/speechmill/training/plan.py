@@ -94,6 +94,10 @@ def make_plan(
         _check_mix(run, table.mix, plan)
     stats = batch_stats(table, plan)
     batches_per_step = plan.gradient_accumulation * settings.gpus
+    epochs: int | float = plan.epochs
+    if plan.max_steps is not None and plan.max_steps * batches_per_step < stats.batches:
+        planned, stats = stats, batch_stats(table, plan, plan.max_steps * batches_per_step)
+        epochs *= stats.batches / planned.batches
     steps = math.ceil(stats.batches / batches_per_step)
     saved = [*range(plan.save_steps, steps, plan.save_steps), steps]
     cost = training_cost(
@@ -122,18 +126,18 @@ def make_plan(
         "excluded": counts["excluded"],
         "machine_transcripts": [format_machine_transcripts(each) for each in machine_transcripts(counts, statuses)],
         "marks_dropped": counts["marks_dropped"],
-        "epochs": plan.epochs,
+        "epochs": epochs,
         "mixing": settings.mixing
         and table.mix
         and {"by": settings.mixing.by, "groups": contributions(table, table.mix)},
-        "hours_per_epoch": stats.samples / SAMPLE_RATE / 3600 / plan.epochs,
+        "hours_per_epoch": stats.samples / SAMPLE_RATE / 3600 / epochs,
         "batches": stats.batches,
         "gradient_accumulation": plan.gradient_accumulation,
         "gpus": settings.gpus,
         "clips_per_batch": stats.clips / stats.batches,
         "seconds_per_batch": stats.samples / SAMPLE_RATE / stats.batches,
         "equivalent_batch": _equivalent_batch(table, plan, stats, batches_per_step),
-        "steps_per_epoch": steps / plan.epochs,
+        "steps_per_epoch": steps / epochs,
         "total_steps": steps,
         "checkpoints": saved,
         "explanations": []
@@ -319,8 +323,8 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             f"  batches      {plan['clips_per_batch']:.1f} clips, {plan['seconds_per_batch']:.1f} s, on average; with"
             f" padding, which is {plan['padding_share']:.1%}, at most {plan['largest_batch_seconds']:.1f} s",
             f"  equivalent   {_format_equivalent_batch(plan)}",
-            f"  steps        {plan['total_steps']:,}: {plan['epochs']} epochs of {plan['steps_per_epoch']:,.1f} steps,"
-            f" {plan['gradient_accumulation']} batches per step{per_gpu}",
+            f"  steps        {plan['total_steps']:,}: {plan['epochs']:.4g} epochs of {plan['steps_per_epoch']:,.1f}"
+            f" steps, {plan['gradient_accumulation']} batches per step{per_gpu}",
             *(f"  compare      {sentence}" for sentence in plan["explanations"]),
             f"  checkpoints  {len(plan['checkpoints'])}, at steps {', '.join(map(str, plan['checkpoints']))}",
             f"  model        {plan['parameters'] / 1e6:,.1f} M parameters, on {plan['device']}",
