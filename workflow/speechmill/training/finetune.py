@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -73,6 +73,8 @@ class FinetuneSettings(BaseModel):
     plan: PlanConfig
     mixing: MixingSettings | None = None
     model: ModelConfig
+    vocab: Literal["characters", "keep"] = "characters"
+    """Whether the model keeps the head of its base."""
     finetune: FinetuneConfig
     augment: AugmentConfig
     checkpoints: CheckpointConfig
@@ -138,8 +140,10 @@ def check_frames(model: PreTrainedModel, clips: pa.Table, collator: Collator, ru
 
 def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrainedModel:
     """Return the model at step 0, set up for training; new weights are drawn from torch's random state."""
-    vocab = inputs.processor.tokenizer.get_vocab()
-    config = model_config(settings.model.init, inputs.base, settings.model.config, len(vocab))
+    model_settings, tokenizer = settings.model, inputs.processor.tokenizer
+    vocab = None if settings.vocab == "keep" else tokenizer.get_vocab()
+    size = None if vocab is None else len(vocab)
+    config = model_config(model_settings.init, inputs.base, model_settings.config, size, tokenizer.pad_token_id)
     model = new_model(config, inputs.base, vocab)
     freeze_parameters(model, settings.finetune, inputs.base is not None)
     mask = getattr(model.base_model, "masked_spec_embed", None)
