@@ -41,6 +41,7 @@ def changed(**sections: Any) -> dict[str, str]:
         ({"gpus": 2}, {"plan", "finetune"}),
         ({"checkpoints": {"best": 2}}, {"plan", "finetune", "finetune_runtime"}),
         ({"gpu_memory_gib": 24}, {"plan"}),
+        ({"vocab": {"sentencepiece": {"size": 50}}}, set()),
         ({"finetune": {"workers": 3}}, {"finetune_runtime"}),
         ({"finetune": {"logging_steps": 3}}, {"finetune_runtime"}),
         ({"finetune": {"resume_minutes": 3}}, {"finetune_runtime"}),
@@ -53,6 +54,19 @@ def changed(**sections: Any) -> dict[str, str]:
 def test_setting_reaches_the_stages_that_read_it(change: dict[str, Any], stages: set[str]) -> None:
     before, after = changed(), changed(**change)
     assert {stage for stage in before if before[stage] != after[stage]} == stages
+
+
+def test_only_a_kept_vocabulary_is_a_setting_of_training() -> None:
+    model = {"base": "./base", "init": None}
+    before, after = changed(model=model), changed(model=model, vocab="keep")
+    assert {stage for stage in before if before[stage] != after[stage]} == {"plan", "finetune"}
+    # The settings of other runs are those of earlier releases: these would train again otherwise.
+    for stage in ("plan", "finetune"):
+        assert "vocab" not in json.loads(before[stage])
+        assert json.loads(after[stage]) == json.loads(before[stage]) | {"vocab": "keep"}
+    assert stage_settings.vocab(load(DEMO), "demo_ru") == json.dumps(
+        {"clusters": [], "init": DEMO["runs"]["demo_ru"]["model"]["init"]}, sort_keys=True
+    )
 
 
 def test_dev_scoring_counts_where_the_best_are_kept() -> None:

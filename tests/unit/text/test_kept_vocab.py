@@ -10,7 +10,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
-    AutoProcessor,
     ParakeetFeatureExtractor,
     ParakeetProcessor,
     ParakeetTokenizer,
@@ -19,7 +18,6 @@ from transformers import (
 )
 
 from material import ARCHITECTURES, as_json, recording, store
-from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
 from speechmill.core.schemas import CLIPS, SAMPLE_RATE
 from speechmill.core.tables import write_table
@@ -50,7 +48,7 @@ def subword_tokenizer(pieces: list[str] = SUBWORDS) -> Any:
 
 def make_base(name: str, tokenizer: Any, folder: Path) -> Path:
     init, size = ARCHITECTURES[name], len(tokenizer.get_vocab())
-    torch.manual_seed(1)
+    torch.manual_seed(2)
     model = new_model(model_config(init, None, {}, size, tokenizer.pad_token_id), None, {})
     torch.nn.init.normal_(getattr(model, head_name(model)).weight)
     model.save_pretrained(folder)
@@ -115,3 +113,30 @@ def test_unwritten_characters_are_counted(
         "ж": {"count": 2, "example": "a ж"}, "?": {"count": 1, "example": "жab?"},
     }  # fmt: skip
     assert "cannot write 3 of 42 characters" in capsys.readouterr().err
+
+
+def test_text_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("wav2vec2", letters_tokenizer(tmp_path), tmp_path / "base")
+    with pytest.raises(SpeechmillError, match=r"cannot write 5 of 7 characters .* \"д\" \(2\) as in 'да д'"):
+        keep(base, tmp_path, ["да д", "ещab"], monkeypatch)
+
+
+def test_base_without_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("wav2vec2", letters_tokenizer(tmp_path), tmp_path / "base")
+    (base / "vocab.json").unlink()
+    with pytest.raises(SpeechmillError, match="the base has no tokenizer, neither vocab.json nor tokenizer.json"):
+        keep(base, tmp_path, ["ab"], monkeypatch)
+
+
+def test_base_without_head_is_refused(tmp_path: Path) -> None:
+    base = make_base("wav2vec2", letters_tokenizer(tmp_path), tmp_path / "base")
+    model, _ = load_checkpoint(base)
+    model.base_model.save_pretrained(base)
+    with pytest.raises(SpeechmillError, match="only pre-trained, it has no head"):
+        new_model(model_config(None, base, {}, None, 7), base, None)
+
+
+def test_language_model_for_kept_subwords_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = make_base("wav2vec2", subword_tokenizer(), tmp_path / "base")
+    with pytest.raises(SpeechmillError, match=r"remove `lm` from evaluation\.decoders"):
+        keep(base, tmp_path, ["ab"], monkeypatch, lm=True)

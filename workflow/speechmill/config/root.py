@@ -215,8 +215,8 @@ class Run(Section):
     def _vocabulary_fits(self) -> "Run":
         if self.vocab == "keep" and not self.model.has_base:
             raise ValueError(
-                "`vocab: keep` keeps the vocabulary of a base: give `model.base` or `model.run` instead of `model.init`,"
-                " or remove `vocab`"
+                "`vocab: keep` keeps the vocabulary of a base: give `model.base` or `model.run` instead of"
+                " `model.init`, or remove `vocab`"
             )
         if self.vocab != "characters" and self.text.clusters:
             raise ValueError(

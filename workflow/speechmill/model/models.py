@@ -53,6 +53,10 @@ _INPUT_KEYS = ("input_values", "input_features", "attention_mask")
 _MEL_HOP, _MEL_WINDOW = 160, 400
 # The feature extractor of w2v-BERT stacks two mel spectra in one frame.
 _MEL_STRIDE = 2
+_NO_HEAD = (
+    "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or choose"
+    " a base that was fine-tuned"
+)
 # The largest change of a logit, as a share of the largest logit, that can come from rounding in fp32.
 _ROUNDING = 1e-3
 
@@ -73,7 +77,8 @@ def model_config(
         blank: The id of the CTC blank.
 
     Raises:
-        SpeechmillError: The architecture is not one of `ARCHITECTURES`, or a setting is unknown or invalid.
+        SpeechmillError: The architecture is not one of `ARCHITECTURES`, a setting is unknown or invalid, or the base
+            has no vocabulary that could be kept.
     """
     given = changes if base is not None else {key: value for key, value in (init or {}).items() if key != "model_type"}
     try:
@@ -88,6 +93,8 @@ def model_config(
         raise SpeechmillError(
             f"model: the architecture {config.model_type} is not supported; choose one of {', '.join(ARCHITECTURES)}"
         )
+    if vocab is None and not config.vocab_size:
+        raise SpeechmillError(_NO_HEAD)
     unknown = _unknown_keys(config, given)
     if unknown:
         raise SpeechmillError(f"model: {config.model_type} has no setting {', '.join(unknown)}")
@@ -167,10 +174,7 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     has_head = f"{name}.weight" not in loading["missing_keys"]
     if vocab is None:
         if not has_head:
-            raise SpeechmillError(
-                "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove"
-                " `vocab`, or choose a base that was fine-tuned"
-            )
+            raise SpeechmillError(_NO_HEAD)
         print(f"head of the base kept, with {model.config.vocab_size} outputs", file=sys.stderr)
         return model  # type: ignore[no-any-return]
     characters = set(vocab) - {PAD, UNKNOWN, SPACE}

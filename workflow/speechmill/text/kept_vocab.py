@@ -32,8 +32,8 @@ def kept_tokenizer(base: Path) -> Any:
     """
     if not any((base / name).is_file() for name in ("vocab.json", "tokenizer.json")):
         raise SpeechmillError(
-            "vocab: keep: the base has no tokenizer, neither vocab.json nor tokenizer.json; remove `vocab`, choose a base"
-            " that was fine-tuned, or name its language in `model.target_lang` if it holds several"
+            "vocab: keep: the base has no tokenizer, neither vocab.json nor tokenizer.json; remove `vocab`, choose a"
+            " base that was fine-tuned, or name its language in `model.target_lang` if it holds several"
         )
     tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
@@ -78,13 +78,14 @@ def check_unwritten(unwritten: Mapping[str, Unwritten], characters: Mapping[str,
     total = sum(count for character, count in characters.items() if not character.isspace())
     count = sum(each.count for each in unwritten.values())
     listed = "; ".join(
-        f"{json.dumps(character, ensure_ascii=False)} {each.count:,} times, as in {each.example!r}"
+        f"{json.dumps(character, ensure_ascii=False)} ({each.count:,}) as in {each.example!r}"
         for character, each in list(unwritten.items())[:_LISTED]
     )
+    more = "; …" if len(unwritten) > _LISTED else ""
     message = (
         f"vocab: keep: the vocabulary of the base cannot write {count:,} of {total:,} characters of the training text,"
-        f" {count / total:.1%}: {listed}{'; …' if len(unwritten) > _LISTED else ''}; change the run's `text` rules, such"
-        " as `case` and `replace`, to fit the vocabulary"
+        f" {count / total:.1%}: {listed}{more}; change the run's `text` rules, such as `case` and `replace`, to fit"
+        " the vocabulary"
     )
     if count > _MAX_UNWRITTEN * total:
         raise SpeechmillError(f"{message}, or remove `vocab`")

@@ -2,8 +2,8 @@
 
 The space is a token of its own, as in vocabularies of characters, and no subword contains it. So beam search with a
 language model, forced alignment and the tokenizer of transformers, Wav2Vec2CTCTokenizer, work as with characters. They
-all write a text with the longest subword at each position, from left to right, whatever `model_type` found the subwords;
-every single character of the training text is a token too.
+all write a text with the longest subword at each position, from left to right, whichever `model_type` found the
+subwords. Every single character of the training text is a token too.
 """
 
 import io
@@ -12,10 +12,7 @@ from collections.abc import Iterable
 
 from speechmill.config.vocab import SentencePieceConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.text.tokens import PAD, SPACE, UNKNOWN
-
-# What sentencepiece replaces the space by.
-_SPACE = "\u2581"
+from speechmill.text.tokens import PAD, SPACE, UNKNOWN, WORD_START
 
 
 def subword_vocabulary(texts: Iterable[str], settings: SentencePieceConfig) -> dict[str, int]:
@@ -32,7 +29,7 @@ def subword_vocabulary(texts: Iterable[str], settings: SentencePieceConfig) -> d
     try:
         sentencepiece.SentencePieceTrainer.train(
             # sentencepiece reads a space and this character as the same.
-            sentence_iterator=(text.replace(_SPACE, " ") for text in texts),
+            sentence_iterator=(text.replace(WORD_START, " ") for text in texts),
             model_writer=model,
             vocab_size=settings.size,
             model_type=settings.model_type,
@@ -49,14 +46,14 @@ def subword_vocabulary(texts: Iterable[str], settings: SentencePieceConfig) -> d
             pad_piece=PAD,
             unk_piece=UNKNOWN,
             # A symbol of its own is part of no other.
-            user_defined_symbols=[_SPACE],
+            user_defined_symbols=[WORD_START],
             minloglevel=2,
         )
     except RuntimeError as error:
         raise _size_error(str(error), settings.size) from error
     found = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [found.id_to_piece(i) for i in range(len(found))]
-    return {SPACE if piece == _SPACE else piece: i for i, piece in enumerate(pieces)}
+    return {SPACE if piece == WORD_START else piece: i for i, piece in enumerate(pieces)}
 
 
 def _size_error(message: str, size: int) -> SpeechmillError:

@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -35,6 +36,7 @@ from speechmill.model.devices import acquire_devices, device_name
 from speechmill.model.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
+from speechmill.text.normaliser import ctc_frames
 from speechmill.training.augment import Augmenter, DeviceFeatures, audio_files
 from speechmill.training.checkpoint_callback import CheckpointCallback, kept_steps
 from speechmill.training.dev_evaluator import DevEvaluator, spread_over_lengths
@@ -120,21 +122,29 @@ def check_frames(model: PreTrainedModel, clips: pa.Table, collator: Collator, ru
         SpeechmillError: A clip has fewer frames than CTC needs.
     """
     short: list[str] = []
+    seconds_per_character = 0.0
     for rows in clips.select(["id", "text", "num_samples"]).to_batches(_ROWS):
         num_samples = (torch.from_numpy(rows["num_samples"].to_numpy().copy()) * shortest).long()
         frames = output_frames(model, num_samples).tolist()
-        for name, available, ids in zip(
-            rows["id"].to_pylist(), frames, collator.labels(rows["text"].to_pylist()), strict=True
+        texts = rows["text"].to_pylist()
+        for name, text, samples, available, ids in zip(
+            rows["id"].to_pylist(), texts, rows["num_samples"].to_pylist(), frames, collator.labels(texts), strict=True
         ):
-            if available < len(ids) + sum(a == b for a, b in itertools.pairwise(ids)):
+            if available < ctc_frames(ids):
                 short.append(name)
+                if len(ids) < len(text):
+                    # The filter of clips counts characters, and subwords are fewer.
+                    seconds = samples / SAMPLE_RATE / (ctc_frames(text) + 1)
+                    seconds_per_character = max(seconds_per_character, seconds)
     if short:
         frames_per_second = int(output_frames(model, torch.tensor([1000 * SAMPLE_RATE]))[0]) / 1000
         speed = "" if shortest == 1 else f", or lower the highest factor in runs.{run}.augment.speed"
+        limit = f"{1 / frames_per_second:.3f}, the frame duration of the model"
+        if seconds_per_character:
+            limit = f"{math.ceil(seconds_per_character * 1000 + 0.1) / 1000:.3f}, which excludes them"
         raise SpeechmillError(
             f"{len(short)} training clips are too short for their text at the frame rate of this model, the first is"
-            f" {short[0]}; set runs.{run}.clips.frame_seconds to {1 / frames_per_second:.3f}, the frame duration of the"
-            f" model{speed}"
+            f" {short[0]}; set runs.{run}.clips.frame_seconds to {limit}{speed}"
         )
 
 
