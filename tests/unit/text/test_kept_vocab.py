@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from material import ARCHITECTURES, as_json, recording, store
+from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
 from speechmill.core.schemas import CLIPS, SAMPLE_RATE
 from speechmill.core.tables import write_table
@@ -110,7 +111,7 @@ def test_unwritten_characters_are_counted(
     base = make_base("wav2vec2", letters_tokenizer(tmp_path), tmp_path / "base")
     keep(base, tmp_path, ["ab cd" * 9, "a ж", "жab?"], monkeypatch)
     assert read_json(tmp_path / "characters.json")["unwritten"] == {
-        "ж": {"count": 2, "example": "a ж"}, "?": {"count": 1, "example": "жab?"},
+        "ж": {"times": 2, "example": "a ж"}, "?": {"times": 1, "example": "жab?"},
     }  # fmt: skip
     assert "cannot write 3 of 42 characters" in capsys.readouterr().err
 
@@ -124,7 +125,7 @@ def test_text_that_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_base_without_tokenizer_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     base = make_base("wav2vec2", letters_tokenizer(tmp_path), tmp_path / "base")
     (base / "vocab.json").unlink()
-    with pytest.raises(SpeechmillError, match="the base has no tokenizer, neither vocab.json nor tokenizer.json"):
+    with pytest.raises(SpeechmillError, match="vocab: keep: the base has no tokenizer"):
         keep(base, tmp_path, ["ab"], monkeypatch)
 
 

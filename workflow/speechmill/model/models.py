@@ -54,8 +54,8 @@ _MEL_HOP, _MEL_WINDOW = 160, 400
 # The feature extractor of w2v-BERT stacks two mel spectra in one frame.
 _MEL_STRIDE = 2
 _NO_HEAD = (
-    "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or choose"
-    " a base that was fine-tuned"
+    "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or"
+    " choose a base that was fine-tuned"
 )
 # The largest change of a logit, as a share of the largest logit, that can come from rounding in fp32.
 _ROUNDING = 1e-3

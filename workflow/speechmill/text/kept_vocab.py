@@ -19,7 +19,7 @@ _LISTED = 20
 class Unwritten(NamedTuple):
     """A character that a vocabulary cannot write."""
 
-    count: int
+    times: int
     example: str
     """A text with the character."""
 
@@ -76,9 +76,9 @@ def check_unwritten(unwritten: Mapping[str, Unwritten], characters: Mapping[str,
     if not unwritten:
         return
     total = sum(count for character, count in characters.items() if not character.isspace())
-    count = sum(each.count for each in unwritten.values())
+    count = sum(each.times for each in unwritten.values())
     listed = "; ".join(
-        f"{json.dumps(character, ensure_ascii=False)} ({each.count:,}) as in {each.example!r}"
+        f"{json.dumps(character, ensure_ascii=False)} ({each.times:,}) as in {each.example!r}"
         for character, each in list(unwritten.items())[:_LISTED]
     )
     more = "; …" if len(unwritten) > _LISTED else ""
