@@ -101,7 +101,7 @@ def test_mixing_knows_the_group_of_each_dataset(by: str, groups: dict[str, str])
 
 
 def test_plan_reads_all_its_settings() -> None:
-    made = changed(mixing={"temperature": 2})["plan"]
+    made = changed(mixing={"temperature": 2}, model={"base": "./base", "init": None}, vocab="keep")["plan"]
     assert PlanSettings.model_validate_json(made).model_dump(mode="json").keys() == json.loads(made).keys()
 
 

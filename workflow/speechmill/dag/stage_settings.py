@@ -393,7 +393,7 @@ def card(config: Config, run: str) -> str:
             "base_model": _hub_base(config, run),
             "train": section.train,
             "text": section.text.model_dump(),
-            **(section.model_dump(include={"vocab"}) if section.vocab != "characters" else {}),
+            **section.model_dump(include={"vocab"}),
             "select": _selection(section),
             "metric": section.error_rate,
             "datasets": datasets,
