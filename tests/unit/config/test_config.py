@@ -601,3 +601,19 @@ def test_base_run_must_train_a_model() -> None:
     raw["runs"]["demo"]["model"] = {"run": "existing"}
     with pytest.raises(SpeechmillError, match=r"runs\.demo\.model\.run: the run existing trains no model"):
         load(raw)
+
+
+def test_vocabulary_is_kept_only_of_a_base() -> None:
+    assert "`vocab: keep` keeps the vocabulary of a base: give `model.base`" in error("runs.demo.vocab", "keep")
+
+
+@pytest.mark.parametrize("size", [3, -1, "many"])
+def test_size_of_a_vocabulary_is_checked(size: Any) -> None:
+    assert "vocab" in error("runs.demo.vocab", {"sentencepiece": {"size": size}})
+
+
+def test_clusters_need_a_vocabulary_of_characters() -> None:
+    raw = changed("runs.demo.vocab", {"sentencepiece": {"size": 50}})
+    raw["runs"]["demo"]["text"] = {"clusters": ["ch"]}
+    with pytest.raises(SpeechmillError, match=r"`text.clusters` adds tokens to a vocabulary of characters"):
+        load(raw)

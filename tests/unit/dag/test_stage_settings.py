@@ -47,6 +47,7 @@ def changed(**sections: Any) -> dict[str, str]:
         ({"gpus": 2}, {"plan", "finetune"}),
         ({"checkpoints": {"best": 2}}, {"plan", "finetune", "finetune_runtime"}),
         ({"gpu_memory_gib": 24}, {"plan"}),
+        ({"vocab": {"sentencepiece": {"size": 50}}}, set()),
         ({"finetune": {"workers": 3}}, {"finetune_runtime"}),
         ({"finetune": {"logging_steps": 3}}, {"finetune_runtime"}),
         ({"finetune": {"resume_minutes": 3}}, {"finetune_runtime"}),
@@ -85,6 +86,19 @@ def test_settings_of_training_stay_as_they_were() -> None:
         stage_settings.plan: "fb0ca6a4bbf02743858d23d7926b196c9f39c3b8ee8cc79d669dcf37f279e0f9",
         stage_settings.finetune: "438f019ac40270979fb886d9165f675c12b161d9d04563bea6d508b2cc212b7f",
     }
+
+
+def test_only_a_kept_vocabulary_is_a_setting_of_training() -> None:
+    model = {"base": "./base", "init": None}
+    before, after = changed(model=model), changed(model=model, vocab="keep")
+    assert {stage for stage in before if before[stage] != after[stage]} == {"plan", "finetune"}
+    # The settings of other runs are those of earlier releases: these would train again otherwise.
+    for stage in ("plan", "finetune"):
+        assert "vocab" not in json.loads(before[stage])
+        assert json.loads(after[stage]) == json.loads(before[stage]) | {"vocab": "keep"}
+    assert stage_settings.vocab(load(DEMO), "demo_ru") == json.dumps(
+        {"clusters": [], "init": DEMO["runs"]["demo_ru"]["model"]["init"]}, sort_keys=True
+    )
 
 
 def test_dev_scoring_counts_where_the_best_are_kept() -> None:
@@ -131,7 +145,7 @@ def test_mixing_knows_the_group_of_each_dataset(by: str, groups: dict[str, str])
 
 
 def test_plan_reads_all_its_settings() -> None:
-    made = changed(mixing={"temperature": 2})["plan"]
+    made = changed(mixing={"temperature": 2}, model={"base": "./base", "init": None}, vocab="keep")["plan"]
     assert PlanSettings.model_validate_json(made).model_dump(mode="json").keys() == json.loads(made).keys()
 
 

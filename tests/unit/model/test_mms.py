@@ -99,6 +99,18 @@ def test_fine_tuning_starts_from_the_language(base: Path) -> None:
     torch.testing.assert_close(model.lm_head.weight[vocab["ğ"]], adapter_of(base, "tur")["lm_head.weight"][row])
 
 
+def test_kept_vocabulary_is_that_of_the_language(base: Path, tmp_path: Path) -> None:
+    folder = stored(base, "tur")
+    expected, _ = load_checkpoint(folder)
+    model = new_model(model_config(None, folder, {}, None), folder, None)
+    model.save_pretrained(tmp_path / "checkpoint")
+    exported = AutoModelForCTC.from_pretrained(tmp_path / "checkpoint").eval()
+    with torch.inference_mode():
+        torch.testing.assert_close(model.eval()(SAMPLES).logits, expected(SAMPLES).logits)
+        torch.testing.assert_close(exported(SAMPLES).logits, expected(SAMPLES).logits)
+    assert exported.config.vocab_size == 5 + len(LETTERS["tur"])
+
+
 def test_new_letter_keeps_the_language_s_adapters(base: Path) -> None:
     model, vocab = new(stored(base, "tur"), "çığ â")
     assert has_adapters_of(model, base, "tur")

@@ -46,7 +46,7 @@ def _section(path: str, node: dict[str, Any], document: dict[str, Any], lines: l
             default = "empty"
         types, sections = _types(field, document)
         if sections and not required:
-            default = "defaults below" if field.get("default") is not None else default
+            default = "defaults below" if isinstance(field.get("default"), dict | list) else default
         text = field.get("description", "").replace("|", "\\|")
         lines.append(f"| `{key}` | {' or '.join(types)} | {default} | {text} |")
         prefix = f"{path}.{key}" if path else key

@@ -36,6 +36,7 @@ from speechmill.config.speak import SpeakConfig
 from speechmill.config.sweep import Sweep, check_references, expand
 from speechmill.config.text import TextConfig, with_casing
 from speechmill.config.texts import TextSource
+from speechmill.config.vocab import Vocab
 from speechmill.core.command import SpeechmillError
 
 # Keys that a run with training needs, and keys that a run without training must not have.
@@ -43,6 +44,7 @@ _REQUIRED_FOR_TRAINING = ("train", "dev", "plan", "finetune", "card")
 _ONLY_FOR_TRAINING = (
     *(key for key in _REQUIRED_FOR_TRAINING if key != "dev"),
     *("gpus", "gpu_memory_gib", "clips", "leakage", "mixing", "augment", "checkpoints", "select", "publish"),
+    "vocab",
 )
 
 # Former names of keys.
@@ -99,6 +101,11 @@ class Run(Section):
         " through all clips",
     )
     model: ModelConfig = Field(description="weights that training starts from")
+    vocab: Vocab = Field(
+        "characters",
+        description="tokens of the model: `characters` of the training text; `keep`, those of a base that was"
+        " fine-tuned, with its tokenizer and its head; or `sentencepiece`, subwords of the training text",
+    )
     plan: PlanConfig | None = Field(None, description="length of training and batch size; required for training")
     finetune: FinetuneConfig | None = Field(None, description="optimiser and precision; required for training")
     augment: AugmentConfig = Field(
@@ -216,6 +223,19 @@ class Run(Section):
     def _optimizer_runs_on_the_device(self) -> "Run":
         if self.finetune is not None and self.finetune.optimizer == "adamw_8bit" and self.device == "cpu":
             raise ValueError("`finetune.optimizer: adamw_8bit` needs a CUDA GPU: remove it, or `device: cpu`")
+        return self
+
+    @model_validator(mode="after")
+    def _vocabulary_fits(self) -> "Run":
+        if self.vocab == "keep" and not self.model.has_base:
+            raise ValueError(
+                "`vocab: keep` keeps the vocabulary of a base: give `model.base` or `model.run` instead of"
+                " `model.init`, or remove `vocab`"
+            )
+        if self.vocab != "characters" and self.text.clusters:
+            raise ValueError(
+                "`text.clusters` adds tokens to a vocabulary of characters: remove it, or set `vocab: characters`"
+            )
         return self
 
     @model_validator(mode="after")

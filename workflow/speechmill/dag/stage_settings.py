@@ -189,9 +189,15 @@ def clips_train(config: Config, run: str) -> str:
 
 
 def vocab(config: Config, run: str) -> str:
-    """Return the clusters, and the configuration of a model with random weights, which the extractor has to fit."""
+    """Return the clusters, and the configuration of a model with random weights, which the extractor has to fit.
+
+    A vocabulary other than of characters is listed with whether a language model is made for it.
+    """
     section = config.runs[run]
-    return _json({"init": section.model.init, "clusters": output_clusters(section.text)})
+    settings: dict[str, Any] = {"init": section.model.init, "clusters": output_clusters(section.text)}
+    if section.vocab != "characters":
+        settings |= section.model_dump(include={"vocab"}) | {"lm": uses_lm(section)}
+    return _json(settings)
 
 
 def plan(config: Config, run: str) -> str:
@@ -209,6 +215,7 @@ def plan(config: Config, run: str) -> str:
             "best": section.checkpoints.best,
             **section.model_dump(include={"augment"}),
             "log_probs": uses_lm(section),
+            **_kept_vocab(section),
         }
     )
 
@@ -221,6 +228,7 @@ def finetune(config: Config, run: str) -> str:
         | section.model_dump(include={"finetune": set(FinetuneConfig.model_fields) - _RUNTIME, "checkpoints": {"best"}})
         | {"model": _model(section)}
         | _mixing(config, section)
+        | _kept_vocab(section)
         | (_dev_evaluation(section) if section.checkpoints.best else {})
     )
 
@@ -394,6 +402,7 @@ def card(config: Config, run: str) -> str:
             "base_model": _hub_base(config, run),
             "train": section.train,
             "text": section.text.model_dump(),
+            **section.model_dump(include={"vocab"}),
             "select": _selection(section),
             "metric": section.error_rate,
             "datasets": datasets,
@@ -457,6 +466,14 @@ def _sweep(config: Config, run: str) -> dict[str, Any]:
     if sweep is None:
         return {}
     return {"sweep": {"name": sweep.name, "values": sweep.description(run), "other_seeds": sweep.other_seeds(run)}}
+
+
+def _kept_vocab(section: Run) -> dict[str, Any]:
+    """Return `vocab` where it decides on the head, or nothing, so that other runs do not train again.
+
+    Any other vocabulary reaches training as a file.
+    """
+    return {"vocab": "keep"} if section.vocab == "keep" else {}
 
 
 def _language_model(config: Config, run: str) -> LmConfig:

@@ -21,7 +21,7 @@ from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.protocols import apply_protocol
 from speechmill.text.lexicon import check_lm
 from speechmill.text.normaliser import compose
-from speechmill.text.tokens import unit_pattern
+from speechmill.text.tokens import WORD_START, unit_pattern
 
 
 class EvaluateSettings(BaseModel):
@@ -151,6 +151,9 @@ def main() -> None:
         clips, hypotheses, outputs["loss"], args.settings.text, args.protocols, metadata["special_tokens"]
     )
     known = set(metadata["vocabulary"]) - set(metadata["special_tokens"])
+    if any(token.startswith(WORD_START) for token in known):
+        # Subwords of which the tokenizer spells words in its own way.
+        known = set("".join(known))
     units = unit_pattern(known)
     outside = Counter(c for clip in clips for c in units.findall(clip["text"]) if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)

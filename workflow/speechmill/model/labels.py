@@ -32,7 +32,7 @@ class LabelEncoder:
         """
         tokenizer = self._tokenizer
         if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
-            ids: list[int | None] = tokenizer(text, split_special_tokens=True).input_ids
+            ids: list[int | None] = tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
         else:
             units = self._pattern.findall(text.upper() if tokenizer.do_lower_case else text)
             ids = [self._ids.get(unit, self._unknown) for unit in units]

@@ -39,7 +39,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
-from speechmill.text.tokens import PAD, SPACE, UNKNOWN
+from speechmill.text.tokens import BLANK, PAD, SPACE, UNKNOWN
 
 # Loading takes seconds; its progress bars would only fill the logs.
 transformers_logging.disable_progress_bar()
@@ -53,14 +53,18 @@ _INPUT_KEYS = ("input_values", "input_features", "attention_mask")
 _MEL_HOP, _MEL_WINDOW = 160, 400
 # The feature extractor of w2v-BERT stacks two mel spectra in one frame.
 _MEL_STRIDE = 2
+_NO_HEAD = (
+    "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or"
+    " choose a base that was fine-tuned"
+)
 # The largest change of a logit, as a share of the largest logit, that can come from rounding in fp32.
 _ROUNDING = 1e-3
 
 
 def model_config(
-    init: dict[str, Any] | None, base: Path | None, changes: dict[str, Any], vocab: int
+    init: dict[str, Any] | None, base: Path | None, changes: dict[str, Any], vocab: int | None, blank: int = BLANK
 ) -> PreTrainedConfig:
-    """Return the configuration of a model whose head has `vocab` outputs and whose blank has id 0.
+    """Return the configuration of a model whose head has `vocab` outputs.
 
     Layerdrop is 0 unless `init` or `changes` set it: it is useful in pre-training, while in fine-tuning each draw
     happens on the CPU and may differ between processes.
@@ -69,10 +73,12 @@ def model_config(
         init: `model_type` and the settings of a model with random weights; ignored if there is a base.
         base: The folder of the base model.
         changes: Settings that replace those of the base.
-        vocab: The size of the vocabulary.
+        vocab: The size of the vocabulary; None for that of the base.
+        blank: The id of the CTC blank.
 
     Raises:
-        SpeechmillError: The architecture is not one of `ARCHITECTURES`, or a setting is unknown or invalid.
+        SpeechmillError: The architecture is not one of `ARCHITECTURES`, a setting is unknown or invalid, or the base
+            has no vocabulary that could be kept.
     """
     given = changes if base is not None else {key: value for key, value in (init or {}).items() if key != "model_type"}
     try:
@@ -87,6 +93,8 @@ def model_config(
         raise SpeechmillError(
             f"model: the architecture {config.model_type} is not supported; choose one of {', '.join(ARCHITECTURES)}"
         )
+    if vocab is None and not config.vocab_size:
+        raise SpeechmillError(_NO_HEAD)
     unknown = _unknown_keys(config, given)
     if unknown:
         raise SpeechmillError(f"model: {config.model_type} has no setting {', '.join(unknown)}")
@@ -101,7 +109,9 @@ def model_config(
     given_encoder = given if encoder_config(config) is config else given.get("encoder_config", {})
     if "layerdrop" not in given_encoder:
         encoder_config(config).layerdrop = 0.0
-    config.update({"vocab_size": vocab, "pad_token_id": 0, "ctc_loss_reduction": "mean"})
+    config.update({"pad_token_id": blank, "ctc_loss_reduction": "mean"})
+    if vocab is not None:
+        config.vocab_size = vocab
     for token in ("bos_token_id", "eos_token_id"):
         setattr(config, token, None)
     # Whatever precision the base is stored in: the Trainer lowers the precision of the operations that allow it.
@@ -136,7 +146,7 @@ def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return getattr(config, "encoder_config", config)
 
 
-def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]) -> PreTrainedModel:
+def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int] | None) -> PreTrainedModel:
     """Return a CTC model with the weights of `base`, or with random weights from torch's generator without a base.
 
     The head of the base is kept if its vocabulary contains every entry of `vocab`, in any order. Otherwise the head is
@@ -144,24 +154,32 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     of the run's own language, which the base has where `target_lang` names it, are kept. A line on stderr reports which
     of these happened.
 
+    With `vocab` None, the base is returned with its own head.
+
     Raises:
-        SpeechmillError: The weights of the base cannot be read.
+        SpeechmillError: The weights of the base cannot be read, or its own head is wanted and it has none.
     """
     if base is None:
         return AutoModelForCTC.from_config(config)  # type: ignore[no-any-return]
     # Loaded with the size of its own head, whose rows are reordered below. A base that was only pre-trained may have
     # no head.
     stored_config = copy.deepcopy(config)
-    stored_config.vocab_size = AutoConfig.from_pretrained(base, trust_remote_code=False).vocab_size or len(vocab)
+    stored_config.vocab_size = AutoConfig.from_pretrained(base, trust_remote_code=False).vocab_size or len(vocab or [0])
     with _report_corrupt_weights(base):
         model, loading = AutoModelForCTC.from_pretrained(
             base, config=stored_config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
     has_own_adapters = _load_adapter(model, base)
-    name, characters = head_name(model), set(vocab) - {PAD, UNKNOWN, SPACE}
+    name = head_name(model)
+    has_head = f"{name}.weight" not in loading["missing_keys"]
+    if vocab is None:
+        if not has_head:
+            raise SpeechmillError(_NO_HEAD)
+        print(f"head of the base kept, with {model.config.vocab_size} outputs", file=sys.stderr)
+        return model  # type: ignore[no-any-return]
+    characters = set(vocab) - {PAD, UNKNOWN, SPACE}
     old_head = getattr(model, name)
     head = _resized_head(old_head, len(vocab))
-    has_head = f"{name}.weight" not in loading["missing_keys"]
     base_vocab = _base_vocabulary(base, model.config.vocab_size) if has_head else {}
     if set(vocab) <= set(base_vocab):
         rows = torch.tensor([base_vocab[token] for token in sorted(vocab, key=vocab.__getitem__)])

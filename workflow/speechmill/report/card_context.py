@@ -165,6 +165,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "shortened": any(split["clips"] for each in evidence.status for split in each["shortened"].values()),
         "units": settings.text.units + (" and sequences of them" if settings.text.clusters else ""),
         "text_rules": card_lists.text_rules(evidence.counts["train"]),
+        "vocab": settings.vocab if isinstance(settings.vocab, str) else "subwords",
         "characters": [token for token in evidence.vocabulary if token not in (PAD, UNKNOWN, SPACE)],
         "training": evidence.training,
         "training_results": table(

@@ -7,6 +7,7 @@ from speechmill.config.datasets import DrawnSplit
 from speechmill.config.evaluation import ErrorRate, SelectConfig
 from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.text import TextConfig
+from speechmill.config.vocab import Vocab
 from speechmill.core.direction import isolate
 
 
@@ -60,6 +61,8 @@ class CardSettings(BaseModel):
     """The Hub id of the model that the run starts from, perhaps through other runs."""
     train: list[str]
     text: TextConfig
+    vocab: Vocab = "characters"
+    """What the vocabulary consists of."""
     select: SelectConfig
     metric: ErrorRate
     """The error rate that the card shows first, and of which it shows intervals and differences."""

@@ -265,9 +265,9 @@ def render_page(
 
     Args:
         settings: The runs and sets, in order.
-        facts: By run: `parameters`, `step`, `averaged`, the steps of a selected mean of checkpoints, and for sweeps over
-            models `selected_by`, the value that the checkpoint was selected by, and `selection`; for trained runs also
-            `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps` and `epochs`.
+        facts: By run: `parameters`, `step`, `averaged`, the steps of a selected mean of checkpoints, and for sweeps
+            over models `selected_by`, the value that the checkpoint was selected by, and `selection`; for trained runs
+            also `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps`, `epochs`.
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
         pairs: The paired tests of `compare_runs`.

@@ -23,6 +23,9 @@ from speechmill.scoring.summary import summarise
 WEIGHTS = "model.safetensors"
 """The file with the weights of a checkpoint."""
 
+# The file of tokenizers of the library tokenizers.
+_TOKENIZER = "tokenizer.json"
+
 
 def deciding_metrics(metric: str) -> list[str]:
     """Return `metric` and those that decide where it is equal: CER, then the loss.
@@ -92,6 +95,12 @@ def main() -> None:
             with atomic_write(file) as temporary:
                 shutil.copyfile(checkpoint / file.name, temporary)
             digests[file.name] = found[file.name]
+        # Only the tokenizers of some bases have this file, which no rule can know before it runs.
+        tokenizer = args.model[0].with_name(_TOKENIZER)
+        tokenizer.unlink(missing_ok=True)
+        if _TOKENIZER in found:
+            shutil.copyfile(checkpoint / _TOKENIZER, tokenizer)
+            digests[_TOKENIZER] = found[_TOKENIZER]
     write_json(
         {
             "step": average["steps"][-1] if mean_selected else step,

@@ -269,10 +269,10 @@ def model_frames(num_samples: int, frame_seconds: float) -> int:
     return num_samples // round(frame_seconds * SAMPLE_RATE) - 1
 
 
-def ctc_frames(units: Sequence[str]) -> int:
+def ctc_frames(units: Sequence[str | int]) -> int:
     """Return the smallest number of frames for a text in CTC: one per unit, and a blank between equal neighbours.
 
-    `units` is a text, whose units are its characters, or a list of units. Source: Graves et al., Connectionist Temporal
-    Classification, ICML 2006, section 3.
+    `units` is a text, whose units are its characters, or a list of units or of their ids. Source: Graves et al.,
+    Connectionist Temporal Classification, ICML 2006, section 3.
     """
     return len(units) + sum(a == b for a, b in itertools.pairwise(units))

@@ -9,6 +9,9 @@ PAD, UNKNOWN, SPACE = "[PAD]", "[UNK]", "|"
 BLANK = 0
 """The id of PAD."""
 
+WORD_START = "\u2581"
+"""The character for a space in the subwords of SentencePiece, whose words mostly start with it."""
+
 REPLACEMENT = "\ufffd"
 """The character that stands for a special token in a scored hypothesis: U+FFFD, the replacement character."""
 

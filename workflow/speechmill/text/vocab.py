@@ -4,7 +4,8 @@ import argparse
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ from transformers import (
     Wav2Vec2Processor,
 )
 
+from speechmill.config.vocab import Vocab
 from speechmill.core.command import run_command
 from speechmill.core.files import check_folder, write_digests, write_plain_json
 from speechmill.core.tables import read_table
+from speechmill.text.kept_vocab import check_unwritten, kept_tokenizer, unwritten_characters
+from speechmill.text.lexicon import tokenizer_tokens
+from speechmill.text.subwords import subword_vocabulary
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN, unit_pattern
 
 _ROWS = 8192
@@ -36,6 +41,10 @@ class VocabSettings(BaseModel):
     """The configuration of a model with random weights, or None with a base model."""
     clusters: list[str] = []
     """The sequences of characters that are one unit each."""
+    vocab: Vocab = "characters"
+    """What the vocabulary consists of."""
+    lm: bool = False
+    """Whether a language model is made for the vocabulary; given unless it consists of characters."""
 
 
 def vocabulary(texts: list[str], clusters: Sequence[str] = ()) -> dict[str, int]:
@@ -69,6 +78,13 @@ def processor(
             bos_token=None,
             eos_token=None,
         )
+    return with_extractor(tokenizer, settings, base)
+
+
+def with_extractor(
+    tokenizer: Any, settings: VocabSettings, base: Path | None
+) -> Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor:
+    """Return a processor with `tokenizer` and the feature extractor of the base or for random weights."""
     extractor = (
         AutoFeatureExtractor.from_pretrained(base, trust_remote_code=False)
         if base is not None
@@ -93,6 +109,23 @@ def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
     return Wav2Vec2FeatureExtractor(return_attention_mask=init.get("feat_extract_norm", "group") == "layer")
 
 
+def save_processor(processor: Any, folder: Path) -> None:
+    """Save a processor for transformers, always with a `vocab.json`, which some tokenizers do not have.
+
+    Those save a `tokenizer.json`, which transformers loads instead.
+    """
+    processor.save_pretrained(folder)
+    if not (folder / "vocab.json").is_file():
+        vocab = processor.tokenizer.get_vocab()
+        write_plain_json(dict(sorted(vocab.items(), key=lambda item: item[1])), folder / "vocab.json")
+
+
+def _read_texts(clips: Path) -> Iterator[list[str]]:
+    # In batches, because all texts of a large corpus would take gigabytes as Python strings.
+    for rows in read_table(clips, ["text"]).to_batches(_ROWS):
+        yield rows["text"].to_pylist()
+
+
 def main() -> None:
     """Run the stage from the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -103,9 +136,7 @@ def main() -> None:
     parser.add_argument("--characters", type=Path, required=True, help="output: the characters with their counts")
     args = parser.parse_args()
     pattern, characters = unit_pattern(args.settings.clusters), Counter[str]()
-    # In batches, because all texts of a large corpus would take gigabytes as Python strings.
-    for rows in read_table(args.clips, ["text"]).to_batches(_ROWS):
-        texts = rows["text"].to_pylist()
+    for texts in _read_texts(args.clips):
         if args.settings.clusters:
             characters.update(unit for text in texts for unit in pattern.findall(text))
         else:
@@ -115,8 +146,24 @@ def main() -> None:
     base = args.base[0] if args.base else None
     if base is not None:
         check_folder(base, "*.json")
-    processor(vocabulary(list(characters), args.settings.clusters), args.settings, base).save_pretrained(args.folder)
-    write_plain_json(dict(characters.most_common()), args.characters)
+    settings, every_text = args.settings, chain.from_iterable(_read_texts(args.clips))
+    counts: dict[str, Any] = dict(characters.most_common())
+    if settings.vocab == "keep":
+        assert base is not None
+        tokenizer = kept_tokenizer(base)
+        unwritten = unwritten_characters(tokenizer, characters, every_text)
+        check_unwritten(unwritten, characters)
+        counts = {"characters": counts, "unwritten": {key: each._asdict() for key, each in unwritten.items()}}
+        made = with_extractor(tokenizer, settings, base)
+    elif settings.vocab == "characters":
+        made = processor(vocabulary(list(characters), settings.clusters), settings, base)
+    else:
+        made = processor(subword_vocabulary(every_text, settings.vocab.sentencepiece), settings, base)
+    save_processor(made, args.folder)
+    if settings.lm:
+        # A language model that cannot be used is an error before training.
+        tokenizer_tokens(args.folder / "vocab.json", args.folder / "tokenizer_config.json")
+    write_plain_json(counts, args.characters)
     write_digests(args.folder)
 
 

@@ -17,6 +17,7 @@ from speechmill.core.progress import progress
 from speechmill.model.lora import has_lora, merged_lora, save_merged
 from speechmill.model.models import Processor
 from speechmill.scoring.select import deciding_metrics
+from speechmill.text.vocab import save_processor
 from speechmill.training.dev_evaluator import DevEvaluator
 from speechmill.training.guards import blanks_warning, only_blanks
 from speechmill.training.resume_state import (
@@ -136,7 +137,7 @@ class CheckpointCallback(TrainerCallback):
             # A hard link: the resume state is deleted later, and the weights make up most of a checkpoint.
             link(str(saved / WEIGHTS), str(kept / WEIGHTS))
             shutil.copy(saved / "config.json", kept)
-        self._processor.save_pretrained(kept)
+        save_processor(self._processor, kept)
         write_digests(kept)
         sync_files(kept)
 

@@ -4,13 +4,14 @@ import argparse
 import hashlib
 import itertools
 import json
+import math
 import os
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import torch
@@ -36,6 +37,7 @@ from speechmill.model.devices import acquire_devices, device_name
 from speechmill.model.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
+from speechmill.text.normaliser import ctc_frames
 from speechmill.training.augment import Augmenter, DeviceFeatures, audio_files
 from speechmill.training.checkpoint_callback import CheckpointCallback, kept_steps
 from speechmill.training.dev_evaluator import DevEvaluator, spread_over_lengths
@@ -80,6 +82,8 @@ class FinetuneSettings(BaseModel):
     plan: PlanConfig
     mixing: MixingSettings | None = None
     model: ModelConfig
+    vocab: Literal["characters", "keep"] = "characters"
+    """Whether the model keeps the head of its base."""
     finetune: FinetuneConfig
     augment: AugmentConfig
     checkpoints: CheckpointConfig
@@ -125,28 +129,38 @@ def check_frames(model: PreTrainedModel, clips: pa.Table, collator: Collator, ru
         SpeechmillError: A clip has fewer frames than CTC needs.
     """
     short: list[str] = []
+    seconds_per_character = 0.0
     for rows in clips.select(["id", "text", "num_samples"]).to_batches(_ROWS):
         num_samples = (torch.from_numpy(rows["num_samples"].to_numpy().copy()) * shortest).long()
         frames = output_frames(model, num_samples).tolist()
-        for name, available, ids in zip(
-            rows["id"].to_pylist(), frames, collator.labels(rows["text"].to_pylist()), strict=True
+        texts = rows["text"].to_pylist()
+        for name, text, samples, available, ids in zip(
+            rows["id"].to_pylist(), texts, rows["num_samples"].to_pylist(), frames, collator.labels(texts), strict=True
         ):
-            if available < len(ids) + sum(a == b for a, b in itertools.pairwise(ids)):
+            if available < ctc_frames(ids):
                 short.append(name)
+                if len(ids) < len(text):
+                    # The filter of clips counts characters, and subwords are fewer.
+                    seconds = samples / SAMPLE_RATE / (ctc_frames(text) + 1)
+                    seconds_per_character = max(seconds_per_character, seconds)
     if short:
         frames_per_second = int(output_frames(model, torch.tensor([1000 * SAMPLE_RATE]))[0]) / 1000
         speed = "" if shortest == 1 else f", or lower the highest factor in runs.{run}.augment.speed"
+        limit = f"{1 / frames_per_second:.3f}, the frame duration of the model"
+        if seconds_per_character:
+            limit = f"{math.ceil(seconds_per_character * 1000 + 0.1) / 1000:.3f}, which excludes them"
         raise SpeechmillError(
             f"{len(short)} training clips are too short for their text at the frame rate of this model, the first is"
-            f" {short[0]}; set runs.{run}.clips.frame_seconds to {1 / frames_per_second:.3f}, the frame duration of the"
-            f" model{speed}"
+            f" {short[0]}; set runs.{run}.clips.frame_seconds to {limit}{speed}"
         )
 
 
 def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrainedModel:
     """Return the model at step 0, set up for training; new weights are drawn from torch's random state."""
-    vocab = inputs.processor.tokenizer.get_vocab()
-    config = model_config(settings.model.init, inputs.base, settings.model.config, len(vocab))
+    model_settings, tokenizer = settings.model, inputs.processor.tokenizer
+    vocab = None if settings.vocab == "keep" else tokenizer.get_vocab()
+    size = None if vocab is None else len(vocab)
+    config = model_config(model_settings.init, inputs.base, model_settings.config, size, tokenizer.pad_token_id)
     model = new_model(config, inputs.base, vocab)
     freeze_parameters(model, settings.finetune, inputs.base is not None)
     mask = getattr(model.base_model, "masked_spec_embed", None)

@@ -9,7 +9,7 @@ import shutil
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel
@@ -52,6 +52,8 @@ class PlanSettings(BaseModel):
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
     augment: AugmentConfig
+    vocab: Literal["characters", "keep"] = "characters"
+    """Whether the model keeps the head of its base."""
     log_probs: bool
     """Whether beam search reads log-probabilities of the scored sets."""
 
@@ -464,7 +466,8 @@ def main() -> None:
     check_folder(args.vocab.parent, args.vocab.name)
     if base is not None:
         check_folder(base, "*.json")
-    config = model_config(model.init, base, model.config, len(read_json(args.vocab)))
+    vocab_size = None if args.settings.vocab == "keep" else len(read_json(args.vocab))
+    config = model_config(model.init, base, model.config, vocab_size)
     scored, statuses = ([read_json(path) for path in paths] for paths in (args.scored_counts, args.status))
     plan = make_plan(args.run, args.clips, read_json(args.counts), scored, statuses, config, args.settings)
     text = printable(format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free))

@@ -125,7 +125,7 @@ class CtcTrainer(Trainer):
         """
         logits = forward(model, inputs)
         frames = output_frames(self._ctc_model, inputs["num_samples"])
-        losses = clip_losses(logits, frames, inputs["labels"])
+        losses = clip_losses(logits, frames, inputs["labels"], self._ctc_model.config.pad_token_id)
         weight = inputs["weight"]
         loss = (losses * weight).sum() * (world_size() / (num_items_in_batch or len(losses)))
         self._finite.watch(loss, self.state.global_step + 1)
