@@ -62,11 +62,27 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hubert": LAYER_NORM | {"model_type": "hubert"},
     "wavlm": LAYER_NORM | {"model_type": "wavlm"},
     "wavlm-adapter": LAYER_NORM | _ADAPTER | {"model_type": "wavlm"},
+    "unispeech": LAYER_NORM | {"model_type": "unispeech"},
+    "unispeech-sat": LAYER_NORM | {"model_type": "unispeech-sat"},
+    "data2vec": LAYER_NORM | {"model_type": "data2vec-audio"},
+    "conformer": LAYER_NORM | {"model_type": "wav2vec2-conformer"},
+    "sew": LAYER_NORM | {"model_type": "sew"},
+    "sew-d": LAYER_NORM | {"model_type": "sew-d", "hidden_dropout": 0.0},
     "w2v-bert": _BERT,
     "w2v-bert-adapter": _BERT | _ADAPTER,
     "parakeet": {
         "model_type": "parakeet_ctc",
         "encoder_config": _SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
+    },
+    "lasr": {
+        "model_type": "lasr_ctc",
+        "encoder_config": _SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
+    },
+    # Blocks of 8 frames, so that clips have several.
+    "granite": {
+        "model_type": "granite_speech5_ctc",
+        "encoder_config": _SMALL
+        | {"num_mel_bins": 16, "conv_kernel_size": 5, "context_size": 8, "subsample_layers": [0]},
     },
 }
 # All random parts of training are active: dropout, layer drop and SpecAugment.

@@ -25,6 +25,7 @@ from speechmill.model.models import (
     Processor,
     adapters,
     encoder_config,
+    encoder_layers,
     equal_in_batch,
     forward,
     head_name,
@@ -77,8 +78,7 @@ def test_every_architecture_trains_on_batches(name: str, tmp_path: Path) -> None
     loss = clip_losses(logits, output_frames(model, batch["num_samples"]), batch["labels"]).mean()
     loss.backward()
     assert torch.isfinite(loss)
-    encoder: Any = model.base_model.encoder
-    for part in (*encoder.layers, *adapters(model), getattr(model, head_name(model))):
+    for part in (*encoder_layers(model), *adapters(model), getattr(model, head_name(model))):
         gradients = [parameter.grad for parameter in part.parameters()]
         assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
         assert any(bool(gradient.any()) for gradient in gradients)
@@ -125,7 +125,7 @@ def test_clip_shorter_than_a_frame_has_no_frames(built: ModelAndProcessor) -> No
 
 def test_stride_separates_frames(built: ModelAndProcessor) -> None:
     model, _ = built
-    samples = 16_000 + samples_per_frame(model.config) * torch.arange(5)
+    samples = 16_000 + samples_per_frame(model) * torch.arange(5)
     assert output_frames(model, samples).diff().tolist() == [1] * 4
 
 

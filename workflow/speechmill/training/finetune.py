@@ -214,7 +214,7 @@ def train(
     trainer = CtcTrainer(
         model=model,
         args=training_arguments(
-            plan, finetune, work, device, unused_weights=encoder_config(model.config).layerdrop > 0
+            plan, finetune, work, device, unused_weights=getattr(encoder_config(model.config), "layerdrop", 0.0) > 0
         ),
         clips=ClipReader(inputs.clips, inputs.shards, plan.pool_clips),
         data_collator=collator,
