@@ -52,6 +52,12 @@ _BERT = (
     | {"model_type": "wav2vec2-bert", "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5}
     | {"apply_spec_augment": False}
 )
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
 # The convolutions of wav2vec2 and w2v-BERT that follow the encoder and halve the number of frames, here twice.
 _ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -64,10 +70,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "wavlm-adapter": LAYER_NORM | _ADAPTER | {"model_type": "wavlm"},
     "unispeech": LAYER_NORM | {"model_type": "unispeech"},
     "unispeech-sat": LAYER_NORM | {"model_type": "unispeech-sat"},
-    "data2vec": LAYER_NORM | {"model_type": "data2vec-audio"},
-    "conformer": LAYER_NORM | {"model_type": "wav2vec2-conformer"},
-    "sew": LAYER_NORM | {"model_type": "sew"},
-    "sew-d": LAYER_NORM | {"model_type": "sew-d", "hidden_dropout": 0.0},
+    "data2vec": _without(
+        LAYER_NORM | {"model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3},
+        "apply_spec_augment",
+        "do_stable_layer_norm",
+        "feat_extract_norm",
+    ),
+    "conformer": _without(LAYER_NORM | {"model_type": "wav2vec2-conformer"}, "do_stable_layer_norm"),
+    "sew": _without(LAYER_NORM | {"model_type": "sew"}, "do_stable_layer_norm"),
+    "sew-d": _without(LAYER_NORM | {"model_type": "sew-d"}, "do_stable_layer_norm", "layerdrop"),
     "w2v-bert": _BERT,
     "w2v-bert-adapter": _BERT | _ADAPTER,
     "parakeet": {

@@ -12,7 +12,7 @@ import pickle
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ from transformers import (
     ProcessorMixin,
     SequenceFeatureExtractor,
     Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 from transformers.utils import logging as transformers_logging
@@ -104,7 +105,9 @@ def model_config(
     _set_vocab_size(config, vocab)
     config.update({"pad_token_id": 0, "ctc_loss_reduction": "mean"})
     for token in ("bos_token_id", "eos_token_id"):
-        setattr(config, token, None)
+        # Some classes require a number there.
+        with suppress(StrictDataclassError):
+            setattr(config, token, None)
     # Whatever precision the base is stored in: the Trainer lowers the precision of the operations that allow it.
     config.dtype = torch.float32
     return config
@@ -344,9 +347,10 @@ def model_inputs(processor: Processor, samples: Sequence[FloatSamples]) -> dict[
     An attention mask that masks nothing is left out: the outputs are the same without it, and attention can use its
     fastest kernels, which do not support masks. Checking it here, where the mask is still on the CPU, is cheap.
     """
-    features = dict(
-        processor.feature_extractor(list(samples), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
-    )
+    extractor = processor.feature_extractor
+    # Not every extractor of mel spectra returns a mask unless it is asked to, as processors and the pipeline do.
+    options = {} if isinstance(extractor, Wav2Vec2FeatureExtractor) else {"return_attention_mask": True}
+    features = dict(extractor(list(samples), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt", **options))
     if "attention_mask" in features and bool(features["attention_mask"].all()):
         del features["attention_mask"]
     return features
@@ -371,7 +375,9 @@ def output_frames(model: PreTrainedModel, num_samples: torch.Tensor) -> torch.Te
         usual = _usual_features(extractor_class(model.config.model_type))
         features = (num_samples + usual.offset).div(usual.hop, rounding_mode="floor") * (num_samples >= usual.shortest)
     function = next(getattr(model, name) for name in _FRAME_FUNCTIONS if hasattr(model, name))
-    return function(features).long()  # type: ignore[no-any-return]
+    frames: torch.Tensor = function(features).long()
+    # SEW's layers process the means of this number of frames.
+    return frames * (frames >= getattr(model.config, "squeeze_factor", 1))
 
 
 class _Features(NamedTuple):
@@ -433,7 +439,10 @@ def encoder_stride(model: PreTrainedModel) -> float:
     """
     config, encoder = model.config, encoder_config(model.config)
     adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
-    halvings = [sum(each >= layer for each in getattr(encoder, "subsample_layers", ())) for layer in range(encoder.num_hidden_layers)]
+    halvings = [
+        sum(each >= layer for each in getattr(encoder, "subsample_layers", ()))
+        for layer in range(encoder.num_hidden_layers)
+    ]
     factor = sum(2**count for count in halvings) / len(halvings)
     stride = samples_per_frame(model) / (config.adapter_stride**adapters if adapters else 1)
     return stride * getattr(config, "squeeze_factor", 1) / factor

@@ -88,7 +88,7 @@ def extractor_class(model_type: str) -> type[SequenceFeatureExtractor]:
     Raises:
         SpeechmillError: transformers has no CTC model of this architecture.
     """
-    config = CONFIG_MAPPING[model_type] if model_type in CONFIG_MAPPING else None
+    config = CONFIG_MAPPING.get(model_type)
     if config not in MODEL_FOR_CTC_MAPPING:
         known = sorted(each.model_type for each in MODEL_FOR_CTC_MAPPING)
         raise SpeechmillError(
@@ -109,7 +109,8 @@ def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
     kind = extractor_class(init["model_type"])
     if kind is Wav2Vec2FeatureExtractor:
         # transformers advises against an attention mask for models with group norm, which were pre-trained without.
-        return kind(return_attention_mask=init.get("feat_extract_norm", "group") == "layer")
+        default = getattr(CONFIG_MAPPING[init["model_type"]](), "feat_extract_norm", "layer")
+        return kind(return_attention_mask=init.get("feat_extract_norm", default) == "layer")
     bins = init.get("encoder_config", {}).get("num_mel_bins")
     if "feature_projection_input_dim" in init:
         # w2v-BERT concatenates two spectra to the features of a frame.
