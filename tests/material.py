@@ -52,6 +52,12 @@ _BERT = (
     | {"model_type": "wav2vec2-bert", "feature_projection_input_dim": 32, "conv_depthwise_kernel_size": 5}
     | {"apply_spec_augment": False}
 )
+
+
+def _without(settings: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
+
+
 # The convolutions of wav2vec2 and w2v-BERT that follow the encoder and halve the number of frames, here twice.
 _ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 16}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -62,11 +68,32 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "hubert": LAYER_NORM | {"model_type": "hubert"},
     "wavlm": LAYER_NORM | {"model_type": "wavlm"},
     "wavlm-adapter": LAYER_NORM | _ADAPTER | {"model_type": "wavlm"},
+    "unispeech": LAYER_NORM | {"model_type": "unispeech"},
+    "unispeech-sat": LAYER_NORM | {"model_type": "unispeech-sat"},
+    "data2vec": _without(
+        LAYER_NORM | {"model_type": "data2vec-audio", "num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 3},
+        "apply_spec_augment",
+        "do_stable_layer_norm",
+        "feat_extract_norm",
+    ),
+    "conformer": _without(LAYER_NORM | {"model_type": "wav2vec2-conformer"}, "do_stable_layer_norm"),
+    "sew": _without(LAYER_NORM | {"model_type": "sew"}, "do_stable_layer_norm"),
+    "sew-d": _without(LAYER_NORM | {"model_type": "sew-d"}, "do_stable_layer_norm", "layerdrop"),
     "w2v-bert": _BERT,
     "w2v-bert-adapter": _BERT | _ADAPTER,
     "parakeet": {
         "model_type": "parakeet_ctc",
         "encoder_config": _SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
+    },
+    "lasr": {
+        "model_type": "lasr_ctc",
+        "encoder_config": _SMALL | {"num_mel_bins": 16, "subsampling_conv_channels": 8, "conv_kernel_size": 5},
+    },
+    # Blocks of 8 frames, so that clips have several.
+    "granite": {
+        "model_type": "granite_speech5_ctc",
+        "encoder_config": _SMALL
+        | {"num_mel_bins": 16, "conv_kernel_size": 5, "context_size": 8, "subsample_layers": [0]},
     },
 }
 # All random parts of training are active: dropout, layer drop and SpecAugment.

@@ -66,7 +66,9 @@ def loaders() -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         clips, shards = store_clips(texts, recordings, folder)
-        letters = processor(vocabulary(texts), VocabSettings(init={"feat_extract_norm": "layer"}), base=None)
+        letters = processor(
+            vocabulary(texts), VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"}), base=None
+        )
         batches = epoch_batches(clips_from_table(clips), plan, 0)
         stock = stock_loader(feature_dataset(texts, recordings, letters, folder / "arrays"), batches, letters)
 

@@ -31,7 +31,9 @@ def _single_thread() -> None:
 @pytest.fixture(scope="session")
 def letters() -> Wav2Vec2Processor:
     """A processor with the letters a to e, for a model with an attention mask."""
-    return processor(vocabulary(["abcde"]), VocabSettings(init={"feat_extract_norm": "layer"}), base=None)
+    return processor(
+        vocabulary(["abcde"]), VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"}), base=None
+    )
 
 
 @pytest.fixture(scope="session", params=["layer", "group"])

@@ -158,12 +158,15 @@ def test_key_renamed_in_another_section_is_just_unknown() -> None:
 @pytest.mark.parametrize("through_a_run", [False, True])
 def test_random_weights_are_checked_with_the_configuration(through_a_run: bool) -> None:
     raw = copy.deepcopy(RAW)
-    raw["runs"]["demo"]["model"] = {"init": {"model_type": "parakeet_ctc"}}
+    raw["runs"]["demo"]["model"] = {"init": {"model_type": "wav2vec2"}}
     if through_a_run:
         raw["runs"]["next"] = raw["runs"]["demo"] | {"model": {"run": "demo"}}
     name = "next" if through_a_run else "demo"
-    raw["runs"][name] = raw["runs"][name] | {"augment": {"speed": [0.9]}}
-    with pytest.raises(SpeechmillError, match=rf"runs\.{name}\.augment: the input of parakeet_ctc is mel spectra"):
+    raw["runs"][name] = copy.deepcopy(raw["runs"][name])
+    raw["runs"][name]["finetune"]["train_only_adapters"] = True
+    with pytest.raises(
+        SpeechmillError, match=rf"runs\.{name}\.finetune\.train_only_adapters: the model has no adapters"
+    ):
         load(raw)
 
 

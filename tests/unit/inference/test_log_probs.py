@@ -306,7 +306,11 @@ def encode_as_levels(text: str, processor: Wav2Vec2Processor) -> Int16Samples:
 
 
 def test_chunking_does_not_change_wer(tmp_path: Path) -> None:
-    processor = new_processor(vocabulary(["abcdefgh"]), VocabSettings(init={"feat_extract_norm": "layer"}), base=None)
+    processor = new_processor(
+        vocabulary(["abcdefgh"]),
+        VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"}),
+        base=None,
+    )
     processor.feature_extractor.do_normalize = False
     model: Any = Levels(len(processor.tokenizer.get_vocab()))
     rng = np.random.default_rng(0)

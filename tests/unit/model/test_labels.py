@@ -15,7 +15,7 @@ from speechmill.model.models import model_config, new_model
 from speechmill.model.word_times import token_ids
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 
-LAYER = VocabSettings(init={"feat_extract_norm": "layer"})
+LAYER = VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"})
 # "acc [UNK] ccc" and "aad[PAD]cab" spell special tokens in characters.
 SIGNS = ["acc [UNK] ccc", "aad[PAD]cab dbc", "<s>"]
 

@@ -62,7 +62,7 @@ def save_model(folder: Path, init: dict[str, Any], vocab: dict[str, int]) -> Pat
 @pytest.fixture(scope="module")
 def recordings(model: Path) -> list[Int16Samples]:
     """Clips of all lengths modulo a frame, as far as they differ for mel spectra, and some lengths between these."""
-    frame = samples_per_frame(load_checkpoint(model)[0].config)
+    frame = samples_per_frame(load_checkpoint(model)[0])
     lengths = [8000 + more for more in {*range(0, frame, 160), 1, 79, 80, 81, 159, 161, 239, 241, 319}]
     return [recording(length / SAMPLE_RATE, seed=i) for i, length in enumerate(sorted(lengths))]
 

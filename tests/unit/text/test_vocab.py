@@ -75,7 +75,9 @@ def test_doubled_letters_are_kept(saved: Path) -> None:
 
 @pytest.mark.parametrize(("norm", "mask"), [("layer", True), ("group", False)])
 def test_only_layer_norm_models_get_a_mask(norm: str, mask: bool) -> None:
-    built = processor(vocabulary(["a"]), VocabSettings(init={"feat_extract_norm": norm}), base=None)
+    built = processor(
+        vocabulary(["a"]), VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": norm}), base=None
+    )
     batch = built.feature_extractor([np.zeros(500), np.zeros(400)], sampling_rate=16_000, padding=True)
     assert ("attention_mask" in batch) is mask
 

@@ -5,8 +5,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCTC, PreTrainedConfig
 
-from material import LAYER_NORM
-from speechmill.config.architectures import ARCHITECTURES
+from material import ARCHITECTURES, LAYER_NORM
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.models import model_config
@@ -133,12 +132,10 @@ def test_moments_in_8_bits_take_a_quarter() -> None:
     assert usual.fixed - small.fixed == usual.optimizer - small.optimizer
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_has_an_estimate(architecture: str) -> None:
-    settings = {"num_hidden_layers": 2}
-    nested = {"encoder_config": settings} if architecture == "parakeet_ctc" else settings
-    estimated = cost({"model_type": architecture} | nested)
-    assert estimated.flop_per_audio_second > 1e9
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_has_an_estimate(name: str) -> None:
+    estimated = cost(ARCHITECTURES[name])
+    assert estimated.flop_per_audio_second > 1e6
     assert 0 < estimated.activations[True] <= estimated.activations[False]
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from speechmill.config.architectures import architecture_errors
+from speechmill.config.architectures import adapter_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.card import CardConfig
@@ -477,11 +477,11 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _architectures_fit(self) -> "Config":
+    def _adapters_exist(self) -> "Config":
         for name, run in self.runs.items():
             init = self.start(name).init
             if init is not None and run.finetune is not None:
-                for error in architecture_errors(init | run.model.config, run.finetune, run.augment):
+                for error in adapter_errors(init | run.model.config, run.finetune):
                     raise ValueError(f"runs.{name}.{error}")
         return self
 

@@ -174,7 +174,7 @@ def infer(
         SpeechmillError: The strides cover a chunk entirely, a shard is corrupt, or the device runs out of memory.
     """
     model.to(device)  # type: ignore[arg-type]
-    frame = samples_per_frame(model.config)
+    frame = samples_per_frame(model)
     chunk_and_stride(settings, frame)
     if not clips:
         return []
@@ -405,7 +405,7 @@ def main() -> None:
     model, processor = load_checkpoint(folder)
     metadata["vocabulary"] = vocabulary(model, processor)
     metadata["special_tokens"] = written_special_tokens(processor)
-    metadata["frame_seconds"] = samples_per_frame(model.config) / SAMPLE_RATE
+    metadata["frame_seconds"] = samples_per_frame(model) / SAMPLE_RATE
     args.ctc_outputs.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         # Next to the results, because /tmp may be too small.

@@ -184,7 +184,7 @@ def _parts(
         stride_seconds=_STRIDE_SECONDS,
     )
     blank, separator = model.config.pad_token_id, separator_id(processor)
-    frame_samples = samples_per_frame(model.config)
+    frame_samples = samples_per_frame(model)
     for group in _groups(recording for recording in every if recording.transcript.is_usable):
         # Next to the results, because /tmp may be too small.
         with tempfile.TemporaryFile(dir=work) as spill:

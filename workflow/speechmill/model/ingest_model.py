@@ -24,13 +24,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # re-exported at run time
 from pydantic import BaseModel, TypeAdapter
 
-from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_files, file_digest, read_json, write_digests, write_plain_json
 from speechmill.core.selection import selected_mean
+from speechmill.model.architectures import architecture_errors
 from speechmill.model.base_files import (
     CONFIG,
     TOKENIZER_CONFIG,

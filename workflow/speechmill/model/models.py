@@ -1,62 +1,66 @@
 """CTC models of transformers, created from a base model or a configuration, or loaded from a checkpoint.
 
-wav2vec2 (which includes XLS-R and MMS), HuBERT and WavLM process samples with convolutions; w2v-BERT 2.0 and Parakeet
-process the mel spectra that their feature extractors compute. Code that depends on the architecture belongs into this
-module, and nowhere else.
+Any architecture is accepted that transformers loads with `AutoModelForCTC`. Some, such as wav2vec2, process samples with
+convolutions; others, such as w2v-BERT 2.0 and Parakeet, process the mel spectra that their feature extractors compute.
+Which of both, and how many frames a clip has, is asked of the model's class and of its feature extractor. Code that
+depends on the architecture belongs into this module and, for feature extractors, into `text/vocab.py`, and nowhere else.
 """
 
 import copy
 import errno
-import math
 import pickle
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CTC_MAPPING,
     AutoConfig,
     AutoFeatureExtractor,
     AutoModelForCTC,
     AutoProcessor,
     AutoTokenizer,
-    ParakeetProcessor,
     PreTrainedConfig,
     PreTrainedModel,
-    Wav2Vec2BertProcessor,
+    ProcessorMixin,
+    SequenceFeatureExtractor,
     Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 from transformers.utils import logging as transformers_logging
 
-from speechmill.config.architectures import ARCHITECTURES
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.text.tokens import BLANK, PAD, SPACE, UNKNOWN
+from speechmill.text.vocab import extractor_class
 
 # Loading takes seconds; its progress bars would only fill the logs.
 transformers_logging.disable_progress_bar()
 
-Processor = Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor
+Processor = ProcessorMixin
 """A tokenizer of characters and the feature extractor of an architecture."""
 
 # The keys of a batch that are inputs of a model; the others are for the loss.
 _INPUT_KEYS = ("input_values", "input_features", "attention_mask")
-# The hop between mel spectra and the window of w2v-BERT's, in samples: see the feature extractors.
-_MEL_HOP, _MEL_WINDOW = 160, 400
-# The feature extractor of w2v-BERT stacks two mel spectra in one frame.
-_MEL_STRIDE = 2
 _NO_HEAD = (
     "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or"
     " choose a base that was fine-tuned"
 )
+# The functions of the classes of transformers that return the number of frames for a number of samples or features.
+_FRAME_FUNCTIONS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+# The number of samples by which the lengths of clips differ that are tried.
+_TRIED_STEP = 160
 # The largest change of a logit, as a share of the largest logit, that can come from rounding in fp32.
 _ROUNDING = 1e-3
 
@@ -77,7 +81,7 @@ def model_config(
         blank: The id of the CTC blank.
 
     Raises:
-        SpeechmillError: The architecture is not one of `ARCHITECTURES`, a setting is unknown or invalid, or the base
+        SpeechmillError: transformers has no CTC model of the architecture, a setting is unknown or invalid, or the base
             has no vocabulary that could be kept.
     """
     given = changes if base is not None else {key: value for key, value in (init or {}).items() if key != "model_type"}
@@ -89,10 +93,7 @@ def model_config(
         )
     except ValueError as error:
         raise SpeechmillError(f"{'model.base' if base else 'model.init.model_type'}: {error}") from error
-    if config.model_type not in ARCHITECTURES:
-        raise SpeechmillError(
-            f"model: the architecture {config.model_type} is not supported; choose one of {', '.join(ARCHITECTURES)}"
-        )
+    extractor_class(config.model_type)
     if vocab is None and not config.vocab_size:
         raise SpeechmillError(_NO_HEAD)
     unknown = _unknown_keys(config, given)
@@ -107,13 +108,15 @@ def model_config(
     except (StrictDataclassError, ValueError) as error:
         raise SpeechmillError(f"model: {' '.join(str(error).split())}") from error
     given_encoder = given if encoder_config(config) is config else given.get("encoder_config", {})
-    if "layerdrop" not in given_encoder:
+    if "layerdrop" not in given_encoder and hasattr(encoder_config(config), "layerdrop"):
         encoder_config(config).layerdrop = 0.0
-    config.update({"pad_token_id": blank, "ctc_loss_reduction": "mean"})
     if vocab is not None:
-        config.vocab_size = vocab
+        _set_vocab_size(config, vocab)
+    config.update({"pad_token_id": blank, "ctc_loss_reduction": "mean"})
     for token in ("bos_token_id", "eos_token_id"):
-        setattr(config, token, None)
+        # Some classes require a number there.
+        with suppress(StrictDataclassError):
+            setattr(config, token, None)
     # Whatever precision the base is stored in: the Trainer lowers the precision of the operations that allow it.
     config.dtype = torch.float32
     return config
@@ -142,8 +145,26 @@ def _update_config(config: PreTrainedConfig, changes: Mapping[str, Any]) -> None
 
 
 def encoder_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Return the configuration of the encoder, which is nested in Parakeet's and the same object in all others."""
+    """Return the configuration of the encoder, which is nested in Parakeet's and a few others, or else `config`."""
     return getattr(config, "encoder_config", config)
+
+
+def _set_vocab_size(config: PreTrainedConfig, size: int) -> None:
+    """Set the size of the vocabulary, which is in the configuration of Granite's encoder as well."""
+    config.vocab_size = size
+    if hasattr(encoder_config(config), "vocab_size"):
+        encoder_config(config).vocab_size = size
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return a CTC model without weights, on the meta device."""
+    with torch.device("meta"):
+        return AutoModelForCTC.from_config(config)  # type: ignore[no-any-return]
+
+
+def processes_samples(config: PreTrainedConfig) -> bool:
+    """Return whether the input of an architecture is samples; otherwise it is features, such as mel spectra."""
+    return bool(MODEL_FOR_CTC_MAPPING[type(config)].main_input_name == "input_values")
 
 
 def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int] | None) -> PreTrainedModel:
@@ -164,7 +185,8 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     # Loaded with the size of its own head, whose rows are reordered below. A base that was only pre-trained may have
     # no head.
     stored_config = copy.deepcopy(config)
-    stored_config.vocab_size = AutoConfig.from_pretrained(base, trust_remote_code=False).vocab_size or len(vocab or [0])
+    base_size = AutoConfig.from_pretrained(base, trust_remote_code=False).vocab_size
+    _set_vocab_size(stored_config, base_size or len(vocab or [0]))
     with _report_corrupt_weights(base):
         model, loading = AutoModelForCTC.from_pretrained(
             base, config=stored_config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
@@ -181,6 +203,7 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
     old_head = getattr(model, name)
     head = _resized_head(old_head, len(vocab))
     base_vocab = _base_vocabulary(base, model.config.vocab_size) if has_head else {}
+    rows = None
     if set(vocab) <= set(base_vocab):
         rows = torch.tensor([base_vocab[token] for token in sorted(vocab, key=vocab.__getitem__)])
         with torch.no_grad():
@@ -195,8 +218,32 @@ def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int]
         outcome = f"new head{' and adapters' if len(new_modules) > 1 else ''}: {reason}"
     print(f"{len(characters)} characters, {outcome}", file=sys.stderr)
     setattr(model, name, head)
-    model.config.vocab_size = len(vocab)
+    _resize_self_conditioning(model, head, rows)
+    _set_vocab_size(model.config, len(vocab))
     return model  # type: ignore[no-any-return]
+
+
+def _resize_self_conditioning(model: PreTrainedModel, head: Any, rows: torch.Tensor | None) -> None:
+    """Adapt the layers inside of Granite's encoder that also map to and from the vocabulary, if there are any.
+
+    One is the head itself, the other maps its probabilities back to the features of a frame.
+
+    Args:
+        model: The model.
+        head: Its new head.
+        rows: The rows of the head of the base that were kept, or None if the head is new.
+    """
+    encoder: Any = model.base_model.encoder
+    if not hasattr(encoder, "out_mid"):
+        return
+    old = encoder.out_mid
+    encoder.out, encoder.out_mid = head, torch.nn.Linear(head.out_features, old.out_features)
+    if rows is None:
+        _initialise(model, encoder.out_mid)
+        return
+    with torch.no_grad():
+        encoder.out_mid.weight.copy_(old.weight[:, rows])
+        encoder.out_mid.bias.copy_(old.bias)
 
 
 def _load_adapter(model: PreTrainedModel, folder: Path) -> bool:
@@ -223,6 +270,13 @@ def _resized_head(head: Any, outputs: int) -> Any:
     if isinstance(head, torch.nn.Linear):
         return torch.nn.Linear(head.in_features, outputs)
     return type(head)(head.in_channels, outputs, kernel_size=1)
+
+
+def encoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the layers of the encoder."""
+    encoder: Any = model.base_model.encoder
+    # SEW-D has another module around its layers.
+    return encoder.layers if hasattr(encoder, "layers") else encoder.encoder.layer  # type: ignore[no-any-return]
 
 
 def adapters(model: PreTrainedModel) -> list[torch.nn.Module]:
@@ -266,13 +320,23 @@ def load_processor(folder: Path) -> Processor:
     """Return the processor in a folder, of the class that belongs to its architecture.
 
     A language model for pyctcdecode, which some published models include, is not loaded.
+
+    Raises:
+        SpeechmillError: The features are not those of the architecture: another hop or window.
     """
     if (folder / "alphabet.json").is_file():
         return Wav2Vec2Processor(
             AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False),
             AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
         )
-    return AutoProcessor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-any-return]
+    processor: Processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    extractor = processor.feature_extractor
+    if "input_features" in extractor.model_input_names and _measure(extractor) != _usual_features(type(extractor)):
+        raise SpeechmillError(
+            f"model.base: {type(extractor).__name__} in {folder} computes features at another rate than transformers"
+            " does by default for this architecture, which is not supported; choose another base"
+        )
+    return processor
 
 
 def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
@@ -310,9 +374,10 @@ def model_inputs(processor: Processor, samples: Sequence[FloatSamples]) -> dict[
     An attention mask that masks nothing is left out: the outputs are the same without it, and attention can use its
     fastest kernels, which do not support masks. Checking it here, where the mask is still on the CPU, is cheap.
     """
-    features = dict(
-        processor.feature_extractor(list(samples), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt")
-    )
+    extractor = processor.feature_extractor
+    # Not every extractor of mel spectra returns a mask unless it is asked to, as processors and the pipeline do.
+    options = {} if isinstance(extractor, Wav2Vec2FeatureExtractor) else {"return_attention_mask": True}
+    features = dict(extractor(list(samples), sampling_rate=SAMPLE_RATE, padding=True, return_tensors="pt", **options))
     if "attention_mask" in features and bool(features["attention_mask"].all()):
         del features["attention_mask"]
     return features
@@ -332,31 +397,82 @@ def output_frames(model: PreTrainedModel, num_samples: torch.Tensor) -> torch.Te
 
     The number is 0 or negative where a clip is too short for the model.
     """
-    # Mel spectra are divided by their standard deviation over time, which is NaN for a single one.
-    if model.config.model_type == "wav2vec2-bert":
-        mels = (num_samples - _MEL_WINDOW).div(_MEL_HOP, rounding_mode="floor") + 1
-        features = (mels + 1).div(_MEL_STRIDE, rounding_mode="floor") * (mels > 1)
-        return model._get_feat_extract_output_lengths(features)  # type: ignore[operator,no-any-return]
-    if model.config.model_type == "parakeet_ctc":
-        mels = num_samples.div(_MEL_HOP, rounding_mode="floor")
-        frames = model._get_subsampling_output_length(mels + 1) * (mels > 1)  # type: ignore[operator]
-        return frames.long()  # type: ignore[no-any-return]
-    return model._get_feat_extract_output_lengths(num_samples)  # type: ignore[operator,no-any-return]
+    features = num_samples
+    if not processes_samples(model.config):
+        usual = _usual_features(extractor_class(model.config.model_type))
+        features = (num_samples + usual.offset).div(usual.hop, rounding_mode="floor") * (num_samples >= usual.shortest)
+    function = next(getattr(model, name) for name in _FRAME_FUNCTIONS if hasattr(model, name))
+    frames: torch.Tensor = function(features).long()
+    # SEW's layers process the means of this number of frames.
+    return frames * (frames >= getattr(model.config, "squeeze_factor", 1))
 
 
-def encoder_stride(config: PreTrainedConfig) -> int:
-    """Return the number of input samples from one frame of the encoder to the next."""
-    if config.model_type == "wav2vec2-bert":
-        return _MEL_HOP * _MEL_STRIDE
-    if config.model_type == "parakeet_ctc":
-        return _MEL_HOP * int(config.encoder_config.subsampling_factor)
-    return math.prod(config.conv_stride)
+class _Features(NamedTuple):
+    """How many features an extractor computes: `(samples + offset) // hop`, from `shortest` samples on."""
+
+    hop: int
+    offset: int
+    shortest: int
+    """A shorter clip is an error, or its features are NaN, such as a single spectrum that is divided by its deviation
+    over time."""
 
 
-def samples_per_frame(config: PreTrainedConfig) -> int:
+@lru_cache
+def _usual_features(kind: type[SequenceFeatureExtractor]) -> _Features:
+    return _measure(kind())
+
+
+def _measure(extractor: Any) -> _Features:
+    """Find out how many features an extractor computes, by trying.
+
+    The formula of `_Features` holds for any sequence of windows that are shifted by a hop, or of convolutions, as these
+    formulas combine to another one of the same kind.
+    """
+    noise = np.random.default_rng(0).normal(0.0, 0.1, SAMPLE_RATE).astype(np.float32)
+
+    def rows(samples: int) -> int:
+        features = extractor([noise[:samples]], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="np")
+        return int(features["input_features"].shape[1])
+
+    def is_long_enough(samples: int) -> bool:
+        try:
+            features = extractor([noise[:samples]], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="np")
+        except (ValueError, RuntimeError, IndexError, AssertionError):
+            return False
+        return features["input_features"].size > 0 and bool(np.isfinite(features["input_features"]).all())
+
+    def next_change(samples: int) -> int:
+        longer = range(samples, len(noise))
+        return longer[bisect_right(longer, rows(samples), key=rows)]
+
+    first = next_change(len(noise) // 4)
+    hop = next_change(first) - first
+    shortest = bisect_left(range(first), True, key=is_long_enough)
+    return _Features(hop, rows(first) * hop - first, shortest)
+
+
+def samples_per_frame(model: PreTrainedModel) -> int:
     """Return the number of samples per frame of the logits, which includes the stride of adapters."""
+    # As many frames more as samples are more, since all frames are as long.
+    changes = output_frames(model, torch.arange(SAMPLE_RATE, 2 * SAMPLE_RATE)).diff().nonzero()
+    return int(changes[1] - changes[0])
+
+
+def encoder_stride(model: PreTrainedModel) -> float:
+    """Return the number of input samples from one frame of the encoder's layers to the next, on average over them.
+
+    The frames of the logits can be fewer, by adapters after the layers, or more, as SEW's layers process half as many.
+    The first layers of Granite process more frames than the last ones.
+    """
+    config, encoder = model.config, encoder_config(model.config)
     adapters = config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
-    return encoder_stride(config) * int(config.adapter_stride**adapters if adapters else 1)
+    halvings = [
+        sum(each >= layer for each in getattr(encoder, "subsample_layers", ()))
+        for layer in range(encoder.num_hidden_layers)
+    ]
+    factor = sum(2**count for count in halvings) / len(halvings)
+    stride = samples_per_frame(model) / (config.adapter_stride**adapters if adapters else 1)
+    return stride * getattr(config, "squeeze_factor", 1) / factor
 
 
 def equal_in_batch(
@@ -370,9 +486,9 @@ def equal_in_batch(
     which read padding beyond the last frame; and frames that are masked completely, whose attention is the mean over
     all frames of the batch.
     """
-    frame = samples_per_frame(model.config)
+    frame = samples_per_frame(model)
     # The partial last frames of all architectures repeat after `frame` samples.
-    lengths = torch.arange(SAMPLE_RATE // 2, SAMPLE_RATE // 2 + frame, _MEL_HOP)
+    lengths = torch.arange(SAMPLE_RATE // 2, SAMPLE_RATE // 2 + frame, _TRIED_STEP)
     noise = np.random.default_rng(0).normal(0.0, 0.1, 2 * SAMPLE_RATE).astype(np.float32)
 
     def padding_matters(samples: int, longer: int) -> bool:

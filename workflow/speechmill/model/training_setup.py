@@ -2,17 +2,16 @@
 
 import os
 import shutil
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
+from speechmill.model.architectures import architecture_errors
 from speechmill.model.lora import add_lora
-from speechmill.model.models import adapters, head_name
+from speechmill.model.models import adapters, encoder_layers, head_name
 
 # Compiled variants of a layer: with and without a mask, for one clip or more, for training and for dev evaluations.
 _MAX_VARIANTS = 32
@@ -86,6 +85,5 @@ def compile_layers(model: PreTrainedModel) -> None:
             " one, or set finetune.compile to false"
         )
     torch._dynamo.config.recompile_limit = _MAX_VARIANTS
-    encoder: Any = model.base_model.encoder
-    for layer in encoder.layers:
+    for layer in encoder_layers(model):
         layer.compile(dynamic=True)

@@ -30,14 +30,14 @@ class ReferenceModel:
 
     def chunks(self, num_samples: int, settings: LogProbsSettings) -> list[Chunk]:
         """Return the parts of a clip that are processed separately, as in the evaluation."""
-        return clip_chunks(num_samples, settings, samples_per_frame(self.model.config))
+        return clip_chunks(num_samples, settings, samples_per_frame(self.model))
 
     def log_probs(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:
         """Return the natural log-probabilities of a clip, shape (frames, vocabulary)."""
         parts = []
         for chunk in self.chunks(len(samples), settings):
             output = self._forward(samples[chunk.start : chunk.stop], settings)
-            parts.append(output[chunk.kept_frames(len(output), samples_per_frame(self.model.config))])
+            parts.append(output[chunk.kept_frames(len(output), samples_per_frame(self.model))])
         return np.concatenate(parts)
 
     def _forward(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:

@@ -1,6 +1,7 @@
 """vocab: the vocabulary of the training text, as a processor that transformers can load."""
 
 import argparse
+import inspect
 import json
 import tempfile
 from collections import Counter
@@ -11,19 +12,22 @@ from typing import Any
 
 from pydantic import BaseModel
 from transformers import (
+    CONFIG_MAPPING,
+    FEATURE_EXTRACTOR_MAPPING,
+    MODEL_FOR_CTC_MAPPING,
+    PROCESSOR_MAPPING,
     AutoFeatureExtractor,
-    ParakeetFeatureExtractor,
     ParakeetProcessor,
+    ProcessorMixin,
     SeamlessM4TFeatureExtractor,
     SequenceFeatureExtractor,
-    Wav2Vec2BertProcessor,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 
 from speechmill.config.vocab import Vocab
-from speechmill.core.command import run_command
+from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_folder, write_digests, write_plain_json
 from speechmill.core.tables import read_table
 from speechmill.text.kept_vocab import check_unwritten, kept_tokenizer, unwritten_characters
@@ -59,9 +63,7 @@ def vocabulary(texts: list[str], clusters: Sequence[str] = ()) -> dict[str, int]
     return {token: i for i, token in enumerate([PAD, UNKNOWN, SPACE, *units])}
 
 
-def processor(
-    vocab: dict[str, int], settings: VocabSettings, base: Path | None
-) -> Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor:
+def processor(vocab: dict[str, int], settings: VocabSettings, base: Path | None) -> ProcessorMixin:
     """Return a processor with a tokenizer for `vocab` and the feature extractor of the base or for random weights.
 
     Its class is the one that transformers loads for the architecture.
@@ -83,30 +85,54 @@ def processor(
 
 def with_extractor(
     tokenizer: Any, settings: VocabSettings, base: Path | None
-) -> Wav2Vec2Processor | Wav2Vec2BertProcessor | ParakeetProcessor:
+) -> ProcessorMixin:
     """Return a processor with `tokenizer` and the feature extractor of the base or for random weights."""
     extractor = (
         AutoFeatureExtractor.from_pretrained(base, trust_remote_code=False)
         if base is not None
         else _extractor(settings.init or {})
     )
-    if isinstance(extractor, SeamlessM4TFeatureExtractor):
-        return Wav2Vec2BertProcessor(feature_extractor=extractor, tokenizer=tokenizer)
-    if isinstance(extractor, ParakeetFeatureExtractor):
-        return ParakeetProcessor(feature_extractor=extractor, tokenizer=tokenizer, decoder_type="ctc")
-    return Wav2Vec2Processor(feature_extractor=extractor, tokenizer=tokenizer)
+    kind = _processor_class(type(extractor))
+    # Otherwise it would look for the blank of a transducer in the vocabulary.
+    options = {"decoder_type": "ctc"} if kind is ParakeetProcessor else {}
+    return kind(feature_extractor=extractor, tokenizer=tokenizer, **options)
+
+
+def extractor_class(model_type: str) -> type[SequenceFeatureExtractor]:
+    """Return the class of the feature extractors of an architecture.
+
+    Raises:
+        SpeechmillError: transformers has no CTC model of this architecture.
+    """
+    config = CONFIG_MAPPING.get(model_type)
+    if config not in MODEL_FOR_CTC_MAPPING:
+        known = sorted(each.model_type for each in MODEL_FOR_CTC_MAPPING)
+        raise SpeechmillError(
+            f"model: transformers has no CTC model of the architecture {model_type}; choose one of {', '.join(known)}"
+        )
+    # transformers lists the extractor of wav2vec2 for w2v-BERT as well, whose published models have another.
+    return SeamlessM4TFeatureExtractor if model_type == "wav2vec2-bert" else FEATURE_EXTRACTOR_MAPPING[config]
+
+
+def _processor_class(extractor: type[SequenceFeatureExtractor]) -> type[ProcessorMixin]:
+    """Return the class of processors that transformers loads for the architectures with this feature extractor."""
+    configs = (each for each in MODEL_FOR_CTC_MAPPING if extractor_class(each.model_type) is extractor)
+    return next((PROCESSOR_MAPPING[each] for each in configs if each in PROCESSOR_MAPPING), Wav2Vec2Processor)
 
 
 def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
     """Return the feature extractor for a model with random weights."""
-    if init.get("model_type") == "wav2vec2-bert":
-        # Two spectra are concatenated to the features of a frame.
-        bins = init.get("feature_projection_input_dim", 160) // 2
-        return SeamlessM4TFeatureExtractor(feature_size=bins, num_mel_bins=bins)
-    if init.get("model_type") == "parakeet_ctc":
-        return ParakeetFeatureExtractor(feature_size=init.get("encoder_config", {}).get("num_mel_bins", 80))
-    # transformers advises against an attention mask for models with group norm, which were pre-trained without.
-    return Wav2Vec2FeatureExtractor(return_attention_mask=init.get("feat_extract_norm", "group") == "layer")
+    kind = extractor_class(init["model_type"])
+    if kind is Wav2Vec2FeatureExtractor:
+        # transformers advises against an attention mask for models with group norm, which were pre-trained without.
+        default = getattr(CONFIG_MAPPING[init["model_type"]](), "feat_extract_norm", "layer")
+        return kind(return_attention_mask=init.get("feat_extract_norm", default) == "layer")
+    bins = init.get("encoder_config", {}).get("num_mel_bins")
+    if "feature_projection_input_dim" in init:
+        # w2v-BERT concatenates two spectra to the features of a frame.
+        bins = init["feature_projection_input_dim"] // 2
+    names = {"feature_size", "num_mel_bins"} & inspect.signature(kind).parameters.keys() if bins else ()
+    return kind(**dict.fromkeys(names, bins))
 
 
 def save_processor(processor: Any, folder: Path) -> None:

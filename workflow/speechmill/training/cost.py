@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
-from transformers import AutoModelForCTC, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.lora import is_lora
-from speechmill.model.models import encoder_config, encoder_stride
+from speechmill.model.models import empty_model, encoder_config, encoder_stride
 from speechmill.model.training_setup import freeze_parameters
 
 # Activation memory that autograd keeps for the backward pass, measured with saved-tensor hooks on wav2vec2 with dropout
@@ -84,10 +83,9 @@ def training_cost(
     Raises:
         SpeechmillError: The model lacks the parts that the settings freeze or train.
     """
-    with torch.device("meta"):
-        model = AutoModelForCTC.from_config(config)
+    model = empty_model(config)
     freeze_parameters(model, settings, has_base)
-    encoder, frames = encoder_config(config), SAMPLE_RATE / encoder_stride(config)
+    encoder, frames = encoder_config(config), SAMPLE_RATE / encoder_stride(model)
     layers, hidden, heads = encoder.num_hidden_layers, encoder.hidden_size, encoder.num_attention_heads
     feature_encoder = getattr(model.base_model, "feature_extractor", None)
     feature_encoder_ids = (

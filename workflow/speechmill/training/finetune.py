@@ -245,7 +245,7 @@ def train(
             finetune,
             work,
             device,
-            unused_weights=encoder_config(model.config).layerdrop > 0 or finetune.head_only_steps > 0,
+            unused_weights=getattr(encoder_config(model.config), "layerdrop", 0.0) > 0 or finetune.head_only_steps > 0,
         ),
         clips=ClipReader(inputs.clips, inputs.shards, plan.pool_clips),
         data_collator=collator,

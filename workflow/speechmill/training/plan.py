@@ -15,7 +15,6 @@ import numpy as np
 from pydantic import BaseModel
 from transformers import PreTrainedConfig
 
-from speechmill.config.architectures import architecture_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import MemoryConfig
 from speechmill.config.mixing import MixingSettings
@@ -30,9 +29,10 @@ from speechmill.corpus.ingest_pieces import format_parts
 from speechmill.corpus.leakage import format_leakage
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.corpus.status import format_rejections
+from speechmill.model.architectures import architecture_errors
 from speechmill.model.batching import BatchStats, Clips, batch_stats, clips_from_table
 from speechmill.model.mixing import WITHOUT_SPEAKER, Mix
-from speechmill.model.models import model_config, samples_per_frame
+from speechmill.model.models import empty_model, model_config, samples_per_frame
 from speechmill.training.cost import Cost, training_cost
 
 # Gradient checkpointing repeats the forward pass, which is a third of the work of a step.
@@ -212,7 +212,7 @@ def _log_probs_bytes(scored: Sequence[Mapping[str, Any]], config: PreTrainedConf
     They are on the disk twice while they are sorted into the order of the clips.
     """
     seconds: float = max(counts["seconds"] for counts in scored)
-    return round(2 * 2 * seconds * SAMPLE_RATE / samples_per_frame(config) * int(config.vocab_size))
+    return round(2 * 2 * seconds * SAMPLE_RATE / samples_per_frame(empty_model(config)) * int(config.vocab_size))
 
 
 def gradient_checkpointing(run: str, settings: PlanSettings, cost: Cost, seconds: float) -> tuple[bool, str]:
