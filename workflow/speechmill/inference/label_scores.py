@@ -3,7 +3,7 @@
 The score of a clip is the CTC log-likelihood of its text minus that of the greedy hypothesis, divided by the number of
 labels of the text: about 0 where the model would write the same, and the lower, the less the text fits the audio. The
 difference cancels how difficult the audio is. With planted errors it found more of them than the loss itself, the loss
-per frame, and error rates of the hypothesis; see docs/numbers.md.
+per frame, and error rates of the hypothesis; see docs/questions.md.
 
 The model was trained on these clips, and may have learned some wrong sentences by heart: it is a weaker judge than a
 model that was not.
