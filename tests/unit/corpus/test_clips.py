@@ -197,7 +197,10 @@ def test_corrected_and_marked_clips_are_counted(
     file.write_text("\n".join(lines), encoding="utf-8")
     run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=5, corrections=[file])
     used = read_table(tmp_path / "clips.parquet").to_pylist()
-    assert [(each["id"], each["sentence"], each["text"]) for each in used] == [("a1", "Раз.", "раз"), ("a2", "Два!", "два")]
+    assert [(each["id"], each["sentence"], each["text"]) for each in used] == [
+        ("a1", "Раз.", "раз"),
+        ("a2", "Два!", "два"),
+    ]
     counts = read_json(tmp_path / "clips.json")
     assert counts["corrected"] == 1
     assert counts["excluded"] == {"infeasible": 1, "label_error": 1, "long": 1}

@@ -38,14 +38,14 @@ def test_file_of_a_spreadsheet(tmp_path: Path) -> None:
     ],
 )
 def test_bad_line_is_rejected(tmp_path: Path, lines: list[str], message: str) -> None:
-    with pytest.raises(SpeechmillError, match="corrected.csv") as caught:
+    with pytest.raises(SpeechmillError, match=r"corrected\.csv") as caught:
         corrections(tmp_path, *lines)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("header", ["dataset;split;id;correction;exclude\n", "dataset,split,correction,exclude\n", ""])
 def test_missing_column_is_rejected(tmp_path: Path, header: str) -> None:
-    with pytest.raises(SpeechmillError, match="lacks the columns .*id"):
+    with pytest.raises(SpeechmillError, match=r"lacks the columns .*id"):
         corrections(tmp_path, header=header)
 
 
@@ -68,5 +68,5 @@ def test_unchanged_clip_of_a_scored_set_is_allowed(tmp_path: Path) -> None:
 
 def test_unknown_clip_is_rejected(tmp_path: Path) -> None:
     found = corrections(tmp_path, "own,train,a,-1,,,Раз,", "own,train,b,-1,,,,")
-    with pytest.raises(SpeechmillError, match="line 3: no training set has a clip 'b' .* 1 of 2 lines"):
+    with pytest.raises(SpeechmillError, match=r"line 3: no training set has a clip 'b' .* 1 of 2 lines"):
         found.check([("own", "a")], {})

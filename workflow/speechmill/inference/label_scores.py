@@ -51,7 +51,8 @@ def label_scores(
     # Likelihoods of the hypotheses take a second pass, because log-probabilities of all clips would fill the disk.
     special_tokens = written_special_tokens(processor)
     as_heard = [
-        clip | {"text": _without(special_tokens, output.hypothesis)} for clip, output in zip(clips, outputs, strict=True)
+        clip | {"text": _without(special_tokens, output.hypothesis)}
+        for clip, output in zip(clips, outputs, strict=True)
     ]
     heard = infer(model, processor, as_heard, shards, settings.inference, device)
     encode = LabelEncoder(processor)
