@@ -1,6 +1,7 @@
 """Reruns after a change: exactly the jobs that depend on it."""
 
 import copy
+import csv
 import html
 import os
 import re
@@ -8,6 +9,8 @@ from typing import Any
 
 import pytest
 from working_copy import WorkingCopy, faulty_config
+
+from speechmill.core.tables import read_table
 
 pytestmark = pytest.mark.slow
 
@@ -130,6 +133,26 @@ def test_settings_that_keep_weights_train_nothing(changed: WorkingCopy) -> None:
     leakage = changed.read_json(f"{RUN}/clips/leakage.json")
     assert leakage["demo_ru-train"]["audio"]["clips"] > 0
     assert leakage["demo_ru-train"]["removed"] == 0
+
+
+def test_search_for_label_errors_trains_nothing_and_corrects(changed: WorkingCopy) -> None:
+    run = changed.snakemake(with_changes(label_errors={"clips": 2}))
+    assert run.executed - {"all"} == {"label_scores", "suspicious", "card"}
+    folder = changed.folder / RUN / "label_errors"
+    clips = read_table(changed.folder / RUN / "clips" / "train.parquet").num_rows
+    assert read_table(folder / "scores.parquet").num_rows == clips
+    with (folder / "suspicious.csv").open(encoding="utf-8-sig", newline="") as file:
+        corrected, marked = csv.DictReader(file)
+    with (changed.folder / "corrected.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(corrected))
+        writer.writeheader()
+        writer.writerows([corrected | {"correction": "Ноль один."}, marked | {"exclude": "yes"}])
+    config = with_changes(clips__corrections="corrected.csv")
+    changed.snakemake(config, f"{RUN}/clips/train.json")
+    counts = changed.read_json(f"{RUN}/clips/train.json")
+    assert (counts["clips"], counts["corrected"], counts["excluded"]["label_error"]) == (clips - 1, 1, 1)
+    (changed.folder / "corrected.csv").write_text("dataset,split,id,correction,exclude\n", encoding="utf-8")
+    assert "clips_train" in changed.planned(config)
 
 
 def test_name_of_a_corpus_trains_and_scores_nothing(changed: WorkingCopy) -> None:

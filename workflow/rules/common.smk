@@ -75,10 +75,14 @@ def corpus(wildcards):
     return storage(dataset.path) if dataset.in_storage else paths.spoken_archive(dataset)
 
 
-def lm_files(wildcards):
-    """The text files of a run's language model, which the configuration names: a prefix does not belong there."""
-    files = paths.lm_text_files(SETTINGS, wildcards.run)
-    return [os.path.abspath(file) for file in files] if PREFIX else files
+def user_files(files):
+    """An input function: files of a run that the configuration names, `files(config, run)`; they take no prefix."""
+
+    def of_run(wildcards):
+        named = files(SETTINGS, wildcards.run)
+        return [os.path.abspath(file) for file in named] if PREFIX else named
+
+    return of_run
 
 
 def scored_steps(run):

@@ -8,7 +8,7 @@
 rule lm_text:
     input:
         clips=ancient(if_run(paths.trains_lm_on_clips, "results/runs/{run}/clips/train.parquet")),
-        files=lm_files,
+        files=user_files(paths.lm_text_files),
         texts=each("results/texts/{text}/sentences.txt.zst", paths.lm_texts),
         tokenizer=from_config(paths.lm_text_tokenizer),
         held_out=ancient(each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets)),

@@ -31,6 +31,7 @@ rule clips_train:
         status=each("results/data/{dataset}/status.json", paths.train_splits),
         scored=each("results/runs/{run}/clips/{set_name}.parquet", paths.scored_sets),
         recordings=each("results/data/{dataset}/{split}/index.parquet", paths.recording_splits),
+        corrections=user_files(paths.corrections),
     output:
         clips="results/runs/{run}/clips/train.parquet",
         digest="results/runs/{run}/clips/train.sha256",
@@ -50,9 +51,9 @@ rule clips_train:
         version=stage_version("clips"),
     shell:
         "python -m speechmill.corpus.clips --settings {params.settings:q} --indexes {input.indexes}"
-        " --status {input.status} --scored {input.scored} --recordings {input.recordings} --clips {output.clips}"
-        " --digest {output.digest} --counts {output.counts} --excluded {output.excluded} --leakage {output.leakage}"
-        " 2>&1 | tee {log}"
+        " --status {input.status} --scored {input.scored} --recordings {input.recordings}"
+        " --corrections {input.corrections} --clips {output.clips} --digest {output.digest} --counts {output.counts}"
+        " --excluded {output.excluded} --leakage {output.leakage} 2>&1 | tee {log}"
 
 
 rule vocab:

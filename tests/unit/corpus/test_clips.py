@@ -154,6 +154,7 @@ def run(
     kept: int,
     scored: Sequence[Path] = (),
     available: bool = True,
+    corrections: Sequence[Path] = (),
 ) -> None:
     memberships = [{"splits": [name.split("-")[1] for name in stage_settings.sets], "kept": kept}]
     status = {
@@ -162,7 +163,7 @@ def run(
     }  # fmt: skip
     write_json(status, folder / "status.json")
     arguments = ["--settings", as_json(stage_settings.model_dump()), "--indexes", *indexes,
-                 "--status", folder / "status.json", "--scored", *scored,
+                 "--status", folder / "status.json", "--scored", *scored, "--corrections", *corrections,
                  "--clips", folder / "clips.parquet", "--digest", folder / "clips.sha256",
                  "--counts", folder / "clips.json", "--excluded", folder / "excluded.parquet",
                  "--leakage", folder / "leakage.json"]  # fmt: skip
@@ -184,6 +185,37 @@ def test_program_writes_clips_counts_and_exclusions(
     assert (counts["listed"], counts["unavailable"]) == (6, None)
     assert counts["excluded"] == {"empty": 1, "infeasible": 1, "long": 1, "short": 1}
     assert counts["characters_dropped"] == {".": 3, "!": 3}
+    assert counts["corrected"] == 0
+
+
+def test_corrected_and_marked_clips_are_counted(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "corrected.csv"
+    # The sentence of the first was empty; the second would be too short for training without the mark, too.
+    lines = ["dataset,split,id,correction,exclude", "corpus,train,a2,Два!,", "corpus,train,b1,,yes"]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    run(indexes, monkeypatch, tmp_path, settings("corpus-train"), kept=5, corrections=[file])
+    used = read_table(tmp_path / "clips.parquet").to_pylist()
+    assert [(each["id"], each["sentence"], each["text"]) for each in used] == [
+        ("a1", "Раз.", "раз"),
+        ("a2", "Два!", "два"),
+    ]
+    counts = read_json(tmp_path / "clips.json")
+    assert counts["corrected"] == 1
+    assert counts["excluded"] == {"infeasible": 1, "label_error": 1, "long": 1}
+    excluded = {each["id"]: each["detail"] for each in read_table(tmp_path / "excluded.parquet").to_pylist()}
+    assert excluded["b1"] == "line 3 of corrected.csv"
+
+
+def test_correction_of_a_scored_clip_is_an_error(
+    indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored, file = tmp_path / "corpus-test.parquet", tmp_path / "corrected.csv"
+    write_table([row("t1") | {"dataset": "corpus", "text": "раз"}], CLIPS, scored)
+    file.write_text("dataset,split,id,correction,exclude\ncorpus,test,t1,Два,\n", encoding="utf-8")
+    with pytest.raises(SpeechmillError, match="t1 of corpus is a clip of corpus-test, which is scored"):
+        run(indexes, monkeypatch, tmp_path, settings("corpus-train"), 5, [scored], corrections=[file])
 
 
 def test_lost_clips_are_an_error(indexes: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,6 +215,20 @@ def test_scoring_stages_read_all_their_settings() -> None:
         assert read.keys() == json.loads(settings[stage]).keys(), stage
 
 
+def test_corrections_and_label_errors_change_no_settings() -> None:
+    raw = copy.deepcopy(DEMO)
+    run = raw["runs"]["demo_ru"]
+    run["clips"] = {**run["clips"], "corrections": "/home/me/corrected.csv"}
+    run["label_errors"] = {"clips": 7}
+    # The content of the file is a reason to run again, not its path.
+    for stage in ("clips_train", "plan", "finetune", "card"):
+        settings = getattr(stage_settings, stage)
+        assert settings(load(raw), "demo_ru") == settings(load(DEMO), "demo_ru"), stage
+    assert json.loads(stage_settings.suspicious(load(raw), "demo_ru"))["clips"] == 7
+    reproduced = json.loads(stage_settings.reproduction(load(raw), "demo_ru"))["runs"]["demo_ru"]
+    assert reproduced["clips"]["corrections"] == "corrected.csv"
+
+
 @pytest.mark.parametrize(("redistribute", "shown"), [(None, False), (True, True), (False, False)])
 def test_audio_is_shown_only_if_redistributable(redistribute: bool | None, shown: bool) -> None:
     raw = copy.deepcopy(DEMO)

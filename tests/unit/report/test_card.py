@@ -348,7 +348,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
         {"step": step, "dev_wer": wer, "dev_clips": 9} for step, wer in zip(PLAN["checkpoints"], WERS, strict=True)
     ]
     (tmp_path / "training.jsonl").write_text("".join(as_json(line) + "\n" for line in [*LOG, *dev_scores]))
-    counts = {"sets": ["cv-train"], "clips": 5, "seconds": 36, "speakers": 2, "excluded": {},
+    counts = {"sets": ["cv-train"], "clips": 5, "seconds": 36, "speakers": 2, "excluded": {}, "corrected": 2,
               "clips_touched": {"case lower": 4},
               "characters_replaced": {}, "characters_dropped": {"«": 3},
               "marks_dropped": {"\u0301": {"times": 1, "sentence": SECRET, "text": SECRET}}}  # fmt: skip

@@ -20,7 +20,13 @@ from speechmill.model.models import model_config
 from speechmill.training.plan import PlanSettings, format_plan, make_plan, steps_digest, trainer_steps
 
 SCORED = [{"seconds": 60.0}, {"seconds": 100.0}]
-COUNTS: dict[str, Any] = {"sets": ["corpus-train"], "speakers": 3, "excluded": {"long": 2}, "marks_dropped": {}}
+COUNTS: dict[str, Any] = {
+    "sets": ["corpus-train"],
+    "speakers": 3,
+    "excluded": {"long": 2},
+    "corrected": 0,
+    "marks_dropped": {},
+}
 
 
 def status(dataset: str = "corpus", **listed: int) -> dict[str, Any]:
@@ -325,7 +331,13 @@ def test_korean_recipe_steps_are_explained(tmp_path: Path) -> None:
     settings = recipe("ko_zeroth")
     lengths = lengths_like(22_263, 51.6, 30.0)
     listed = [status("zeroth", train=22_263)]
-    counts: dict[str, Any] = {"sets": ["zeroth-train"], "speakers": 105, "excluded": {}, "marks_dropped": {}}
+    counts: dict[str, Any] = {
+        "sets": ["zeroth-train"],
+        "speakers": 105,
+        "excluded": {},
+        "corrected": 0,
+        "marks_dropped": {},
+    }
     everything = plan(tmp_path, lengths, settings, counts, listed, **settings["plan"])
     assert everything["hours"] == pytest.approx(51.6, abs=0.05)
     assert 50 * trainer_steps(22_263, 8, 4, 1)[0] == 34_750
@@ -356,6 +368,7 @@ def test_russian_recipe_steps_are_explained(tmp_path: Path) -> None:
     counts = {
         "sets": ["cv8_ru-train", "cv8_ru-dev", "cv8_ru-other"],
         "speakers": 2_000,
+        "corrected": 0,
         "excluded": {"leakage": leakage, "long": 46_329 - used - leakage - drawn},
         "marks_dropped": {},
     }

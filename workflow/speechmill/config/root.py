@@ -24,6 +24,7 @@ from speechmill.config.datasets import (
 from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
 from speechmill.config.finetune import Device, FinetuneConfig
 from speechmill.config.hub_metadata import HubLanguage
+from speechmill.config.label_errors import LabelErrorsConfig
 from speechmill.config.languages import separates_words
 from speechmill.config.leakage import LeakageConfig
 from speechmill.config.lm import LmUnit
@@ -43,7 +44,8 @@ from speechmill.core.command import SpeechmillError
 _REQUIRED_FOR_TRAINING = ("train", "dev", "plan", "finetune", "card")
 _ONLY_FOR_TRAINING = (
     *(key for key in _REQUIRED_FOR_TRAINING if key != "dev"),
-    *("gpus", "gpu_memory_gib", "clips", "leakage", "mixing", "augment", "checkpoints", "select", "publish"),
+    *("gpus", "gpu_memory_gib", "clips", "leakage", "mixing", "augment", "checkpoints", "select", "label_errors"),
+    "publish",
     "vocab",
 )
 
@@ -114,6 +116,11 @@ class Run(Section):
     checkpoints: CheckpointConfig = Field(CheckpointConfig(), description="which checkpoints are kept")
     evaluation: EvaluationConfig = Field(description="evaluation sets, decoders and protocols")
     select: SelectConfig = Field(SelectConfig(), description="how the checkpoint that becomes the model is selected")
+    label_errors: LabelErrorsConfig | None = Field(
+        None,
+        description="if given, also as `{}`, the training clips whose sentences are probably wrong are listed in"
+        " `results/runs/{run}/label_errors/`: a page to listen to, and a file for `clips.corrections`",
+    )
     card: CardConfig | None = Field(
         None, description="parts of the model card that only the author can write; required for training"
     )

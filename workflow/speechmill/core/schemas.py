@@ -162,6 +162,22 @@ CTC_OUTPUTS = pa.schema(
 `log_probs` the log-probabilities in little-endian fp16, shape (frames, vocabulary), null where no decoder needs them.
 """
 
+LABEL_SCORES = pa.schema(
+    [
+        *_CLIP_KEY,
+        ("seconds", pa.float64()),
+        ("sentence", pa.string()),
+        ("reference", pa.string()),
+        ("hypothesis", pa.string()),
+        ("score", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+"""Training clips with the score of `inference/label_scores.py`, or the reason why there is none.
+
+`sentence` is that of the training, perhaps corrected; `reference` and `hypothesis` are both normalised.
+"""
+
 HYPOTHESES = pa.schema(
     [
         *_CLIP_KEY,

@@ -17,6 +17,7 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import read_json, write_json, write_text
 from speechmill.core.schemas import CLIPS, EXCLUDED, SAMPLE_RATE
 from speechmill.core.tables import clips_digest, read_rows, write_table
+from speechmill.corpus.corrections import Corrections
 from speechmill.corpus.leakage import Leakage, format_leakage
 from speechmill.corpus.recordings import Recordings
 from speechmill.corpus.splits import splits_of
@@ -48,22 +49,32 @@ class ClipsSettings(BaseModel):
 
 @dataclass(frozen=True)
 class Selection:
-    """The used and the excluded clips, together all kept clips of the sets, and the normaliser with its counts."""
+    """The used and the excluded clips, together all kept clips of the sets, and the normaliser with its counts.
+
+    `corrected` is the number of used clips with a corrected sentence.
+    """
 
     used: list[dict[str, Any]]
     excluded: list[dict[str, Any]]
     normaliser: Normaliser
+    corrected: int
 
 
-def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage | None = None) -> Selection:
+def select_clips(
+    indexes: list[Path],
+    settings: ClipsSettings,
+    leakage: Leakage | None = None,
+    corrections: Corrections | None = None,
+) -> Selection:
     """Return the clips of the sets, each set a `{dataset}-{split}`, from indexes `.../{dataset}/{split}/index.parquet`.
 
-    A clip that belongs to several of the sets is selected once.
+    A clip that belongs to several of the sets is selected once. Corrected sentences replace those of the corpus.
     """
     normalise, units = Normaliser(settings.text), unit_pattern(output_clusters(settings.text))
     used: list[dict[str, Any]] = []
     excluded: list[dict[str, Any]] = []
     seen: set[tuple[str, str]] = set()
+    corrected = 0
     for name in settings.sets:
         dataset, split = name.split("-")
         for index in (path for path in indexes if path.parts[-3] == dataset):
@@ -72,17 +83,25 @@ def select_clips(indexes: list[Path], settings: ClipsSettings, leakage: Leakage 
                 if key in seen or split not in splits_of(row, settings.drawn[dataset]):
                     continue
                 seen.add(key)
+                correction = corrections.sentence(key) if corrections else None
+                sentence = row["sentence"] if correction is None else correction
                 clip = row | {
                     "dataset": dataset,
                     "split": index.parent.name,
-                    "text": to_units(normalise(row["sentence"]), settings.text.units),
+                    "sentence": sentence,
+                    "text": to_units(normalise(sentence), settings.text.units),
                 }
-                why = exclusion_reason(clip, units.findall(clip["text"]), settings.training, leakage)
+                marked = corrections.exclusion(key) if corrections else None
+                if marked is None:
+                    why = exclusion_reason(clip, units.findall(clip["text"]), settings.training, leakage)
+                else:
+                    why = ("label_error", marked)
                 if why is None:
                     used.append(clip)
+                    corrected += correction is not None
                 else:
                     excluded.append(clip | {"reason": why[0], "detail": why[1]})
-    return Selection(used, excluded, normalise)
+    return Selection(used, excluded, normalise, corrected)
 
 
 def exclusion_reason(
@@ -108,6 +127,10 @@ def exclusion_reason(
     # Checked last, so that leakage counts only clips that would otherwise be used for training.
     collision = leakage.check(clip) if leakage else None
     return None if collision is None else ("leakage", collision)
+
+
+def _key(clip: dict[str, Any]) -> tuple[str, str]:
+    return clip["dataset"], clip["id"]
 
 
 def count_kept(sets: list[str], statuses: Iterable[dict[str, Any]]) -> int:
@@ -146,6 +169,7 @@ def main() -> None:
     parser.add_argument(
         "--recordings", type=Path, nargs="*", default=[], help="the indexes of datasets that others are made from"
     )
+    parser.add_argument("--corrections", type=Path, nargs="*", help="the file of corrections, if any; training only")
     parser.add_argument("--excluded", type=Path, help="the table of excluded clips to write; training only")
     parser.add_argument("--leakage", type=Path, help="the counts of collisions to write; training only")
     args = parser.parse_args()
@@ -158,7 +182,11 @@ def main() -> None:
         leakage = Leakage(training.leakage, training.dev, training.speakers, Recordings(training.of, recordings))
         for path in args.scored:
             leakage.add_scored_set(path.stem, read_rows(path))
-    selection = select_clips(args.indexes, settings, leakage)
+    corrections = Corrections(args.corrections[0]) if args.corrections else None
+    selection = select_clips(args.indexes, settings, leakage, corrections)
+    if corrections:
+        clips = [*selection.used, *selection.excluded]
+        corrections.check(map(_key, clips), {path.stem: map(_key, read_rows(path)) for path in args.scored})
     used, excluded = selection.used, selection.excluded
     names = " + ".join(settings.sets)
     if len(used) + len(excluded) != (expected := count_kept(settings.sets, statuses)):
@@ -186,6 +214,7 @@ def main() -> None:
             "speakers": len({row["speaker_id"] for row in used if row["speaker_id"]}),
             "by_dataset": by_dataset(used),
             "excluded": reasons,
+            "corrected": selection.corrected,
             "clips_touched": dict(selection.normaliser.clips_touched),
             "characters_replaced": dict(selection.normaliser.characters_replaced.most_common()),
             "characters_dropped": dict(selection.normaliser.characters_dropped.most_common()),

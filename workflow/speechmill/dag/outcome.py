@@ -36,6 +36,7 @@ def outcome(run: Path) -> str:
         "card": "model/README.md",
         "plots": "model/plots",
         "worst": "worst",
+        "labels": "label_errors/suspicious.html",
         "scores": "evaluation/summary.parquet",
     }
     averaged = selected_mean(selection)

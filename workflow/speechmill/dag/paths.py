@@ -451,6 +451,12 @@ def lm_text_files(config: Config, run: str) -> list[str]:
     return lm.files if lm else []
 
 
+def corrections(config: Config, run: str) -> list[str]:
+    """Return the file of corrections of a run's training clips, as the configuration names it; nothing if none."""
+    file = config.runs[run].clips.corrections
+    return [file] if file else []
+
+
 def lm_texts(config: Config, run: str) -> Items:
     """Return the fetched texts that a run's language model is made of."""
     lm = config.runs[run].evaluation.language_model
@@ -490,6 +496,8 @@ def results(config: Config, run: str) -> list[str]:
     targets = [f"{folder}/model/README.md"] if section.trains else [f"{folder}/evaluation/summary.parquet"]
     if section.evaluation.worst_clips:
         targets += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
+    if section.label_errors:
+        targets.append(f"{folder}/label_errors/suspicious.html")
     return [*targets, f"{folder}/evaluation/breakdown.json"]
 
 

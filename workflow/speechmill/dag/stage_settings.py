@@ -12,6 +12,7 @@ from typing import Any
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
+from speechmill.config.label_errors import LabelErrorsConfig
 from speechmill.config.lm import LmConfig
 from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
@@ -174,7 +175,8 @@ def clips(config: Config, run: str, role: str) -> str:
     }
     if role == "train":
         settings["training"] = {
-            "clips": section.clips.model_dump(),
+            # The content of the file of corrections counts, not its path.
+            "clips": section.clips.model_dump(exclude={"corrections"}),
             "leakage": section.leakage.model_dump(),
             "dev": section.dev,
             "speakers": {name: config.datasets[name].speaker_namespace(name) for name in section.datasets},
@@ -363,6 +365,27 @@ def worst(config: Config, run: str, set_name: str) -> str:
     )
 
 
+def label_scores(config: Config, run: str) -> str:
+    """Return how the model is run, and the text rules. Training clips are not split into chunks."""
+    section = config.runs[run]
+    inference = {"device": section.device, **section.evaluation.model_dump(include={"precision", "batch_seconds"})}
+    return _json({"inference": inference, "text": section.text.model_dump()})
+
+
+def suspicious(config: Config, run: str) -> str:
+    """Return how many clips are listed, how they are compared, and what the page may show of each dataset."""
+    section = config.runs[run]
+    names = section.train_datasets
+    return _json(
+        {
+            "clips": (section.label_errors or LabelErrorsConfig()).clips,
+            "metric": section.error_rate,
+            "languages": {name: config.datasets[name].language for name in names},
+            "redistribute": [name for name in names if _audio_redistributable(config, name)],
+        }
+    )
+
+
 def select(config: Config, run: str) -> str:
     """Return the set, the decoder and the metric that decide, and how many checkpoints are averaged, if any."""
     return _json(_selection(config.runs[run]))
@@ -439,6 +462,8 @@ def reproduction(config: Config, run: str) -> str:
         if "path" in dataset and not dataset["path"].startswith(SPOKEN):
             dataset["path"] = Path(dataset["path"]).name
     for name, each in chosen["runs"].items():
+        if "corrections" in each.get("clips", {}):
+            each["clips"]["corrections"] = Path(each["clips"]["corrections"]).name
         # Who reproduces a run does not upload it to the same repository.
         each.pop("publish", None)
         model = config.runs[name].model

@@ -158,6 +158,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "differences": card_lists.corpus_differences(settings, evidence.status),
         "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
         "data": card_tables.data_table(settings, evidence.counts),
+        "corrected": evidence.counts["train"]["corrected"],
         "mixing": card_tables.mixing_table(settings, evidence.plan["mixing"]),
         "corpora": card_tables.corpus_table(settings, evidence.status),
         "aligned": card_lists.aligned_datasets(settings, evidence.status),

@@ -83,9 +83,7 @@ def processor(vocab: dict[str, int], settings: VocabSettings, base: Path | None)
     return with_extractor(tokenizer, settings, base)
 
 
-def with_extractor(
-    tokenizer: Any, settings: VocabSettings, base: Path | None
-) -> ProcessorMixin:
+def with_extractor(tokenizer: Any, settings: VocabSettings, base: Path | None) -> ProcessorMixin:
     """Return a processor with `tokenizer` and the feature extractor of the base or for random weights."""
     extractor = (
         AutoFeatureExtractor.from_pretrained(base, trust_remote_code=False)
