@@ -306,6 +306,19 @@ def test_base_has_to_fit_all_runs_that_are_trained_from_it() -> None:
     assert stage_settings.ingest_model_trainings(config, "run-tuned") == "{}"
 
 
+def test_keys_that_need_a_ctc_model_or_generation_are_listed() -> None:
+    raw = copy.deepcopy(DEMO)
+    run = {key: raw["runs"]["demo_ru"][key] for key in ("language", "text")}
+    sets = {"sets": [{"set": "demo_ru-test", "chunk_seconds": 20}], "generation": {"task": "transcribe"}}
+    raw["runs"]["peer"] = run | {"training": "none", "model": {"base": "./peer"}, "evaluation": sets}
+    config = load(raw)
+    uses = json.loads(stage_settings.ingest_model_uses(config, config.runs["peer"].model.base_name))
+    assert uses == {
+        "ctc": ["runs.peer.evaluation.sets, chunk_seconds"],
+        "generation": ["runs.peer.evaluation.generation"],
+    }
+
+
 def test_language_decides_only_what_is_stored_of_a_base() -> None:
     without, chosen = (load(with_model(HUB_BASE | each)) for each in ({}, {"target_lang": "rus"}))
     for stage in (stage_settings.plan, stage_settings.finetune):
