@@ -256,3 +256,62 @@ def language_model(
     about = {"blank": "[PAD]", "separator": "|", "special": [token for token in tokens if token == "[UNK]"]}
     write_json(about, folder / ABOUT)
     return folder
+
+
+def write_tiny_whisper(folder: Path) -> None:
+    """Write a Whisper with random weights, which writes letters and spaces that depend on the audio."""
+    import torch
+    from transformers import (
+        AddedToken,
+        GenerationConfig,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+        WhisperForConditionalGeneration,
+        WhisperProcessor,
+        WhisperTokenizer,
+    )
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    end, start = "<|endoftext|>", "<|startoftranscript|>"
+    languages, tasks = ("<|ko|>", "<|ru|>"), ("translate", "transcribe")
+    others = ("<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
+    characters = list(bytes_to_unicode().values())
+    tokenizer = WhisperTokenizer(
+        vocab={token: i for i, token in enumerate([*characters, end])}, merges=[], pad_token=end
+    )
+    special = [start, *languages, *(f"<|{task}|>" for task in tasks), *others]
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in special], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", special=False) for i in range(1501)])
+    ids = tokenizer.get_vocab()
+    tokens = {"bos_token_id": ids[end], "eos_token_id": ids[end], "pad_token_id": ids[end]}
+    tokens["decoder_start_token_id"] = ids[start]
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_target_positions=40, init_std=0.5,
+        **tokens,
+    )  # fmt: skip
+    model = WhisperForConditionalGeneration(config)
+    # Otherwise the text would hardly depend on the audio.
+    torch.nn.init.normal_(model.model.decoder.layers[0].encoder_attn.out_proj.weight, std=3)
+    # Timestamps are so many that they would be most of the output.
+    with torch.no_grad():
+        model.model.decoder.embed_tokens.weight[ids["<|0.00|>"] :] *= 0.1
+        model.model.decoder.embed_tokens.weight[[ids[token] for token in "abcdeĠ"]] *= 5
+    model.generation_config = GenerationConfig(
+        **tokens,
+        is_multilingual=True,
+        lang_to_id={token: ids[token] for token in languages},
+        task_to_id={task: ids[f"<|{task}|>"] for task in tasks},
+        no_timestamps_token_id=ids["<|notimestamps|>"],
+        prev_sot_token_id=ids["<|startofprev|>"],
+        alignment_heads=[[0, 0]],
+        max_initial_timestamp_index=50,
+        max_length=24,
+        # Without an end, every text has the largest length.
+        suppress_tokens=[ids[token] for token in [*characters, end, *special] if token not in list("abcdeĠ")],
+        begin_suppress_tokens=[],
+        return_timestamps=False,
+    )
+    model.save_pretrained(folder)
+    WhisperProcessor(WhisperFeatureExtractor(), tokenizer).save_pretrained(folder)

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from working_copy import WorkingCopy, faulty_config
 
+from material import write_tiny_whisper
+
 RUN = Path("results/runs/demo_ru")
 DATA = Path("results/data/demo_ru")
 
@@ -193,12 +195,19 @@ def reused(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> R
         "model": {"base": "./model"},
         "evaluation": run["evaluation"] | {"sets": ["demo_ru-test"], "lm": lm},
     }
+    write_tiny_whisper(copy.folder / "whisper")
+    config["runs"]["whisper"] = {key: run[key] for key in ("language", "device", "text")} | {
+        "training": "none",
+        "model": {"base": "./whisper"},
+        "evaluation": {"sets": ["demo_ru-test"], "generation": {"num_beams": 1}},
+    }
     config["runs"]["tuned"] = run | {
         "model": {"base": "./model", "config": {"hidden_dropout": 0.1}},
         "text": run["text"] | {"case": "upper", "keep": "А-ЯЁ"},
     }
     scored = ("evaluation/summary.parquet", "evaluation/breakdown.json", "worst/demo_ru-test.html")
-    targets = [*(f"results/runs/scored/{file}" for file in scored), "results/runs/tuned/checkpoints"]
+    targets = [f"results/runs/{name}/{file}" for name in ("scored", "whisper") for file in scored]
+    targets.append("results/runs/tuned/checkpoints")
     return Reused(copy, config, targets, copy.snakemake(config, *targets).output)
 
 
@@ -222,6 +231,22 @@ def test_scored_model_has_the_scores_of_its_own_run(reused: Reused) -> None:
     assert len(again) == 4
     pd.testing.assert_frame_equal(again[compared], selected.loc[again.index, compared])
     assert re.search(r"^result  scored, step 0: .*demo_ru-test WER", reused.output, re.MULTILINE)
+
+
+def test_whisper_is_scored_on_the_same_clips(reused: Reused) -> None:
+    runs = reused.copy.folder / "results/runs"
+    whisper, ctc = (
+        pd.read_parquet(runs / name / "evaluation/summary.parquet").iloc[0] for name in ("whisper", "scored")
+    )
+    assert whisper["eval_set_sha256"] == ctc["eval_set_sha256"]
+    assert whisper["clips_scored"] == ctc["clips_scored"] > 0
+    assert whisper["wer"] > 0
+    assert pd.isna(whisper["loss"])
+    hypotheses = pd.read_parquet(runs / "whisper/evaluation/0/demo_ru-test/greedy/hypotheses.parquet")
+    assert hypotheses["hypothesis"].str.contains("[a-e]").any()
+    page = (runs / "whisper/worst/demo_ru-test.html").read_text(encoding="utf-8")
+    assert "<audio" in page
+    assert "forced alignment" not in page
 
 
 def test_model_is_fine_tuned_with_a_new_vocabulary(reused: Reused) -> None:

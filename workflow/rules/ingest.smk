@@ -91,6 +91,7 @@ rule ingest_model:
         # Resources, not parameters: these are only compared.
         expected_bytes=from_config(stage_settings.ingest_model_runtime),
         trainings=from_config(stage_settings.ingest_model_trainings),
+        uses=from_config(stage_settings.ingest_model_uses),
     params:
         settings=from_config(stage_settings.ingest_model),
         runs=from_config(stage_settings.ingest_model_runs),
@@ -99,5 +100,5 @@ rule ingest_model:
     shell:
         "HF_HUB_OFFLINE=0 python -m speechmill.model.ingest_model --settings {params.settings:q}"
         " --runs {params.runs:q} --trainings {resources.trainings:q}"
-        " --expected-bytes {resources.expected_bytes} --folder {output.folder}"
+        " --uses {resources.uses:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
         " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"

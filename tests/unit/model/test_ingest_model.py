@@ -12,7 +12,7 @@ from material import as_json
 from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import DIGESTS, read_json
-from speechmill.model.ingest_model import Training, copy_run_model, fetch_model, main
+from speechmill.model.ingest_model import Training, Uses, copy_run_model, fetch_model, main
 
 OLD, NEW = "0" * 39 + "1", "0" * 39 + "2"
 FILES = {
@@ -217,6 +217,39 @@ def test_code_of_a_base_is_neither_fetched_nor_run(tmp_path: Path, hub: Hub) -> 
         fetch_model(ModelConfig(base="somebody/other", revision="main"), tmp_path / "model")
     assert not any("code.py" in request or "safetensors" in request for request in hub.requests)
     assert not (tmp_path / "model").exists()
+
+
+GENERATION = {"generation_config.json": b"{}", "merges.txt": b"", "normalizer.json": b"{}"}
+
+
+def test_generation_settings_are_fetched_only_for_a_model_that_generates_text(tmp_path: Path, hub: Hub) -> None:
+    whisper = FILES | GENERATION | {"config.json": b'{"model_type": "whisper"}'}
+    hub.repositories["somebody/whisper"] = Repository({NEW: whisper}, {"main": NEW})
+    hub.repositories["somebody/ctc"] = Repository({NEW: FILES | GENERATION}, {"main": NEW})
+    for name, others in (("whisper", ["generation_config.json", "merges.txt"]), ("ctc", ["merges.txt"])):
+        fetch_model(ModelConfig(base=f"somebody/{name}", revision="main"), tmp_path / name)
+        assert {path.name for path in (tmp_path / name).iterdir()} == {*WANTED, *others}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "uses", "message"),
+    [
+        (
+            "whisper",
+            Uses(ctc=["datasets.pieces.by"]),
+            r"datasets\.pieces\.by: .* \(whisper\) generates text",
+        ),
+        ("wav2vec2", Uses(generation=["runs.x.evaluation.generation"]), r"evaluation\.generation: .* is a CTC model"),
+    ],
+)
+def test_key_for_another_kind_of_model_is_refused(
+    tmp_path: Path, hub: Hub, model_type: str, uses: Uses, message: str
+) -> None:
+    files = FILES | {"config.json": as_json({"model_type": model_type}).encode()}
+    hub.repositories["somebody/peer"] = Repository({NEW: files}, {"main": NEW})
+    with pytest.raises(SpeechmillError, match=message):
+        fetch_model(ModelConfig(base="somebody/peer", revision="main"), tmp_path / "model", uses=uses)
+    assert not any("safetensors" in request for request in hub.requests)
 
 
 @pytest.mark.parametrize("exists", [True, False])

@@ -18,6 +18,7 @@ from speechmill.model.word_times import Word
 from speechmill.report import worst
 from speechmill.report.worst import (
     WorstSettings,
+    much_longer_hypotheses,
     playback_start,
     prepare_clips,
     render_page,
@@ -40,7 +41,13 @@ SETTINGS = WorstSettings(
     worst_clips=20,
     batch_seconds=60,
 )
-SUMMARY = {"run": "demo", "system": System("corpus-train", 5, "greedy"), "scored": 4, "with_errors": 3}
+SUMMARY = {
+    "run": "demo",
+    "system": System("corpus-train", 5, "greedy"),
+    "scored": 4,
+    "with_errors": 3,
+    "much_longer": [],
+}
 
 
 def row(name: str, reference: str, hypothesis: str, seconds: float = 1.0) -> dict[str, Any]:
@@ -70,6 +77,16 @@ def test_worst_clips_follow_the_error_rate() -> None:
     rows = [row("a", "a b", "b a c"), row("b", "abcdefgh", "xyzwvuts"), row("c", "a", "a")]
     assert [each["id"] for each in select_worst(rows, 20, "wer")] == ["a", "b"]
     assert [each["id"] for each in select_worst(rows, 20, "cer")] == ["b", "a"]
+
+
+def test_texts_much_longer_than_the_reference_are_named() -> None:
+    rows = [row("a", "", "thank you"), row("b", "ab", "abcd"), row("c", "ab", "abcde"), row("d", "", "")]
+    much_longer = much_longer_hypotheses(rows)
+    assert [each["id"] for each in much_longer] == ["a", "c"]
+    page = render_page([], SUMMARY | {"much_longer": much_longer}, SETTINGS)
+    assert "In 2 clips the hypothesis has more than twice as many characters" in page
+    assert "empty in 1 of them" in page
+    assert "<code><bdi>a</bdi></code>, <code><bdi>c</bdi></code>." in page
 
 
 def test_clips_without_errors_or_words() -> None:

@@ -58,6 +58,20 @@ class SetConfig(Section):
         return (self.chunk_seconds or 0) / 6 if self.stride_seconds is None else self.stride_seconds
 
 
+class GenerationConfig(Section):
+    """How a model that generates text, such as Whisper, is asked to transcribe; a CTC model has no such settings."""
+
+    language: str | None = Field(
+        None, description="language of the speech, by its code in the model; default: the run's `language`"
+    )
+    task: Literal["transcribe", "translate"] | None = Field(
+        None, description="`translate` gives English text; default: `transcribe`"
+    )
+    num_beams: int | None = Field(
+        None, gt=0, description="width of the beam search; default: that of the pipeline of transformers"
+    )
+
+
 def _from_name(value: object) -> object:
     return {"set": value} if isinstance(value, str) else value
 
@@ -78,6 +92,11 @@ class EvaluationConfig(Section):
     )
     batch_seconds: float = Field(120.0, gt=0, description="seconds of audio per forward pass, including padding")
     lm: LmConfig | None = Field(None, description="language model of the decoder `lm`")
+    generation: GenerationConfig | None = Field(
+        None,
+        description="for `training: none` with a model that generates text, such as Whisper: language and task; models"
+        " that take neither are scored without it",
+    )
     robustness: RobustnessConfig | None = Field(
         None, description="perturbed copies of evaluation sets, on which the selected checkpoint is scored as well"
     )

@@ -197,6 +197,8 @@ class Run(Section):
     @model_validator(mode="after")
     def _training_is_complete_or_absent(self) -> "Run":
         if self.trains:
+            if self.evaluation.generation is not None:
+                raise ValueError("`evaluation.generation` is only for `training: none`: training makes a CTC model")
             missing = [f"`{key}`" for key in _REQUIRED_FOR_TRAINING if getattr(self, key) is None]
             if missing:
                 raise ValueError(

@@ -160,6 +160,7 @@ CTC_OUTPUTS = pa.schema(
 
 `frames` is the number of frames, `hypothesis` the greedy one, `loss` the CTC loss (null where there is none), and
 `log_probs` the log-probabilities in little-endian fp16, shape (frames, vocabulary), null where no decoder needs them.
+A model that generates text has its text as `hypothesis`, and null in the others.
 """
 
 LABEL_SCORES = pa.schema(

@@ -101,6 +101,22 @@ def ingest_model_trainings(config: Config, model: str) -> str:
     )
 
 
+def ingest_model_uses(config: Config, model: str) -> str:
+    """Return the keys that need a CTC model, and those that need a model that generates text."""
+    ctc = [f"datasets.{name}.model" for name, each in config.segmented.items() if each.model.base_name == model]
+    generation = []
+    for name, run in config.runs.items():
+        if run.trains or run.model.base is None or run.model.base_name != model:
+            continue
+        evaluation = run.evaluation
+        ctc += [f"runs.{name}.evaluation.decoders, lm"] if uses_lm(run) else []
+        chunked = any(each.chunk_seconds is not None for each in evaluation.sets)
+        ctc += [f"runs.{name}.evaluation.sets, chunk_seconds"] if chunked else []
+        ctc += [f"datasets.{dataset}.by" for dataset, each in config.transcribed.items() if each.by == name]
+        generation += [f"runs.{name}.evaluation.generation"] if evaluation.generation is not None else []
+    return _json({"ctc": ctc, "generation": generation})
+
+
 def ingest_model_runtime(config: Config, model: str) -> int:
     """Return the size that the configuration expects of a base model, or 0; it is only compared to the real one."""
     return base_config(config, model).expected_bytes or 0
@@ -248,7 +264,10 @@ def log_probs(config: Config, run: str, set_name: str) -> str:
     """Return the device and precision, the size of a batch, and the chunks of a set."""
     section = config.runs[run]
     computation = section.evaluation.model_dump(include={"precision", "batch_seconds"})
-    return _json({"device": section.device, **computation, **_chunks(section, set_name)})
+    # Of a model that generates text; a trained one does not.
+    generation = {} if section.trains else section.evaluation.model_dump(include={"generation"})
+    language = {} if section.trains else {"language": section.language}
+    return _json({"device": section.device, **computation, **_chunks(section, set_name), **generation, **language})
 
 
 def log_probs_runtime(config: Config, run: str, step: str, set_name: str, outputs: str) -> str:

@@ -150,12 +150,15 @@ def main() -> None:
     rows, scores = score(
         clips, hypotheses, outputs["loss"], args.settings.text, args.protocols, metadata["special_tokens"]
     )
-    known = set(metadata["vocabulary"]) - set(metadata["special_tokens"])
-    if any(token.startswith(WORD_START) for token in known):
-        # Subwords of which the tokenizer spells words in its own way.
-        known = set("".join(known))
-    units = unit_pattern(known)
-    outside = Counter(c for clip in clips for c in units.findall(clip["text"]) if c != " " and c not in known)
+    outside: Counter[str] = Counter()
+    # None for a model that generates text.
+    if metadata["vocabulary"] is not None:
+        known = set(metadata["vocabulary"]) - set(metadata["special_tokens"])
+        if any(token.startswith(WORD_START) for token in known):
+            # Subwords of which the tokenizer spells words in its own way.
+            known = set("".join(known))
+        units = unit_pattern(known)
+        outside.update(c for clip in clips for c in units.findall(clip["text"]) if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {

@@ -1,4 +1,8 @@
-"""log_probs: run a checkpoint over a set once and store its CTC outputs, which all decoders share."""
+"""log_probs: run a model over a set once and store its CTC outputs, which all decoders share.
+
+A model that generates text, such as Whisper, has no CTC outputs: its hypotheses are stored in the same table, without
+losses, frames and log-probabilities.
+"""
 
 import argparse
 import hashlib
@@ -22,12 +26,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from transformers import PreTrainedModel
 
+from speechmill.config.evaluation import GenerationConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_folder, read_json
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
 from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table, write_in_row_groups
+from speechmill.inference.generate import generate
+from speechmill.model.base_files import CONFIG, generates_text
 from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
@@ -61,6 +68,10 @@ class LogProbsSettings(BaseModel):
     chunk_seconds: float | None = None
     stride_seconds: float | None = None
     """By default a sixth of `chunk_seconds`, as in the pipeline of transformers."""
+    language: str = ""
+    """The language of a run that only scores a model."""
+    generation: GenerationConfig | None = None
+    """Of a run that only scores a model; used by models that generate text."""
 
 
 class RuntimeSettings(BaseModel):
@@ -333,6 +344,19 @@ def write_ctc_outputs(
         }
         for clip, output in zip(clips, outputs, strict=True)
     )
+    _write(path, rows, metadata)
+
+
+def write_generated(
+    path: Path, clips: list[dict[str, Any]], hypotheses: Sequence[str], metadata: dict[str, Any]
+) -> None:
+    """Write `ctc_outputs.parquet` with the hypotheses of a model that generates text, which has no CTC outputs."""
+    columns = zip(clips, hypotheses, strict=True)
+    rows = ({"id": clip["id"], "hypothesis": hypothesis} for clip, hypothesis in columns)
+    _write(path, ({"frames": None, "loss": None, "log_probs": None} | row for row in rows), metadata)
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]], metadata: dict[str, Any]) -> None:
     encoded = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
     write_in_row_groups(rows, CTC_OUTPUTS.with_metadata(encoded), path, _ROW_GROUP)
 
@@ -402,6 +426,18 @@ def main() -> None:
         write_ctc_outputs(args.ctc_outputs, [], [], None, metadata)
         return
     clips = read_table(args.clips).to_pylist()
+    if generates_text(read_json(folder / CONFIG)):
+        with acquire_devices(settings.device, f"runs.{args.run}", args.gpus) as (device,):
+            started = time.monotonic()
+            dtype = _PRECISIONS[settings.precision] if device.type == "cuda" else torch.float32
+            generation = settings.generation or GenerationConfig()
+            hypotheses = generate(
+                *(folder, clips, args.shards, generation, settings.language, settings.batch_seconds, device, dtype)
+            )
+            metadata |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}
+        # Its tokens are parts of words, so that no character is known to be missing.
+        write_generated(args.ctc_outputs, clips, hypotheses, metadata | {"vocabulary": None})
+        return
     model, processor = load_checkpoint(folder)
     metadata["vocabulary"] = vocabulary(model, processor)
     metadata["special_tokens"] = written_special_tokens(processor)

@@ -14,6 +14,7 @@ from speechmill.core.languages import languages_of, nearest_languages
 
 CONFIG, VOCAB, TOKENIZER_CONFIG = "config.json", "vocab.json", "tokenizer_config.json"
 
+_GENERATION = "generation_config.json"
 _FEATURES = ("preprocessor_config.json", "processor_config.json")
 _TOKENIZER = (
     *(VOCAB, TOKENIZER_CONFIG, "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt"),
@@ -58,6 +59,28 @@ def weight_files(names: Collection[str], read_json: Callable[[str], Any], base: 
 def processor_files(names: Collection[str], tokenizer: bool) -> list[str]:
     """Return the files of the feature extractor, and of the tokenizer if it is used."""
     return [name for name in (*_FEATURES, *(_TOKENIZER if tokenizer else ())) if name in names]
+
+
+def generates_text(config: Mapping[str, Any]) -> bool:
+    """Return whether a model generates text token by token, as Whisper and transducers do, instead of by CTC.
+
+    Args:
+        config: The content of `config.json`.
+    """
+    # Imports torch, which the other functions do without.
+    from transformers.models.auto import modeling_auto
+
+    mappings = (
+        modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_TDT_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_RNNT_MAPPING_NAMES,
+    )
+    return any(config.get("model_type") in mapping for mapping in mappings)
+
+
+def generation_files(names: Collection[str]) -> list[str]:
+    """Return the files that only a model that generates text needs: the settings of its generation."""
+    return [_GENERATION] if _GENERATION in names else []
 
 
 def adapter_file(names: Collection[str], language: str) -> str | None:

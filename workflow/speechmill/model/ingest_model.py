@@ -1,7 +1,8 @@
 """The stage ingest_model: store a base model from the Hugging Face Hub, a local folder or another run.
 
 Of a repository or folder only what is used is fetched: configuration, feature extractor, tokenizer, one set of weights,
-and at most the adapter of one language; no further formats, checkpoints, optimisers, language models.
+the generation settings of a model that generates text, and at most the adapter of one language; no further formats,
+checkpoints, optimisers, language models.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from speechmill.model.base_files import (
     adapter_file,
     base_languages,
     choose_language,
+    generates_text,
+    generation_files,
     is_nested,
     processor_files,
     refuse_code,
@@ -58,6 +61,13 @@ class Training(BaseModel):
     config: dict[str, Any]
     finetune: FinetuneConfig
     augment: AugmentConfig
+
+
+class Uses(BaseModel):
+    """The keys of the configuration that need a CTC model, and those that need a model that generates text."""
+
+    ctc: list[str] = []
+    generation: list[str] = []
 
 
 _TRAININGS = TypeAdapter(dict[str, Training])
@@ -84,6 +94,7 @@ def fetch_model(
     runs: Mapping[str, Mapping[str, Any]] | None = None,
     trainings: Mapping[str, Training] | None = None,
     expected_bytes: int = 0,
+    uses: Uses | None = None,
 ) -> dict[str, Any]:
     """Store the base model in `folder`, and return its source, commit, and the digest of each file.
 
@@ -97,11 +108,12 @@ def fetch_model(
         runs: For each run that starts from it, its `language`, and whether it `trains`.
         trainings: For each run that is trained from it, perhaps through other runs, what has to fit its architecture.
         expected_bytes: The size that the configuration expects, or 0.
+        uses: What has to fit a CTC model, or a model that generates text.
 
     Raises:
         SpeechmillError: The local folder, the model or the revision does not exist, the Hub cannot be reached, the
-            base has code of its own or no weights, the language is missing or has to be chosen, or a setting of a run
-            does not fit the architecture.
+            base has code of its own or no weights, the language is missing or has to be chosen, or a setting of the
+            configuration does not fit the architecture.
     """
     title = str(settings.base_title)
     base = _in_folder(Path(str(settings.base)).expanduser()) if settings.base_is_folder else _on_hub(settings)
@@ -110,11 +122,14 @@ def fetch_model(
     for name, training in (trainings or {}).items():
         for error in architecture_errors(config | training.config, training.finetune, training.augment):
             raise SpeechmillError(f"runs.{name}.{error}")
+    generates = generates_text(config)
+    _check_uses(title, config.get("model_type"), generates, uses or Uses())
     languages = base_languages(base.sizes, config, tokenizer, vocab)
     language = choose_language(title, languages, settings.target_lang, runs or {})
     names = [
         CONFIG,
         *processor_files(base.sizes, tokenizer=language is not None or not languages),
+        *(generation_files(base.sizes) if generates else ()),
         *weight_files(base.sizes, base.read_json, title),
     ]
     if settings.target_lang is not None and (adapter := adapter_file(base.sizes, settings.target_lang)):
@@ -135,6 +150,20 @@ def fetch_model(
         **({"target_lang": settings.target_lang} if settings.target_lang else {}),
         "sha256": {name: file_digest(folder / name) for name in sorted(names)},
     }
+
+
+def _check_uses(title: str, architecture: str | None, generates: bool, uses: Uses) -> None:
+    """Refuse the first key of the configuration that needs a model of the other kind."""
+    unfit = uses.ctc if generates else uses.generation
+    if unfit:
+        raise SpeechmillError(
+            f"{unfit[0]}: {title} ({architecture}) "
+            + (
+                "generates text and has no CTC outputs, which this needs; remove the key, or choose a CTC model"
+                if generates
+                else "is a CTC model, which has no language or task to set; remove the key"
+            )
+        )
 
 
 def _in_folder(folder: Path, commit: str | None = None) -> _Base:
@@ -232,13 +261,14 @@ def main() -> None:
     parser.add_argument("--model", type=Path, nargs="*", help="the files of another run's model")
     parser.add_argument("--runs", type=json.loads, help="JSON: the language of each run, and whether it trains")
     parser.add_argument("--trainings", type=_TRAININGS.validate_json, help="JSON: what the trained runs ask of it")
+    parser.add_argument("--uses", type=Uses.model_validate_json, help="JSON: the keys that need a model of one kind")
     parser.add_argument("--expected-bytes", type=int, default=0, help="the size that is expected, or 0")
     parser.add_argument("--selection", type=Path, nargs="*", help="the selection record of that run")
     args = parser.parse_args()
     if args.settings.run is not None:
         source = copy_run_model(args.settings.run, args.model, args.selection[0], args.folder)
     else:
-        source = fetch_model(args.settings, args.folder, args.runs, args.trainings, args.expected_bytes)
+        source = fetch_model(args.settings, args.folder, args.runs, args.trainings, args.expected_bytes, args.uses)
     write_digests(args.folder)
     # Without a digest: training runs again where this file is not the same as before, byte for byte.
     write_plain_json(source, args.source)

@@ -28,6 +28,7 @@ from transformers import (
     AutoModelForCTC,
     AutoProcessor,
     AutoTokenizer,
+    Pipeline,
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
@@ -35,6 +36,7 @@ from transformers import (
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
+    pipeline,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -351,6 +353,18 @@ def load_checkpoint(folder: Path) -> tuple[PreTrainedModel, Processor]:
         model = AutoModelForCTC.from_pretrained(folder, trust_remote_code=False)
     _load_adapter(model, folder)
     return model.eval(), load_processor(folder)
+
+
+def load_recogniser(folder: Path, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    """Return the pipeline of transformers for a speech recogniser that generates text, such as Whisper.
+
+    Raises:
+        SpeechmillError: The weights cannot be read.
+    """
+    with _report_corrupt_weights(folder):
+        return pipeline(
+            "automatic-speech-recognition", model=str(folder), device=device, dtype=dtype, trust_remote_code=False
+        )
 
 
 @contextmanager

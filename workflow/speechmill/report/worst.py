@@ -21,6 +21,7 @@ from speechmill.core.page import STYLE, data_url, page_environment
 from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.inference import log_probs
+from speechmill.model.base_files import CONFIG, generates_text
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.models import Processor, load_checkpoint
 from speechmill.model.word_times import Word, word_times
@@ -30,6 +31,10 @@ from speechmill.scoring.systems import System, systems
 
 # Longer clips are shown without audio: a page with twenty clips of this duration already has about 60 MB.
 _MAX_AUDIO_SECONDS = 120
+# A hypothesis that is longer than its reference by more than this factor is likely to be made up.
+_MUCH_LONGER = 2
+# As many of these clips are named, those with the longest hypotheses.
+_MAX_NAMED = 100
 # CTC emits a character some frames after its sound begins.
 _PLAYBACK_LEAD_SECONDS = 0.1
 
@@ -79,21 +84,32 @@ def select_worst(rows: Sequence[dict[str, Any]], number: int, metric: ErrorRate 
     return [row for row in scored[:number] if row[counts[metric]]]
 
 
+def much_longer_hypotheses(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows whose hypothesis has more than twice the characters of its reference, which may be empty.
+
+    The longest hypothesis comes first. Models that generate text write such texts where there is no speech.
+    """
+    found = [row for row in rows if len(row["scored_hypothesis"]) > _MUCH_LONGER * len(row["scored_reference"])]
+    return sorted(found, key=lambda row: (-len(row["scored_hypothesis"]), row["id"]))
+
+
 def align_clips(
     rows: Sequence[dict[str, Any]], clips: pa.Table, shards: Sequence[Path], model: Path, settings: WorstSettings
 ) -> list[AlignedClip]:
     """Return the clip of each of `rows`, with its words aligned by the checkpoint in the folder `model`.
 
     Each row has `pairs`, the aligned words of reference and hypothesis; `clips` is the table of the set. The
-    checkpoint is not loaded if `rows` is empty.
+    checkpoint is not loaded if `rows` is empty. A model that generates text aligns nothing: words then have no times.
     """
     if not rows:
         return []
     ids = pa.array([row["id"] for row in rows], pa.string())
     by_id = {clip["id"]: clip for clip in clips.filter(pc.is_in(clips["id"], ids)).to_pylist()}
     chosen = [by_id[row["id"]] for row in rows]
-    checkpoint = load_checkpoint(model)
     reader = ClipReader(pa.Table.from_pylist(chosen), shards)
+    if generates_text(read_json(model / CONFIG)):
+        return [AlignedClip(*_untimed(row), encode_flac(reader.samples(i))) for i, row in enumerate(rows)]
+    checkpoint = load_checkpoint(model)
     aligned = []
     for i, (row, frames) in enumerate(zip(rows, _log_probs(*checkpoint, chosen, shards, settings), strict=True)):
         reference, hypothesis = (
@@ -102,6 +118,12 @@ def align_clips(
         )
         aligned.append(AlignedClip(reference, hypothesis, encode_flac(reader.samples(i))))
     return aligned
+
+
+def _untimed(row: dict[str, Any]) -> tuple[list[Word], list[Word]]:
+    """Return the words of the reference and those of the hypothesis, without times."""
+    reference, hypothesis = ([Word(word) for word in words] for words in _texts(row["pairs"]))
+    return reference, hypothesis
 
 
 def _texts(pairs: Sequence[Pair]) -> tuple[list[str], list[str]]:
@@ -157,7 +179,7 @@ def prepare_clips(
             if settings.redistribute:
                 audio = data_url(flac, "audio/flac")
         else:
-            reference, hypothesis = ([Word(word) for word in words] for words in _texts(row["pairs"]))
+            reference, hypothesis = _untimed(row)
         prepared.append(row | {"columns": word_columns(row["pairs"], reference, hypothesis), "audio": audio})
     return prepared
 
@@ -191,15 +213,28 @@ def render_page(clips: list[Any], summary: dict[str, Any], settings: WorstSettin
 
     Args:
         clips: The clips, the worst first.
-        summary: `run`, `system`, and the numbers of clips `scored` and `with_errors` of the set.
+        summary: `run`, `system`, the numbers of clips `scored` and `with_errors` of the set, and the rows of its
+            `much_longer_hypotheses`.
         settings: The settings of the stage.
     """
     environment = page_environment()
     environment.filters["percent"] = lambda value: f"{100 * value:.0f}%" if np.isfinite(value) else "undefined"
     environment.filters["playback_start"] = playback_start
     return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
-        clips=clips, settings=settings, max_audio_seconds=_MAX_AUDIO_SECONDS, style=STYLE, **summary
+        clips=clips,
+        settings=settings,
+        timed=_any_timed(clips),
+        max_audio_seconds=_MAX_AUDIO_SECONDS,
+        max_named=_MAX_NAMED,
+        style=STYLE,
+        **summary,
     )
+
+
+def _any_timed(clips: list[Any]) -> bool:
+    """Return whether a word of any clip has a time."""
+    words = (column[side] for clip in clips for column in clip["columns"] for side in ("reference", "hypothesis"))
+    return any(word is not None and word.start is not None for word in words)
 
 
 def main() -> None:
@@ -229,7 +264,13 @@ def main() -> None:
     selected = select_worst(rows, args.settings.worst_clips, args.settings.metric)
     clips = prepare_clips(selected, read_table(args.clips), args.shards, args.model, args.settings)
     with_errors = len(select_worst(rows, len(rows), args.settings.metric))
-    summary = {"run": args.run, "system": system, "scored": len(rows), "with_errors": with_errors}
+    summary = {
+        "run": args.run,
+        "system": system,
+        "scored": len(rows),
+        "with_errors": with_errors,
+        "much_longer": much_longer_hypotheses(rows),
+    }
     write_text(render_page(clips, summary, args.settings), args.page)
 
 
