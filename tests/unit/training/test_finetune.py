@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from transformers import TrainerControl, TrainerState, Wav2Vec2Processor
 
 from finetune_process import Arguments, Stored, command_line, output_arguments, write_inputs
-from material import GROUP_NORM, LAYER_NORM, STOCHASTIC, as_json, recording, store
+from material import ARCHITECTURES, GROUP_NORM, LAYER_NORM, STOCHASTIC, as_json, recording, store
 from speechmill.config.augment import AugmentConfig
+from speechmill.config.model import ModelConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import check_folder, read_json, write_digests, write_json
 from speechmill.inference.evaluate import score
@@ -27,6 +28,7 @@ from speechmill.model.batching import PlannedBatches, SampledClip, batch_stats, 
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
 from speechmill.model.models import load_checkpoint, model_config, new_model
+from speechmill.text.vocab import VocabSettings, processor, vocabulary
 from speechmill.training import finetune
 from speechmill.training.checkpoint_callback import CheckpointCallback, kept_steps
 from speechmill.training.dev_evaluator import DevEvaluator
@@ -132,6 +134,27 @@ def trained(
         int(folder.name.removeprefix("checkpoint-")): load_file(folder / "model.safetensors")
         for folder in (work / "checkpoints").iterdir()
     }
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_is_fine_tuned_from_a_base_folder(name: str, tmp_path: Path) -> None:
+    vocab = vocabulary(["abcde"])
+    init, letters = ARCHITECTURES[name], processor(vocab, VocabSettings(init=ARCHITECTURES[name]), base=None)
+    base = tmp_path / "base"
+    new_model(model_config(init, None, {}, len(vocab)), None, vocab).save_pretrained(base)
+    letters.save_pretrained(base)
+    # Beside a second of audio, one sample more and less than a number of frames, and the shortest clips.
+    lengths = [16_000, 7999, 8000, 8079, 8081, 8319, 5000, 5001]
+    clips = store(tmp_path / "clips", [recording(n / 16_000, seed=i) for i, n in enumerate(lengths)], ["ab"] * 8)
+    given = settings({"clips": 4}).model_copy(update={"model": ModelConfig(base=str(base))})
+    weights = trained(tmp_path / "work", given, clips, letters, base)
+    assert len(weights) == 2
+    assert any(not torch.equal(weights[2][key], weights[4][key]) for key in weights[2])
+    assert all(bool(each.isfinite().all()) for each in weights[4].values())
+    together = load_checkpoint(tmp_path / "work" / "checkpoints" / "checkpoint-4")
+    _, losses = transcribe(*together, *clips, 60, CPU)
+    assert losses == pytest.approx(transcribe(*together, *clips, 0.001, CPU)[1], rel=1e-4)
+    assert np.isfinite(losses).all()
 
 
 def logged(work: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Settings of a run that depend on the architecture of its model, as far as they can be checked without transformers."""
+"""Settings of a run that depend on the architecture of its model, checked without transformers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +16,6 @@ def adapter_errors(config: Mapping[str, Any], finetune: MemoryConfig) -> list[st
     if not finetune.train_only_adapters or config.get("adapter_attn_dim"):
         return []
     return [
-        "finetune.train_only_adapters: the model has no adapters; set adapter_attn_dim in its configuration, which is 16"
-        " in MMS, or remove the key"
+        "finetune.train_only_adapters: the model has no adapters; set adapter_attn_dim in its configuration, which is"
+        " 16 in MMS, or remove the key"
     ]

@@ -1,9 +1,9 @@
 """CTC models of transformers, created from a base model or a configuration, or loaded from a checkpoint.
 
-Any architecture is accepted that transformers loads with `AutoModelForCTC`. Some, such as wav2vec2, process samples with
-convolutions; others, such as w2v-BERT 2.0 and Parakeet, process the mel spectra that their feature extractors compute.
-Which of both, and how many frames a clip has, is asked of the model's class and of its feature extractor. Code that
-depends on the architecture belongs into this module and, for feature extractors, into `text/vocab.py`, and nowhere else.
+Any architecture is accepted that transformers loads with `AutoModelForCTC`. Some, such as wav2vec2, process samples
+with convolutions; others, such as w2v-BERT 2.0, process the mel spectra that their feature extractors compute. Which of
+both, and how many frames a clip has, is asked of the model's class and of its feature extractor. Code that depends on
+the architecture belongs into this module and, for feature extractors, into `text/vocab.py`, and nowhere else.
 """
 
 import copy
@@ -32,7 +32,6 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
-    SequenceFeatureExtractor,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
@@ -166,7 +165,8 @@ def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
 
 def processes_samples(config: PreTrainedConfig) -> bool:
     """Return whether the input of an architecture is samples; otherwise it is features, such as mel spectra."""
-    return bool(MODEL_FOR_CTC_MAPPING[type(config)].main_input_name == "input_values")
+    model: Any = MODEL_FOR_CTC_MAPPING[type(config)]
+    return bool(model.main_input_name == "input_values")
 
 
 def new_model(config: PreTrainedConfig, base: Path | None, vocab: dict[str, int] | None) -> PreTrainedModel:
@@ -432,7 +432,7 @@ class _Features(NamedTuple):
 
 
 @lru_cache
-def _usual_features(kind: type[SequenceFeatureExtractor]) -> _Features:
+def _usual_features(kind: Any) -> _Features:
     return _measure(kind())
 
 
@@ -485,8 +485,8 @@ def encoder_stride(model: PreTrainedModel) -> float:
         for layer in range(encoder.num_hidden_layers)
     ]
     factor = sum(2**count for count in halvings) / len(halvings)
-    stride = samples_per_frame(model) / (config.adapter_stride**adapters if adapters else 1)
-    return stride * getattr(config, "squeeze_factor", 1) / factor
+    stride: float = samples_per_frame(model) / (config.adapter_stride**adapters if adapters else 1)
+    return stride * int(getattr(config, "squeeze_factor", 1)) / factor
 
 
 def equal_in_batch(

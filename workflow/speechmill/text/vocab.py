@@ -102,25 +102,27 @@ def extractor_class(model_type: str) -> type[SequenceFeatureExtractor]:
     Raises:
         SpeechmillError: transformers has no CTC model of this architecture.
     """
-    config = CONFIG_MAPPING.get(model_type)
-    if config not in MODEL_FOR_CTC_MAPPING:
-        known = sorted(each.model_type for each in MODEL_FOR_CTC_MAPPING)
+    known = {each.model_type: each for each in MODEL_FOR_CTC_MAPPING}
+    if model_type not in known:
         raise SpeechmillError(
-            f"model: transformers has no CTC model of the architecture {model_type}; choose one of {', '.join(known)}"
+            f"model: transformers has no CTC model of the architecture {model_type}; choose one of"
+            f" {', '.join(sorted(known))}"
         )
     # transformers lists the extractor of wav2vec2 for w2v-BERT as well, whose published models have another.
-    return SeamlessM4TFeatureExtractor if model_type == "wav2vec2-bert" else FEATURE_EXTRACTOR_MAPPING[config]
+    listed: Any = FEATURE_EXTRACTOR_MAPPING[known[model_type]]
+    return SeamlessM4TFeatureExtractor if model_type == "wav2vec2-bert" else listed
 
 
 def _processor_class(extractor: type[SequenceFeatureExtractor]) -> type[ProcessorMixin]:
     """Return the class of processors that transformers loads for the architectures with this feature extractor."""
     configs = (each for each in MODEL_FOR_CTC_MAPPING if extractor_class(each.model_type) is extractor)
-    return next((PROCESSOR_MAPPING[each] for each in configs if each in PROCESSOR_MAPPING), Wav2Vec2Processor)
+    classes: Any = (PROCESSOR_MAPPING[each] for each in configs if each in PROCESSOR_MAPPING)
+    return next(classes, Wav2Vec2Processor)
 
 
 def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
     """Return the feature extractor for a model with random weights."""
-    kind = extractor_class(init["model_type"])
+    kind: Any = extractor_class(init["model_type"])
     if kind is Wav2Vec2FeatureExtractor:
         # transformers advises against an attention mask for models with group norm, which were pre-trained without.
         default = getattr(CONFIG_MAPPING[init["model_type"]](), "feat_extract_norm", "layer")
