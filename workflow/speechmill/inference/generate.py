@@ -99,7 +99,8 @@ def _generate_options(recogniser: Pipeline, settings: GenerationConfig, language
     """Return the arguments of `generate`: the language and the task only for a model that takes them."""
     beams = {} if settings.num_beams is None else {"num_beams": settings.num_beams}
     defaults = recogniser.model.generation_config
-    takes_language = "language" in inspect.signature(type(recogniser.model).generate).parameters
+    architecture: Any = type(recogniser.model)
+    takes_language = "language" in inspect.signature(architecture.generate).parameters
     known = {"language": getattr(defaults, "lang_to_id", None), "task": getattr(defaults, "task_to_id", None)}
     # A Whisper for English alone takes no language, and neither do most models other than Whisper.
     if not takes_language or not getattr(defaults, "is_multilingual", True) or not known["language"]:
