@@ -21,7 +21,6 @@ from transformers import (
     SeamlessM4TFeatureExtractor,
     SequenceFeatureExtractor,
     Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 
