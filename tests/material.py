@@ -78,7 +78,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     ),
     "conformer": _without(LAYER_NORM | {"model_type": "wav2vec2-conformer"}, "do_stable_layer_norm"),
     "sew": _without(LAYER_NORM | {"model_type": "sew"}, "do_stable_layer_norm"),
-    "sew-d": _without(LAYER_NORM | {"model_type": "sew-d"}, "do_stable_layer_norm", "layerdrop"),
+    "sew-d": _without(
+        LAYER_NORM | {"model_type": "sew-d", "intermediate_size": 24}, "do_stable_layer_norm", "layerdrop"
+    ),
     "w2v-bert": _BERT,
     "w2v-bert-adapter": _BERT | _ADAPTER,
     "parakeet": {

@@ -30,6 +30,7 @@ from speechmill.model.models import (
     forward,
     head_name,
     load_checkpoint,
+    load_processor,
     model_config,
     model_inputs,
     new_model,
@@ -334,3 +335,11 @@ def test_half_precision_base_is_loaded_in_fp32(name: str, tmp_path: Path) -> Non
     save((model.bfloat16(), model_processor), tmp_path)
     loaded = new_model(model_config(None, tmp_path, {}, len(VOCAB)), tmp_path, VOCAB)
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_base_with_another_hop_of_features_is_refused(tmp_path: Path) -> None:
+    _, model_processor = build_model("parakeet")
+    model_processor.feature_extractor.hop_length = 200
+    model_processor.save_pretrained(tmp_path)
+    with pytest.raises(SpeechmillError, match=r"computes features at another rate .* choose another base"):
+        load_processor(tmp_path)

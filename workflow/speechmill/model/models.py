@@ -10,10 +10,11 @@ import copy
 import errno
 import pickle
 import sys
+import warnings
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -333,7 +334,7 @@ def load_processor(folder: Path) -> Processor:
         )
     processor: Processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     extractor = processor.feature_extractor
-    if "input_features" in extractor.model_input_names and _measure(extractor) != _usual_features(type(extractor)):
+    if "input_features" in extractor.model_input_names and _measure(extractor) != _usual_features(extractor.__class__):
         raise SpeechmillError(
             f"model.base: {type(extractor).__name__} in {folder} computes features at another rate than transformers"
             " does by default for this architecture, which is not supported; choose another base"
@@ -413,7 +414,8 @@ def output_frames(model: PreTrainedModel, num_samples: torch.Tensor) -> torch.Te
     """
     features = num_samples
     if not processes_samples(model.config):
-        usual = _usual_features(extractor_class(model.config.model_type))
+        kind: Any = extractor_class(model.config.model_type)
+        usual = _usual_features(kind)
         features = (num_samples + usual.offset).div(usual.hop, rounding_mode="floor") * (num_samples >= usual.shortest)
     function = next(getattr(model, name) for name in _FRAME_FUNCTIONS if hasattr(model, name))
     frames: torch.Tensor = function(features).long()
@@ -431,8 +433,8 @@ class _Features(NamedTuple):
     over time."""
 
 
-@lru_cache
-def _usual_features(kind: Any) -> _Features:
+@cache
+def _usual_features(kind: Callable[[], Any]) -> _Features:
     return _measure(kind())
 
 
@@ -450,7 +452,8 @@ def _measure(extractor: Any) -> _Features:
 
     def is_long_enough(samples: int) -> bool:
         try:
-            features = extractor([noise[:samples]], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="np")
+            with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+                features = extractor([noise[:samples]], sampling_rate=SAMPLE_RATE, padding=True, return_tensors="np")
         except (ValueError, RuntimeError, IndexError, AssertionError):
             return False
         return features["input_features"].size > 0 and bool(np.isfinite(features["input_features"]).all())
@@ -485,8 +488,9 @@ def encoder_stride(model: PreTrainedModel) -> float:
         for layer in range(encoder.num_hidden_layers)
     ]
     factor = sum(2**count for count in halvings) / len(halvings)
-    stride: float = samples_per_frame(model) / (config.adapter_stride**adapters if adapters else 1)
-    return stride * int(getattr(config, "squeeze_factor", 1)) / factor
+    stride: float = samples_per_frame(model) / int(config.adapter_stride**adapters if adapters else 1)
+    squeezed = int(getattr(config, "squeeze_factor", 1))
+    return stride * squeezed / float(factor)
 
 
 def equal_in_batch(

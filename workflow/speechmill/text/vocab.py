@@ -22,7 +22,6 @@ from transformers import (
     SeamlessM4TFeatureExtractor,
     SequenceFeatureExtractor,
     Wav2Vec2CTCTokenizer,
-    Wav2Vec2FeatureExtractor,
     Wav2Vec2Processor,
 )
 
@@ -120,10 +119,10 @@ def _processor_class(extractor: type[SequenceFeatureExtractor]) -> type[Processo
     return next(classes, Wav2Vec2Processor)
 
 
-def _extractor(init: dict[str, Any]) -> SequenceFeatureExtractor:
+def _extractor(init: dict[str, Any]) -> Any:
     """Return the feature extractor for a model with random weights."""
     kind: Any = extractor_class(init["model_type"])
-    if kind is Wav2Vec2FeatureExtractor:
+    if kind.model_input_names[0] == "input_values":
         # transformers advises against an attention mask for models with group norm, which were pre-trained without.
         default = getattr(CONFIG_MAPPING[init["model_type"]](), "feat_extract_norm", "layer")
         return kind(return_attention_mask=init.get("feat_extract_norm", default) == "layer")
