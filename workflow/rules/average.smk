@@ -7,7 +7,7 @@ rule average:
     input:
         steps="results/runs/{run}/evaluation/steps.parquet",
         checkpoints="results/runs/{run}/checkpoints",
-        after=ancient("results/runs/{run}/plan.json"),
+        plan=ancient("results/runs/{run}/plan.json"),
     output:
         average=directory("results/runs/{run}/average"),
         record="results/runs/{run}/average.json",

@@ -150,7 +150,7 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
 
 def average_mb(config: Config, run: str, input: Any) -> int:
     """Return the host memory of the mean of several checkpoints: it, and one tensor of each of them."""
-    return round(_PROCESS_MB + 2 * _weights_mb(input.after[0]))
+    return round(_PROCESS_MB + 2 * _weights_mb(input.plan))
 
 
 def log_probs_mb(config: Config, run: str, input: Any) -> int:
