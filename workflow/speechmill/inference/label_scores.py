@@ -50,17 +50,19 @@ def label_scores(
     outputs = infer(model, processor, clips, shards, settings.inference, device)
     # Likelihoods of the hypotheses take a second pass, because log-probabilities of all clips would fill the disk.
     special_tokens = written_special_tokens(processor)
-    as_heard = [
+    decoded = [
         clip | {"text": _without(special_tokens, output.hypothesis)}
         for clip, output in zip(clips, outputs, strict=True)
     ]
-    heard = infer(model, processor, as_heard, shards, settings.inference, device)
+    decoded_outputs = infer(model, processor, decoded, shards, settings.inference, device)
     encode = LabelEncoder(processor)
     pairs = [(clip["sentence"], clip["text"]) for clip in clips]
     hypotheses = [output.hypothesis for output in outputs]
     texts = apply_protocol("plain", pairs, hypotheses, settings.text, special_tokens)
     rows = []
-    for clip, output, other, own, reference, hypothesis in zip(clips, outputs, as_heard, heard, *texts, strict=True):
+    for clip, output, other, own, reference, hypothesis in zip(
+        clips, outputs, decoded, decoded_outputs, *texts, strict=True
+    ):
         labels, hypothesis_labels = len(encode(clip["text"])), len(encode(other["text"]))
         score, reason = None, None
         if not output.frames:
