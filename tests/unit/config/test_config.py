@@ -183,7 +183,9 @@ def test_a_set_with_a_long_name_does_not_exist(split: str) -> None:
 
 
 def test_paths_with_the_longest_names_fit_into_a_file_system() -> None:
-    longest = dict.fromkeys(("run", "dataset", "of", "split", "effect", "corpus", "text", "teacher"), "n" * 50)
+    longest = dict.fromkeys(
+        ("run", "dataset", "of", "split", "effect", "corpus", "text", "teacher", "owner", "other"), "n" * 50
+    )
     longest |= {"set_name": "-".join(["n" * 50] * 3), "role": "-".join(["n" * 50] * 2), "step": "9" * 10}
     longest |= {"outputs": "ctc_outputs", "decoder": "greedy", "number": "00000", "file": "tokenizer_config.json"}
     longest["model"] = longest["name"] = ModelConfig(run="n" * 50).base_name

@@ -79,7 +79,7 @@ def page(scores: dict[str, Score], hours: dict[str, float] | None = None) -> str
     rows = build_rows(settings, {run: {("c-dev", "greedy", "plain"): each} for run, each in scores.items()})
     facts = {
         run: {
-            "parameters": 10**6, "hours": 1.0, "epochs": 1, "steps": 200, "step": 200, "device": "cpu",
+            "parameters": 10**6, "hours": 1.0, "epochs": 1, "steps": 200, "step": 200, "averaged": (), "device": "cpu",
             "wall_seconds": 3600 * (hours or {}).get(run, 1.0), "selected_by": each.wer,
             "selection": {"set": "c-dev", "decoder": "greedy", "metric": "wer"},
         }

@@ -43,9 +43,13 @@ def add_lora(model: PreTrainedModel, settings: LoraConfig) -> None:
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # any number scales
         lora_dropout=settings.dropout,
-        target_modules=_target_layers(model, settings.targets),
+        target_modules=[f"model.{name}" for name in _target_layers(model, settings.targets)],
     )
-    peft.inject_adapter_in_model(config, model, low_cpu_mem_usage=model.device.type == "meta")
+    # peft asks a model of transformers for its token embeddings, which not every CTC model can answer; in a container
+    # it asks for none.
+    peft.inject_adapter_in_model(
+        config, torch.nn.ModuleDict({"model": model}), low_cpu_mem_usage=model.device.type == "meta"
+    )
     for module in added_modules(model):
         module.requires_grad_(True)
     mask = getattr(model.base_model, "masked_spec_embed", None)

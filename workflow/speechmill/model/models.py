@@ -290,10 +290,15 @@ def adapters(model: PreTrainedModel) -> list[torch.nn.Module]:
 def added_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
     """Return the parts of a CTC model that a base that was only pre-trained lacks, and whose weights are then random.
 
-    These are the head, the adapters of MMS, and the convolutions after the encoder of a model with `add_adapter`.
+    These are the head, the adapters of MMS, the convolutions after the encoder of a model with `add_adapter`, and the
+    layers inside of Granite's encoder that map to and from the vocabulary.
     """
-    convolutions = getattr(model.base_model, "adapter", None)
-    return [getattr(model, head_name(model)), *adapters(model), *([] if convolutions is None else [convolutions])]
+    encoder = getattr(model.base_model, "encoder", model.base_model)
+    others = [
+        getattr(model.base_model, "adapter", None),
+        *(getattr(encoder, name, None) for name in ("out", "out_mid")),
+    ]
+    return [getattr(model, head_name(model)), *adapters(model), *(each for each in others if each is not None)]
 
 
 def _initialise(model: PreTrainedModel, module: torch.nn.Module) -> None:
