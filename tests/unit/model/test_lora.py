@@ -34,7 +34,9 @@ def features(model: PreTrainedModel) -> torch.Tensor:
     if model.main_input_name == "input_values":
         return torch.randn(2, 16_000)
     encoder = getattr(model.config, "encoder_config", model.config)
-    return torch.randn(2, 100, getattr(encoder, "num_mel_bins", None) or encoder.feature_projection_input_dim)
+    width = getattr(encoder, "num_mel_bins", None) or encoder.feature_projection_input_dim
+    # Granite's extractor stacks four spectra.
+    return torch.randn(2, 100, 4 * width if model.config.model_type == "granite_speech5_ctc" else width)
 
 
 def logits(model: PreTrainedModel) -> torch.Tensor:
