@@ -28,6 +28,7 @@ from speechmill.model.models import (
     encoder_layers,
     equal_in_batch,
     forward,
+    freeze_unused,
     head_name,
     load_checkpoint,
     load_processor,
@@ -63,6 +64,15 @@ def build_model(name: str) -> ModelAndProcessor:
 @pytest.fixture(scope="module", params=ARCHITECTURES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def test_every_trained_parameter_gets_a_gradient(name: str) -> None:
+    # DistributedDataParallel waits for the gradients of all others.
+    model, model_processor = build_model(name)
+    freeze_unused(model)
+    forward(model.train(), model_inputs(model_processor, random_clips(1.0, 0.6))).square().sum().backward()
+    trained = [(key, each.grad) for key, each in model.named_parameters() if each.requires_grad]
+    assert [key for key, gradient in trained if gradient is None] == []
 
 
 @pytest.fixture(scope="module")

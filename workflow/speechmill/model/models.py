@@ -301,6 +301,20 @@ def added_modules(model: PreTrainedModel) -> list[torch.nn.Module]:
     return [getattr(model, head_name(model)), *adapters(model), *(each for each in others if each is not None)]
 
 
+def freeze_unused(model: PreTrainedModel) -> None:
+    """Freeze parameters that no output depends on: they get no gradient, which DistributedDataParallel would wait for.
+
+    These are the embedding of masked frames where none are masked, and the convolution of wav2vec2-conformer for
+    positions, which it creates but does not call.
+    """
+    config, encoder = model.config, getattr(model.base_model, "encoder", None)
+    mask = getattr(model.base_model, "masked_spec_embed", None)
+    if mask is not None and not (getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0):
+        mask.requires_grad_(False)
+    if config.model_type == "wav2vec2-conformer" and encoder is not None:
+        encoder.pos_conv_embed.requires_grad_(False)
+
+
 def _initialise(model: PreTrainedModel, module: torch.nn.Module) -> None:
     """Initialise the weights of `module`, a part of `model`, at random as the architecture does."""
     for part in module.modules():

@@ -34,7 +34,15 @@ from speechmill.core.tables import check_clips_digest, clips_digest, read_table
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.devices import acquire_devices, device_name
-from speechmill.model.models import Processor, encoder_config, load_processor, model_config, new_model, output_frames
+from speechmill.model.models import (
+    Processor,
+    encoder_config,
+    freeze_unused,
+    load_processor,
+    model_config,
+    new_model,
+    output_frames,
+)
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.text.normaliser import ctc_frames
@@ -163,10 +171,7 @@ def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrai
     config = model_config(model_settings.init, inputs.base, model_settings.config, size, tokenizer.pad_token_id)
     model = new_model(config, inputs.base, vocab)
     freeze_parameters(model, settings.finetune, inputs.base is not None)
-    mask = getattr(model.base_model, "masked_spec_embed", None)
-    if mask is not None and not (getattr(config, "apply_spec_augment", True) and config.mask_time_prob > 0):
-        # Without masks it gets no gradient, which DistributedDataParallel would wait for.
-        mask.requires_grad_(False)
+    freeze_unused(model)
     set_attention(model, settings.finetune.attention)
     spec_augment_on_device(model)
     if inputs.plan["gradient_checkpointing"]:
