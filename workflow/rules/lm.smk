@@ -76,8 +76,8 @@ rule shared_lm_text:
         each("results/runs/{owner}/lm/text.sha256", sharing.lm_owner),
         each("results/runs/{owner}/lm/text.json", sharing.lm_owner),
     output:
-        "results/runs/{run}/lm/text.sha256",
-        "results/runs/{run}/lm/text.json",
+        digest="results/runs/{run}/lm/text.sha256",
+        counts="results/runs/{run}/lm/text.json",
     log:
         "logs/shared_lm_text/{run}.log",
     wildcard_constraints:
@@ -88,7 +88,7 @@ rule shared_lm_text:
         mem_mb=500,
         runtime=10,
     shell:
-        "cp --verbose {input} $(dirname {output[0]}) 2>&1 | tee {log}"
+        "cp --verbose {input} $(dirname {output.digest}) 2>&1 | tee {log}"
 
 
 rule shared_lm:
