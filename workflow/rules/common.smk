@@ -173,6 +173,13 @@ def any_of(names):
 UNCACHED = any_of(sources.uncached(SETTINGS))
 # Runs of a sweep whose language model is that of another run, with the name of that run.
 LM_OWNERS = sharing.lm_owners(SETTINGS)
+
+
+def lm_owner(config, run):
+    """The run whose language model is copied for a run."""
+    return [{"owner": LM_OWNERS[run]}]
+
+
 TRAINED_RUNS = [name for name, run in SETTINGS.runs.items() if run.trains]
 
 

@@ -73,8 +73,8 @@ rule lm:
 # In a sweep, runs with the same texts and vocabulary have the same language model, which is estimated once.
 rule shared_lm_text:
     input:
-        each("results/runs/{owner}/lm/text.sha256", sharing.lm_owner),
-        each("results/runs/{owner}/lm/text.json", sharing.lm_owner),
+        each("results/runs/{owner}/lm/text.sha256", lm_owner),
+        each("results/runs/{owner}/lm/text.json", lm_owner),
     output:
         digest="results/runs/{run}/lm/text.sha256",
         counts="results/runs/{run}/lm/text.json",
@@ -93,7 +93,7 @@ rule shared_lm_text:
 
 rule shared_lm:
     input:
-        files=each([f"results/runs/{{owner}}/lm/{file}" for file in paths.LM_FILES], sharing.lm_owner),
+        files=each([f"results/runs/{{owner}}/lm/{file}" for file in paths.LM_FILES], lm_owner),
         after=ancient("results/runs/{run}/plan.json"),
     output:
         files=expand("results/runs/{{run}}/lm/{file}", file=paths.LM_FILES),

@@ -1,5 +1,5 @@
-# Needs: of every run its scores, selected step and the hypotheses at that step; of those that train, the record of training; of the others, the
-# model.
+# Needs: of every run its scores, selected step and the hypotheses at that step; of those that train, the record of
+# training; of the others, the model.
 # Makes: a page with all runs of the configuration side by side.
 
 

@@ -1,5 +1,7 @@
 """Types that all sections of the configuration share."""
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,3 +22,12 @@ class Section(BaseModel):
     """An immutable section in which unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def nearest(word: str, known: Iterable[str], before: str = "") -> str:
+    """Return a clause that suggests the one of `known` that is most like `word`, or nothing if none is.
+
+    `before` is the path of the section with the known keys, which is written before the suggestion.
+    """
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" did you mean `{before}{close[0]}`?" if close else ""

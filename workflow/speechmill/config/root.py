@@ -1,6 +1,5 @@
 """The complete configuration, which the Snakefile validates before any job runs."""
 
-import difflib
 import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Self
@@ -9,7 +8,7 @@ from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationEr
 
 from speechmill.config.architectures import adapter_errors
 from speechmill.config.augment import AugmentConfig
-from speechmill.config.base import EvalSet, Name, Section
+from speechmill.config.base import EvalSet, Name, Section, nearest
 from speechmill.config.card import CardConfig
 from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.circles import find_circle
@@ -273,7 +272,7 @@ class Run(Section):
             if name not in self.evaluation.set_names:
                 raise ValueError(
                     f"`reference_card` refers to {name}, which `evaluation.sets` lacks;"
-                    f"{_nearest(name, self.evaluation.set_names)} add it, or remove `set` from `reference_card`"
+                    f"{nearest(name, self.evaluation.set_names)} add it, or remove `set` from `reference_card`"
                 )
         return self
 
@@ -343,7 +342,7 @@ class Config(Section):
                 key = "by" if isinstance(dataset, TranscribeDataset) else "model.run"
                 raise ValueError(
                     f"datasets.{name}.{key}: there is no run {dataset.model_run};"
-                    f"{_nearest(dataset.model_run, list(self.runs))} known runs are {', '.join(self.runs)}"
+                    f"{nearest(dataset.model_run, list(self.runs))} known runs are {', '.join(self.runs)}"
                 )
         return self
 
@@ -407,7 +406,7 @@ class Config(Section):
             for key, sets in run.sets.items():
                 for missing in sorted(set(sets) - set(known)):
                     raise ValueError(
-                        f"runs.{run_name}.{key}: no dataset has the set {missing};{_nearest(missing, known)} known sets"
+                        f"runs.{run_name}.{key}: no dataset has the set {missing};{nearest(missing, known)} known sets"
                         f" are {', '.join(known)}"
                     )
             for key, name in (
@@ -443,7 +442,7 @@ class Config(Section):
             known = datasets if by == "dataset" else list(dict.fromkeys(self.datasets[d].language for d in datasets))
             for missing in sorted(set(run.mixing.weights) - set(known)):
                 raise ValueError(
-                    f"runs.{name}.mixing.weights: `train` has no {by} {missing};{_nearest(missing, known)} it has"
+                    f"runs.{name}.mixing.weights: `train` has no {by} {missing};{nearest(missing, known)} it has"
                     f" {', '.join(known)}"
                 )
         return self
@@ -454,7 +453,7 @@ class Config(Section):
         for name, base in bases.items():
             if base not in self.runs:
                 raise ValueError(
-                    f"runs.{name}.model.run: there is no run {base};{_nearest(base, list(self.runs))} known runs are"
+                    f"runs.{name}.model.run: there is no run {base};{nearest(base, list(self.runs))} known runs are"
                     f" {', '.join(self.runs)}"
                 )
             if circle := find_circle(name, lambda each: [bases[each]] if each in bases else []):
@@ -481,7 +480,7 @@ class Config(Section):
             for missing in sorted(set(lm.texts if lm else []) - set(self.texts)):
                 raise ValueError(
                     f"runs.{name}.evaluation.lm.texts: there is no text {missing};"
-                    f"{_nearest(missing, list(self.texts))} known texts are {', '.join(self.texts) or 'none'}"
+                    f"{nearest(missing, list(self.texts))} known texts are {', '.join(self.texts) or 'none'}"
                 )
         return self
 
@@ -524,7 +523,7 @@ def _message(error: dict[str, Any]) -> str:
         known = _known_keys(error["loc"])
         if (renamed := _RENAMED.get(path[-1])) in known:
             return f"{key}: unknown key `{path[-1]}`; it is called `{renamed}` now"
-        return f"{key}: unknown key `{path[-1]}`;{_nearest(path[-1], known)} known keys are {', '.join(known)}"
+        return f"{key}: unknown key `{path[-1]}`;{nearest(path[-1], known)} known keys are {', '.join(known)}"
     if error["type"] == "missing":
         return f"{key}: this key is required"
     message = error["msg"].removeprefix("Value error, ")
@@ -540,11 +539,6 @@ def _datasets(sets: Iterable[str]) -> list[str]:
 
 def _listed(keys: list[str]) -> str:
     return f"{' and '.join(keys)} {'is' if len(keys) == 1 else 'are'}"
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" did you mean `{close[0]}`?" if close else ""
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:

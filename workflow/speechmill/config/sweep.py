@@ -1,6 +1,5 @@
 """Key `runs.*.sweep`: a matrix of values, of which one run is made for each combination."""
 
-import difflib
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from speechmill.config.base import MAX_NAME_LENGTH
+from speechmill.config.base import MAX_NAME_LENGTH, nearest
 
 SEED = "seed"
 """Short for the key `plan.seed`."""
@@ -135,9 +134,8 @@ def _check_key(where: str, path: list[str], run: Mapping[str, Any], section: typ
             raise ValueError(f"{where}: {'.'.join(path[:i])} is no section; give its complete values instead")
         known = [key for key in fields.model_fields if (key, i) != ("sweep", 0)]
         if part not in known:
-            close = difflib.get_close_matches(part, known, n=1)
-            nearest = f" did you mean `{'.'.join([*path[:i], *close])}`?" if close else ""
-            raise ValueError(f"{where}: unknown key `{'.'.join(path)}`;{nearest} known keys are {', '.join(known)}")
+            suggestion = nearest(part, known, "".join(f"{each}." for each in path[:i]))
+            raise ValueError(f"{where}: unknown key `{'.'.join(path)}`;{suggestion} known keys are {', '.join(known)}")
         annotation = fields.model_fields[part].annotation
         if any(get_origin(each) is dict for each in _alternatives(annotation)):
             # Any key is possible below a mapping with free names.

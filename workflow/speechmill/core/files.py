@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from speechmill.core.command import SpeechmillError
+from speechmill.core.selection import selected_mean
 
 TEMPLATES = Path(__file__).parents[2] / "templates"
 """The folder of the Jinja templates."""
@@ -78,7 +79,7 @@ def _selected_step(run: Path) -> str | None:
     with suppress(OSError, ValueError):
         selection = json.loads((run / "selection.json").read_text(encoding="utf-8"))
         # The mean of several checkpoints is a copy of none of them.
-        return None if selection.get("average", {}).get("selected") else str(selection.get("step"))
+        return None if selected_mean(selection) else str(selection.get("step"))
     return None
 
 

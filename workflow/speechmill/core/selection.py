@@ -1,4 +1,4 @@
-"""Which rows of scores belong to the checkpoint that `selection.json` names.
+"""Whether scores belong to the checkpoint that `selection.json` names.
 
 The model of a run is a checkpoint that training saved, or the mean of the weights of several (`select.average`). The
 step of a mean is that of the newest of them, so that the step alone does not identify it.
@@ -6,8 +6,6 @@ step of a mean is that of the newest of them, so that the step alone does not id
 
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import pandas as pd
 
 
 def selected_mean(selection: Mapping[str, Any]) -> tuple[int, ...]:
@@ -25,14 +23,3 @@ def is_selected(row: Mapping[str, Any], selection: Mapping[str, Any]) -> bool:
     """Return whether a row of a summary has scores of the selected checkpoint."""
     averaged = row.get("averaged") or ""
     return bool(row["step"] == selection["step"] and averaged == averaged_column(selected_mean(selection)))
-
-
-def selected_rows(scores: pd.DataFrame, selection: Mapping[str, Any]) -> pd.DataFrame:
-    """Return the rows of a summary with the scores of the selected checkpoint."""
-    rows: pd.DataFrame = scores[scores["step"] == selection["step"]]
-    return rows[rows["averaged"] == averaged_column(selected_mean(selection))] if "averaged" in rows else rows
-
-
-def saved_checkpoints(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of a summary without those of a mean of several checkpoints."""
-    return scores[scores["averaged"] == ""] if "averaged" in scores else scores

@@ -1,4 +1,4 @@
-"""Decompression of gzip, bzip2, xz, LZMA and Zstandard, which are told apart by their first bytes."""
+"""Decompression of gzip, bzip2, xz, LZMA and Zstandard, which are recognised by their first bytes."""
 
 import bz2
 import gzip

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
+from speechmill.core.selection import is_selected, selected_mean
 
 
 def outcome(run: Path) -> str:
     """Return where the card and the pages of a run are, and the scores of its selected checkpoint in one line."""
     # Imported here, because it would slow down the planning of every job.
-    from speechmill.core.selection import is_selected, selected_mean
     from speechmill.core.tables import read_table
 
     selection = read_json(run / "selection.json")

@@ -4,7 +4,7 @@ from typing import Any
 
 from speechmill.config.root import Config
 from speechmill.dag import stage_settings
-from speechmill.dag.paths import Items, base, lm_text_files, lm_texts, run_roles, uses_lm
+from speechmill.dag.paths import base, lm_text_files, lm_texts, run_roles, uses_lm
 
 
 def lm_owners(config: Config) -> dict[str, str]:
@@ -25,11 +25,6 @@ def lm_owners(config: Config) -> dict[str, str]:
             else:
                 owners[run] = owner
     return owners
-
-
-def lm_owner(config: Config, run: str) -> Items:
-    """Return the run whose language model is copied for a run."""
-    return [{"owner": lm_owners(config)[run]}]
 
 
 def _decisive(config: Config, run: str) -> list[Any]:

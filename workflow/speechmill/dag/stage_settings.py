@@ -139,8 +139,7 @@ def transcribe(config: Config, dataset: str) -> str:
         {
             "run": section.by,
             **section.model_dump(include={"min_seconds", "max_seconds"}),
-            "device": run.device,
-            **run.evaluation.model_dump(include={"precision", "batch_seconds"}),
+            **_inference(run),
             "units": run.text.units,
         }
     )
@@ -263,11 +262,10 @@ def finetune_runtime(config: Config, run: str) -> str:
 def log_probs(config: Config, run: str, set_name: str) -> str:
     """Return the device and precision, the size of a batch, and the chunks of a set."""
     section = config.runs[run]
-    computation = section.evaluation.model_dump(include={"precision", "batch_seconds"})
     # Of a model that generates text; a trained one does not.
     generation = {} if section.trains else section.evaluation.model_dump(include={"generation"})
     language = {} if section.trains else {"language": section.language}
-    return _json({"device": section.device, **computation, **_chunks(section, set_name), **generation, **language})
+    return _json({**_inference(section), **_chunks(section, set_name), **generation, **language})
 
 
 def log_probs_runtime(config: Config, run: str, step: str, set_name: str, outputs: str) -> str:
@@ -387,8 +385,7 @@ def worst(config: Config, run: str, set_name: str) -> str:
 def label_scores(config: Config, run: str) -> str:
     """Return how the model is run, and the text rules. Training clips are not split into chunks."""
     section = config.runs[run]
-    inference = {"device": section.device, **section.evaluation.model_dump(include={"precision", "batch_seconds"})}
-    return _json({"inference": inference, "text": section.text.model_dump()})
+    return _json({"inference": _inference(section), "text": section.text.model_dump()})
 
 
 def suspicious(config: Config, run: str) -> str:
@@ -560,6 +557,10 @@ def _audio_redistributable(config: Config, dataset: str) -> bool:
     """Return whether pages may contain audio of a dataset; what is made from another follows that one."""
     given = config.datasets[dataset].redistribute
     return config.ingested(dataset).audio_redistributable if given is None else given
+
+
+def _inference(section: Run) -> dict[str, Any]:
+    return {"device": section.device, **section.evaluation.model_dump(include={"precision", "batch_seconds"})}
 
 
 def _chunks(section: Run, set_name: str) -> dict[str, float | None]:

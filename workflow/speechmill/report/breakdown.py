@@ -50,7 +50,7 @@ from speechmill.scoring.alignment import Pair, align_characters, align_words
 from speechmill.scoring.error_rates import rate
 from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.significance import paired_difference
-from speechmill.scoring.systems import System, base_set, systems
+from speechmill.scoring.systems import System, base_set, selected_systems, systems
 
 _BINS = 5
 _MAX_CONFUSIONS = 50
@@ -359,8 +359,7 @@ def build_breakdown(
 
 def selected_hypotheses(selection: Mapping[str, Any], run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
     """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
-    files = systems((path for path in hypotheses if path.is_relative_to(run)), selection)
-    return {system: path for system, path in files.items() if system.is_selected(selection)}
+    return selected_systems((path for path in hypotheses if path.is_relative_to(run)), selection)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from speechmill.report.card_tables import dev_rates
 from speechmill.report.evidence import Evidence
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
 from speechmill.scoring.error_rates import both_rates
-from speechmill.scoring.systems import systems
+from speechmill.scoring.systems import selected_systems
 from speechmill.text.lexicon import ABOUT
 
 CARD = "README.md"
@@ -129,8 +129,7 @@ def main() -> None:
     files |= dict(zip(["base.json"], args.base_source, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)
-    files_of_systems = systems(args.hypotheses, selection)
-    selected = {system: path for system, path in files_of_systems.items() if system.is_selected(selection)}
+    selected = selected_systems(args.hypotheses, selection)
     evidence.write_scored(args.model, args.settings, selected, args.clips)
     found = evidence.read(args.model)
     plot(found, args.model)

@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult
 
 from speechmill.core.files import TEMPLATES
 from speechmill.core.page import is_drawable
-from speechmill.core.selection import saved_checkpoints, selected_mean, selected_rows
+from speechmill.core.selection import selected_mean
 from speechmill.corpus.machine_transcripts import format_machine_transcripts, machine_transcripts
 from speechmill.report import card_lists, card_tables
 from speechmill.report.card_settings import CardSettings
@@ -18,7 +18,7 @@ from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.reference_comparison import comparison_table
 from speechmill.scoring.error_rates import both_rates, percent
 from speechmill.scoring.intervals import CONFIDENCE
-from speechmill.scoring.systems import base_set
+from speechmill.scoring.systems import base_set, saved_checkpoints, selected_rows
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 
 TEMPLATE = TEMPLATES / "card.md.j2"

@@ -96,15 +96,22 @@ def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[M
     ]
 
 
-def averaging_effects(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
-    """Return, for each set and decoder, the error rates of the best single checkpoint and of the mean of several."""
+def _by_set_and_decoder(
+    breakdown: dict[str, Any], kind: str, title: SetTitle, describe: Callable[[dict[str, Any], ErrorRate], Markdown]
+) -> list[Markdown]:
+    """Return a line for each comparison of a kind: its set and decoder, and what `describe` says about it."""
     return [
         join(
             ": ",
-            [join(", ", [title(row["first"]["set"]), row["first"]["decoder"]]), _averaging(row, breakdown["metric"])],
+            [join(", ", [title(row["first"]["set"]), row["first"]["decoder"]]), describe(row, breakdown["metric"])],
         )
-        for row in _comparisons(breakdown, "average")
+        for row in _comparisons(breakdown, kind)
     ]
+
+
+def averaging_effects(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
+    """Return, for each set and decoder, the error rates of the best single checkpoint and of the mean of several."""
+    return _by_set_and_decoder(breakdown, "average", title, _averaging)
 
 
 def _averaging(row: dict[str, Any], metric: ErrorRate) -> Markdown:
@@ -146,13 +153,7 @@ def _difference(row: dict[str, Any]) -> str:
 
 def teachers(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
     """Return, for each set and decoder, how the model compares with each run that transcribed training data for it."""
-    return [
-        join(
-            ": ",
-            [join(", ", [title(row["first"]["set"]), row["first"]["decoder"]]), _teacher(row, breakdown["metric"])],
-        )
-        for row in _comparisons(breakdown, "teacher")
-    ]
+    return _by_set_and_decoder(breakdown, "teacher", title, _teacher)
 
 
 def _teacher(row: dict[str, Any], metric: ErrorRate) -> Markdown:

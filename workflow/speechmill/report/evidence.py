@@ -19,11 +19,10 @@ from pydantic import ValidationError
 from speechmill.config.root import Config, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
-from speechmill.core.selection import selected_rows
 from speechmill.core.tables import read_table, write_arrow_table
 from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.card_settings import CardSettings
-from speechmill.scoring.systems import System
+from speechmill.scoring.systems import System, selected_rows
 
 FOLDER = "evidence"
 """The name of the folder inside the model folder."""

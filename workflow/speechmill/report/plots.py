@@ -12,10 +12,10 @@ from matplotlib.ticker import MaxNLocator
 
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.page import COLOURS, plot_label, save_figure
-from speechmill.core.selection import saved_checkpoints, selected_mean
+from speechmill.core.selection import selected_mean
 from speechmill.scoring.error_rates import RATE_NAMES
 from speechmill.scoring.intervals import CONFIDENCE
-from speechmill.scoring.systems import base_set
+from speechmill.scoring.systems import base_set, saved_checkpoints
 
 Title = Callable[[str], str]
 """A function that returns the title of a set, given its name. Sets whose title cannot be drawn are labelled by name."""

@@ -22,6 +22,7 @@ class ReferenceModel:
         self.processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
         self.model = AutoModelForCTC.from_pretrained(model, trust_remote_code=False).eval().to(device)
         self._device = device
+        self._frame_samples = samples_per_frame(self.model)
 
     @property
     def vocab_size(self) -> int:
@@ -30,14 +31,14 @@ class ReferenceModel:
 
     def chunks(self, num_samples: int, settings: LogProbsSettings) -> list[Chunk]:
         """Return the parts of a clip that are processed separately, as in the evaluation."""
-        return clip_chunks(num_samples, settings, samples_per_frame(self.model))
+        return clip_chunks(num_samples, settings, self._frame_samples)
 
     def log_probs(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:
         """Return the natural log-probabilities of a clip, shape (frames, vocabulary)."""
         parts = []
         for chunk in self.chunks(len(samples), settings):
             output = self._forward(samples[chunk.start : chunk.stop], settings)
-            parts.append(output[chunk.kept_frames(len(output), samples_per_frame(self.model))])
+            parts.append(output[chunk.kept_frames(len(output), self._frame_samples)])
         return np.concatenate(parts)
 
     def _forward(self, samples: Int16Samples, settings: LogProbsSettings) -> NDArray[np.float32]:

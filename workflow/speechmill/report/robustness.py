@@ -8,9 +8,9 @@ from pydantic import BaseModel
 from speechmill.config.evaluation import ErrorRate
 from speechmill.core.command import run_command
 from speechmill.core.files import read_json
-from speechmill.core.selection import selected_rows
 from speechmill.core.tables import read_table
 from speechmill.report.plots import plot_robustness
+from speechmill.scoring.systems import selected_rows
 
 
 class RobustnessSettings(BaseModel):

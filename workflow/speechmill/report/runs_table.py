@@ -17,12 +17,13 @@ from speechmill.config.reference_card import ReferenceCard
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, check_folder, read_json, write_text
 from speechmill.core.page import STYLE, page_environment
-from speechmill.core.selection import selected_mean, selected_rows
+from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.report.breakdown import selected_hypotheses
 from speechmill.report.reference_comparison import comparison_table
 from speechmill.report.sweeps import RunPairs, SweepEntry, compare_runs
 from speechmill.scoring.spread import Spread, spread
+from speechmill.scoring.systems import selected_rows
 
 _TEMPLATE = TEMPLATES / "runs.html.j2"
 

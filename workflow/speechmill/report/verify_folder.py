@@ -9,7 +9,7 @@ import pandas as pd
 from huggingface_hub import ModelCard
 
 from speechmill.core.files import file_digest, read_json
-from speechmill.core.selection import averaged_column, saved_checkpoints, selected_rows
+from speechmill.core.selection import averaged_column
 from speechmill.core.versions import stage_version
 from speechmill.report import evidence, manifest
 from speechmill.report.card import CARD, card_files
@@ -18,7 +18,7 @@ from speechmill.report.check_result import CheckResult
 from speechmill.report.evidence import Evidence
 from speechmill.scoring.select import WEIGHTS, mean_is_better, ranked_steps
 from speechmill.scoring.summary import summarise
-from speechmill.scoring.systems import AVERAGE, SELECTED
+from speechmill.scoring.systems import AVERAGE, SELECTED, saved_checkpoints, selected_rows
 
 ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
 """The columns of the summary that are sums over clips."""

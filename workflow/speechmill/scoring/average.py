@@ -89,9 +89,8 @@ def main() -> None:
     for folder in folders:
         check_folder(folder)
     with atomic_folder(args.average) as temporary:
-        shutil.copytree(
-            folders[-1], temporary, ignore=shutil.ignore_patterns(WEIGHTS, DIGESTS), dirs_exist_ok=True
-        )  # fmt: skip
+        others = shutil.ignore_patterns(WEIGHTS, DIGESTS)
+        shutil.copytree(folders[-1], temporary, ignore=others, dirs_exist_ok=True)
         save_file(mean_weights(folders), temporary / WEIGHTS, metadata={"format": "pt"})
         write_digests(temporary)
     # The scores of the mean have the newest of its steps.

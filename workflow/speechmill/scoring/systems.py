@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from speechmill.core.selection import selected_mean
+import pandas as pd
+
+from speechmill.core.selection import averaged_column, selected_mean
 
 SELECTED = "selected"
 """The name of the folder for sets that only the selected checkpoint is scored on; other folders are named by step."""
@@ -50,6 +52,22 @@ def systems(files: Iterable[Path], selection: Mapping[str, Any]) -> dict[System,
             system = System(name, int(step), decoder)
         paths[system] = path
     return paths
+
+
+def selected_systems(files: Iterable[Path], selection: Mapping[str, Any]) -> dict[System, Path]:
+    """Return those of `systems` that are the checkpoint that `selection.json` names."""
+    return {system: path for system, path in systems(files, selection).items() if system.is_selected(selection)}
+
+
+def selected_rows(scores: pd.DataFrame, selection: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the rows of a summary with the scores of the selected checkpoint."""
+    rows: pd.DataFrame = scores[scores["step"] == selection["step"]]
+    return rows[rows["averaged"] == averaged_column(selected_mean(selection))] if "averaged" in rows else rows
+
+
+def saved_checkpoints(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of a summary without those of a mean of several checkpoints."""
+    return scores[scores["averaged"] == ""] if "averaged" in scores else scores
 
 
 def base_set(name: str) -> str:

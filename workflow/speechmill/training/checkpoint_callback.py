@@ -16,13 +16,12 @@ from speechmill.core.files import write_digests
 from speechmill.core.progress import progress
 from speechmill.model.lora import has_lora, merged_lora, save_merged
 from speechmill.model.models import Processor
-from speechmill.scoring.select import deciding_metrics
+from speechmill.scoring.select import WEIGHTS, deciding_metrics
 from speechmill.text.vocab import save_processor
 from speechmill.training.dev_evaluator import DevEvaluator
 from speechmill.training.guards import blanks_warning, only_blanks
 from speechmill.training.resume_state import (
     UNFINISHED,
-    WEIGHTS,
     TrainingTime,
     append_log,
     commit,

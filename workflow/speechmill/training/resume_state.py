@@ -17,8 +17,6 @@ from safetensors import SafetensorError
 from speechmill.core.command import DISK_FULL, SpeechmillError
 from speechmill.core.files import file_digest, read_json, write_json, write_text
 
-WEIGHTS = "model.safetensors"
-
 LOG = "training.jsonl"
 
 UNFINISHED = "unfinished"
