@@ -10,7 +10,7 @@ REPORT := results/report.html
 REPORT_OPTIONS := --report $(REPORT) --report-stylesheet workflow/report/report.css --report-after-run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo recipe report plan adopt test bench setup lint format raise-version record-code lock clean
+.PHONY: help demo recipe report plan adopt test bench gpu-kit setup lint format raise-version record-code lock clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -47,6 +47,9 @@ test: lint  ## run the linters and all tests
 
 bench: setup  ## print the speed of the stages relative to other implementations; ONLY=train runs one benchmark
 	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)
+
+gpu-kit: setup  ## write gpu-kit/, with which tests/gpu/run.sh checks a machine with a GPU
+	@PYTHONPATH=workflow:tests $(BIN)/python -m gpu.prepare gpu-kit
 
 setup:  ## create .venv from requirements.lock, and install missing system programs
 	@bash envs/setup.sh

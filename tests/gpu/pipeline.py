@@ -1,0 +1,125 @@
+"""pipeline: the programs of the workflow from clips to a verified card, with a training that is killed and resumed.
+
+They run with the commands that `make gpu-kit` has recorded, without Snakemake.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from gpu.commands import Job, read_jobs
+from gpu.step import Step, running_step
+from speechmill.core.files import read_json
+
+# Jobs that run at the same time; those that need the GPU wait for one another.
+_JOBS = 8
+_POLL_SECONDS = 0.02
+
+
+class Pipeline:
+    """The jobs of the kit in a copy of its files."""
+
+    def __init__(self, step: Step) -> None:
+        self._step, self._folder = step, step.work / "pipeline"
+        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.copytree(step.kit / "pipeline", self._folder)
+        jobs = read_jobs(step.kit)
+        self._first, self._second = [job for job in jobs if job.rule == "finetune"]
+        self._others = [job for job in jobs if job.rule != "finetune"]
+
+    def run(self) -> None:
+        """Run all jobs, and record what must be seen."""
+        self._kill_first()
+        self._train_both()
+        self._run_others()
+        self._record_results()
+
+    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+        for file in (job.log, *job.outputs):
+            (self._folder / file).parent.mkdir(parents=True, exist_ok=True)
+        # As Snakemake runs the commands of rules.
+        command = ["bash", "-c", f"set -euo pipefail; {job.command}"]
+        return subprocess.Popen(command, cwd=self._folder, start_new_session=True)
+
+    def _finish(self, job: Job, process: subprocess.Popen[bytes]) -> None:
+        if process.wait() != 0:
+            raise RuntimeError(f"{job.rule} failed with status {process.returncode}:\n{self._log(job)[-2000:]}")
+
+    def _log(self, job: Job) -> str:
+        file = self._folder / job.log
+        return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+    def _wait_until(self, condition: Callable[[], bool], process: subprocess.Popen[bytes], job: Job) -> None:
+        while not condition():
+            if process.poll() is not None:
+                raise RuntimeError(f"{job.rule} ended too early:\n{self._log(job)[-2000:]}")
+            time.sleep(_POLL_SECONDS)
+
+    def _kill_first(self) -> None:
+        """Kill the training of the first run once it has saved a state from which it can resume."""
+        started = time.monotonic()
+        process = self._start(self._first)
+        self._wait_until(lambda: any(self._folder.glob("work/*/*/checkpoint-*")), process, self._first)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        self._step.measured("finetune, killed", seconds=time.monotonic() - started)
+
+    def _train_both(self) -> None:
+        """Resume the training of the first run, and meanwhile start that of the second, which waits for the GPU."""
+        started = time.monotonic()
+        first = self._start(self._first)
+        self._wait_until(lambda: "resuming from step" in self._log(self._first), first, self._first)
+        second = self._start(self._second)
+        self._finish(self._first, first)
+        self._step.measured("finetune, resumed", seconds=time.monotonic() - started)
+        self._finish(self._second, second)
+        waited = all(f"{word} GPU" in self._log(self._second) for word in ("waiting for", "acquired"))
+        self._step.measured("finetune of another run", seconds=time.monotonic() - started, waited_for_gpu=waited)
+        if not self._step.small and not waited:
+            raise RuntimeError("the second training did not wait for the GPU, which the first one was using")
+
+    def _run_others(self) -> None:
+        """Run all other jobs, each once the jobs that make its inputs have finished."""
+        makers = {file: i for i, job in enumerate(self._others) for file in job.outputs}
+        needed = {i: {makers[file] for file in job.inputs if file in makers} for i, job in enumerate(self._others)}
+        order = TopologicalSorter(needed)
+        order.prepare()
+        running: dict[Future[float], int] = {}
+        with ThreadPoolExecutor(_JOBS) as threads:
+            while order.is_active():
+                running |= {threads.submit(self._run_one, self._others[i]): i for i in order.get_ready()}
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    number = running.pop(future)
+                    job = self._others[number]
+                    self._step.measured(f"{job.rule} {Path(*Path(job.log).parts[-1:]).stem}", seconds=future.result())
+                    order.done(number)
+
+    def _run_one(self, job: Job) -> float:
+        started = time.monotonic()
+        self._finish(job, self._start(job))
+        return time.monotonic() - started
+
+    def _record_results(self) -> None:
+        training = read_json(self._folder / self._first.outputs[1])
+        device = training["hardware"]["device"]
+        self._step.measured("training", device=device, sessions=training["sessions"])
+        for job in self._others:
+            if job.rule == "evaluate":
+                scores = read_json(self._folder / job.outputs[0])
+                values = {key: scores[key] for key in ("wer", "loss", "clips_scored")}
+                self._step.measured(f"scores {Path(job.log).stem}", **values)
+        (verify,) = [job for job in self._others if job.rule == "verify"]
+        self._step.measured("verify", output=self._log(verify).splitlines()[-3:])
+        if not self._step.small and device == "cpu":
+            raise RuntimeError("training ran on the CPU")
+
+
+if __name__ == "__main__":
+    Pipeline(running_step(__doc__)).run()

@@ -1,0 +1,83 @@
+"""`make gpu-kit`: prepare what a machine with a GPU and without a network needs for the checks.
+
+The kit contains packages for Python 3.12 that the machine lacks, a corpus that the workflow has made up to the step
+before `finetune`, and the commands of all jobs from there on.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from gpu.commands import record, snakemake
+from material import ROOT
+
+HERE = Path(__file__).parent
+# The versions of the C library with which packages of the lock file are built; pip accepts only those that are named.
+_PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+# What the kit and the working tree may have together, in bytes.
+_LIMIT = 64 * 2**20
+
+
+def locked(packages: list[str], lock: str) -> list[str]:
+    """Return `name==version` for each of the packages, as in the text of requirements.lock.
+
+    Raises:
+        ValueError: A package is not in the lock file.
+    """
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", lock, re.MULTILINE))
+    missing = [name for name in packages if name not in pins]
+    if missing:
+        raise ValueError(f"requirements.lock lacks {', '.join(missing)}, which tests/gpu/requirements.txt lists")
+    return [f"{name}=={pins[name]}" for name in packages]
+
+
+def download_wheels(target: Path) -> None:
+    """Download the packages of requirements.txt for the machine with the GPU."""
+    lines = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    packages = locked([line for line in lines if not line.startswith("#")], (ROOT / "requirements.lock").read_text())
+    shutil.rmtree(target, ignore_errors=True)
+    machine = ["--python-version", "3.12", "--implementation", "cp"]
+    machine += [option for platform in _PLATFORMS for option in ("--platform", platform)]
+    download = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*download, *machine, "--dest", str(target), *packages], check=True)
+
+
+def prepare_pipeline(kit: Path) -> None:
+    """Make the corpus with the workflow, and record the commands."""
+    config = yaml.safe_load((HERE / "pipeline.yaml").read_text(encoding="utf-8"))
+    first, second = config["runs"]
+    built = kit / "built"
+    built.mkdir(parents=True, exist_ok=True)
+    # None of these needs a GPU.
+    files = [
+        f"results/runs/{first}/plan.json",
+        f"results/runs/{second}/plan.json",
+        f"results/runs/{first}/lm/lm.binary",
+    ]
+    snakemake(built, config, files)
+    record(built, config, kit)
+
+
+def size(folder: Path) -> int:
+    """Return the bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def main() -> None:
+    """Write the kit."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kit", type=Path)
+    kit: Path = parser.parse_args().kit.resolve()
+    download_wheels(kit / "wheels")
+    prepare_pipeline(kit)
+    carried = [kit / "wheels", kit / "pipeline", kit / "commands.json"]
+    print("\n".join(f"{size(part) / 2**20:5.1f} MiB  {part}" for part in carried))
+
+
+if __name__ == "__main__":
+    main()
