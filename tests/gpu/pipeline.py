@@ -45,7 +45,8 @@ class Pipeline:
             (self._folder / file).parent.mkdir(parents=True, exist_ok=True)
         # As Snakemake runs the commands of rules.
         command = ["bash", "-c", f"set -euo pipefail; {job.command}"]
-        return subprocess.Popen(command, cwd=self._folder, start_new_session=True)
+        # In a group of its own, with which it can be killed, but in the session of this step, with which it ends.
+        return subprocess.Popen(command, cwd=self._folder, process_group=0)
 
     def _finish(self, job: Job, process: subprocess.Popen[bytes]) -> None:
         if process.wait() != 0:
