@@ -74,6 +74,14 @@ def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> 
         yield [torch.device("cuda", index) for index in range(per_task)]
 
 
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy of a tensor on a device; the host does not wait for the work that is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Only a copy from pinned memory is asynchronous.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def device_name(device: torch.device) -> str:
     """Return the model name of a GPU, or that of this machine's processor."""
     if device.type == "cuda":

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile as sf
 import soxr
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import add_noise, fftconvolve
 from torchaudio.transforms import Resample
@@ -19,6 +17,7 @@ from speechmill.config.augment import AUDIO_SUFFIXES, AugmentConfig, Noise, Room
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.model.devices import to_device
 
 # Makes these random numbers independent of the order of the clips, which is drawn from the same seed.
 _STREAM = 0xA06
@@ -64,7 +63,7 @@ class Augmenter:
 
         Args:
             samples: From -1 to 1, shape (clips, samples), each clip followed by zeros.
-            num_samples: The length of each clip, shape (clips,), on the same device.
+            num_samples: The length of each clip, shape (clips,), on the host.
             batch: The number of the batch in the training run, over all processes.
 
         Returns:
@@ -84,10 +83,10 @@ class Augmenter:
                 samples = self._add_reverberation(self._settings.room, samples, rng, generator)
             if self._settings.noise:
                 samples = self._add_noise(self._settings.noise, samples, num_samples, rng, generator)
-        return samples * _clip_mask(samples, num_samples), num_samples
+        return samples * _clip_mask(samples, to_device(num_samples, samples.device)), num_samples
 
     def _change_speed(self, samples: Tensor, num_samples: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        resampled: Tensor = self._resamplers[factor].to(samples.device)(samples)
+        resampled: Tensor = self._resamplers[factor].to(samples.device, non_blocking=True)(samples)
         hundredths = round(100 * factor)
         # Integers round up exactly; torchaudio computes lengths in floats and may be one sample short.
         length = (num_samples * 100 + hundredths - 1) // hundredths
@@ -107,15 +106,16 @@ class Augmenter:
             ]
             taps = min(max(map(len, recorded)), samples.shape[1])
             padded = [np.pad(each[:taps], (0, max(0, taps - len(each)))) for each in recorded]
-            responses = _to_device(device, np.stack(padded))
+            responses = to_device(torch.from_numpy(np.stack(padded)), device)
         else:
             # Polack's (1988) model of late reverberation: Gaussian noise that decays by 60 dB in the time RT60.
-            rt60 = _to_device(device, rng.uniform(*room.rt60_seconds, size=(len(selected), 1)).astype(np.float32))
+            drawn = rng.uniform(*room.rt60_seconds, size=(len(selected), 1)).astype(np.float32)
+            rt60 = to_device(torch.from_numpy(drawn), device)
             times = torch.arange(ceil(room.rt60_seconds[1] * SAMPLE_RATE), device=device) / SAMPLE_RATE
             responses = torch.randn(len(selected), len(times), generator=generator, device=device)
             responses = responses * 10 ** (-3 * times / rt60)
         responses = responses / torch.linalg.vector_norm(responses, dim=1, keepdim=True)
-        rows = _to_device(device, selected)
+        rows = to_device(torch.from_numpy(selected), device)
         reverberant = fftconvolve(samples[rows], responses)[:, : samples.shape[1]]
         return samples.index_copy(0, rows, reverberant)
 
@@ -131,15 +131,16 @@ class Augmenter:
         if not len(selected):
             return samples
         device, width = samples.device, samples.shape[1]
-        ratios = _to_device(device, rng.uniform(*settings.snr_db, size=len(selected)).astype(np.float32))
+        drawn = rng.uniform(*settings.snr_db, size=len(selected)).astype(np.float32)
+        ratios = to_device(torch.from_numpy(drawn), device)
         if self._noise_files:
             chosen = rng.integers(len(self._noise_files), size=len(selected))
             excerpts = [_read_excerpt(self._noise_files[i], width, rng.random()) for i in chosen]
-            noise = _to_device(device, np.stack(excerpts))
+            noise = to_device(torch.from_numpy(np.stack(excerpts)), device)
         else:
             noise = torch.randn(len(selected), width, generator=generator, device=device)
-        rows = _to_device(device, selected)
-        noisy = add_noise(samples[rows], noise, ratios, num_samples[rows])
+        rows = to_device(torch.from_numpy(selected), device)
+        noisy = add_noise(samples[rows], noise, ratios, to_device(num_samples[selected], device))
         # No gain brings digital silence to the requested ratio; such clips stay unchanged.
         return samples.index_copy(0, rows, torch.where(noisy.isfinite(), noisy, samples[rows]))
 
@@ -151,7 +152,11 @@ class DeviceFeatures:
         self._normalises, self._returns_mask = extractor.do_normalize, extractor.return_attention_mask
 
     def __call__(self, samples: Tensor, num_samples: Tensor) -> dict[str, Tensor]:
-        """Return `input_values`, shape (clips, samples), and `attention_mask` if the extractor returns one."""
+        """Return `input_values`, shape (clips, samples), and `attention_mask` if the extractor returns one.
+
+        `num_samples` is on the host.
+        """
+        num_samples = to_device(num_samples, samples.device)
         mask = _clip_mask(samples, num_samples)
         if self._normalises:
             # Without a mask, the extractor normalises over the padding as well.
@@ -176,12 +181,6 @@ def normalise(samples: Tensor, num_samples: Tensor) -> Tensor:
 def _clip_mask(samples: Tensor, num_samples: Tensor) -> Tensor:
     """Return True for samples of a clip and False for padding, shape (clips, samples)."""
     return torch.arange(samples.shape[1], device=samples.device) < num_samples[:, None]
-
-
-def _to_device(device: torch.device, values: NDArray[Any]) -> Tensor:
-    """Copy values to the device without waiting for the work that is queued there."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _read_excerpt(path: Path, width: int, position: float) -> FloatSamples:
