@@ -47,12 +47,12 @@ def by_length(lengths: list[int], seconds: float) -> Iterator[list[int]]:
 
 def infer(model: Wav2Vec2ForCTC, batch: Batch, device: torch.device, dtype: torch.dtype) -> None:
     """Process a batch like the stage `log_probs`; ids and losses are copied to the host."""
-    inputs = {key: tensor.to(device, non_blocking=True) for key, tensor in batch.items()}
+    inputs = {key: batch[key].to(device, non_blocking=True) for key in ("input_values", "attention_mask")}
     with torch.inference_mode():
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            logits = model(inputs["input_values"], attention_mask=inputs["attention_mask"]).logits
-        frames = model._get_feat_extract_output_lengths(inputs["num_samples"])
-        clip_losses(logits, frames, inputs["labels"]).cpu()
+            logits = model(**inputs).logits
+        frames = model._get_feat_extract_output_lengths(batch["num_samples"])
+        clip_losses(logits, frames, batch["labels"]).cpu()
         logits.argmax(-1).cpu()
 
 

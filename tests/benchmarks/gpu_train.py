@@ -21,7 +21,9 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from benchmarks.table import Row, show
+from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.ctc import IGNORED_LABEL, clip_losses
+from speechmill.model.positional_convolution import convolve_input_gradients
 from speechmill.model.spec_augment import spec_augment_on_device
 
 RATE = 16_000
@@ -149,14 +151,22 @@ class StockRecipe:
 
 
 class SpeechmillRecipe:
-    """The recipe of speechmill: bf16, batches by padded seconds, no gradient checkpointing, masks on the device."""
+    """The recipe of speechmill: bf16, batches by padded seconds, no gradient checkpointing, masks on the device.
 
-    def __init__(self, settings: dict[str, object], device: torch.device, compiled: bool) -> None:
+    Without `convolved`, cuDNN computes the gradient of the convolution over positions.
+    """
+
+    def __init__(
+        self, settings: dict[str, object], device: torch.device, compiled: bool, convolved: bool = True
+    ) -> None:
         self._device = device
         with device:
             self._model = Wav2Vec2ForCTC(Wav2Vec2Config(**settings | {"layerdrop": 0.0})).train().to(device)
         self._model.freeze_feature_encoder()
         spec_augment_on_device(self._model)
+        attention_masks_on_device(self._model)
+        if convolved:
+            convolve_input_gradients(self._model)
         if compiled:
             # Like `speechmill.model.training_setup`, which needs more than torch and transformers.
             torch._dynamo.config.recompile_limit = 32
@@ -180,11 +190,12 @@ class SpeechmillRecipe:
 
     def step(self, batch: Batch) -> None:
         """Run one optimizer step."""
-        inputs = {key: tensor.to(self._device, non_blocking=True) for key, tensor in batch.items()}
+        inputs = {key: batch[key].to(self._device, non_blocking=True) for key in ("input_values", "attention_mask")}
         with torch.autocast(self._device.type, torch.bfloat16):
-            logits = self._model(inputs["input_values"], attention_mask=inputs["attention_mask"]).logits
-        frames = self._model._get_feat_extract_output_lengths(inputs["num_samples"])
-        clip_losses(logits, frames, inputs["labels"]).mean().backward()
+            logits = self._model(**inputs).logits
+        # Lengths and labels stay on the host.
+        frames = self._model._get_feat_extract_output_lengths(batch["num_samples"])
+        clip_losses(logits, frames, batch["labels"]).mean().backward()
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -274,8 +285,13 @@ def flop_per_audio_second(config: Wav2Vec2Config, seconds: float) -> float:
     return convolutions + 3 * rate * (config.num_hidden_layers * layer + positions + ends)
 
 
-def rows(settings: dict[str, object], workload: Workload, device: torch.device) -> Iterator[Row]:
-    """Yield all measurements; targets apply only to XLS-R 1B on a GPU."""
+def rows(
+    settings: dict[str, object], workload: Workload, device: torch.device, usual_gradient: bool = False
+) -> Iterator[Row]:
+    """Yield all measurements; targets apply only to XLS-R 1B on a GPU.
+
+    With `usual_gradient`, speechmill's recipe is also measured without its gradient of the convolution over positions.
+    """
     on_gpu = device.type == "cuda"
     real = settings is XLS_R_1B and on_gpu
     peak = matrix_peak(workload.matrix, device)
@@ -286,6 +302,8 @@ def rows(settings: dict[str, object], workload: Workload, device: torch.device) 
         "stock": lambda: StockRecipe(settings, device),
         "speechmill": lambda: SpeechmillRecipe(settings, device, compiled=False),
     }
+    if usual_gradient:
+        recipes["speechmill, gradient by cuDNN"] = lambda: SpeechmillRecipe(settings, device, False, convolved=False)
     if on_gpu:
         recipes["speechmill, compiled"] = lambda: SpeechmillRecipe(settings, device, compiled=True)
     speeds: dict[str, float] = {}
@@ -313,6 +331,9 @@ def main() -> None:
     """Print the table; exit with status 1 if a figure misses its target."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="a small model, on the CPU where there is no GPU")
+    parser.add_argument(
+        "--usual-gradient", action="store_true", help="also without our gradient of the convolution over positions"
+    )
     parser.add_argument("--audio-seconds", type=float, help="the amount of audio per pass")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -324,7 +345,7 @@ def main() -> None:
         else Workload(args.audio_seconds or 4000.0, 80.0, 8192)
     )
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name() if device.type == 'cuda' else 'the CPU'}")
-    passed = show(rows(SMALL if args.small else XLS_R_1B, workload, device))
+    passed = show(rows(SMALL if args.small else XLS_R_1B, workload, device, args.usual_gradient))
     if args.small or device.type == "cpu":
         print("this does not measure XLS-R 1B on a GPU")
     sys.exit(0 if passed else 1)

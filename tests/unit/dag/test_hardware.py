@@ -124,6 +124,13 @@ def test_memory_grows_with_processes_and_workers(tmp_path: Path) -> None:
     assert finetune_mb(demo(device="auto"), "demo_ru", planned) == one + 2000
 
 
+def test_forward_pass_needs_memory_for_its_batch_where_it_may_be_on_the_cpu(tmp_path: Path) -> None:
+    planned = files(plan=[plan(tmp_path, 100e6).plan])
+    memory = {device: log_probs_mb(demo(device=device), "demo_ru", planned) for device in ("gpu", "auto", "cpu")}
+    # 120 s of 1.6 million outputs in 32 bits, twice.
+    assert memory["auto"] == memory["cpu"] > memory["gpu"] + 120 * 1.6 * 4 * 2
+
+
 def test_memory_of_a_scored_base_follows_its_files(tmp_path: Path) -> None:
     scored = {"language": "ru", "training": "none", "model": {"base": "./b"}, "evaluation": {"sets": ["demo_ru-test"]}}
     config = load(DEMO | {"runs": {"scored": scored}})

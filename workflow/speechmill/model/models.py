@@ -540,7 +540,7 @@ def equal_in_batch(
 
     def padding_matters(samples: int, longer: int) -> bool:
         clip, frames = noise[:samples], int(output_frames(model, torch.tensor([samples]))[0])
-        # Without cuDNN, whose convolutions are in TF32 by default.
+        # Without cuDNN, which chooses other algorithms for other shapes.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
             alone, padded = (
                 forward(model, {key: value.to(device) for key, value in model_inputs(processor, clips).items()})[0]

@@ -34,7 +34,7 @@ from speechmill.core.tables import check_clips_digest, clips_digest, read_table
 from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
-from speechmill.model.devices import acquire_devices, device_name
+from speechmill.model.devices import acquire_devices, allow_tf32, device_name
 from speechmill.model.models import (
     Processor,
     encoder_config,
@@ -231,8 +231,8 @@ def train(
     """
     plan, finetune = settings.plan, settings.finetune
     if device.type == "cuda":
-        # Allows TF32 for operations that autocast leaves in fp32, and for dev evaluations.
-        torch.set_float32_matmul_precision("highest" if finetune.precision == "fp32" else "high")
+        # For operations that autocast leaves in fp32, and for dev evaluations.
+        allow_tf32(finetune.precision != "fp32")
     _check_optimizer(run, finetune, device)
     if finetune.head_only_steps >= inputs.plan["total_steps"]:
         raise SpeechmillError(
