@@ -119,6 +119,8 @@ def test_memory_grows_with_processes_and_workers(tmp_path: Path) -> None:
     one = finetune_mb(demo(device="gpu"), "demo_ru", planned)
     assert finetune_mb(demo(device="gpu", gpus=4), "demo_ru", planned) == 4 * one
     assert finetune_mb(demo(device="gpu", finetune=section | {"workers": 4}), "demo_ru", planned) > one
+    noise = {"noise": {"probability": 0.5, "snr_db": [5, 20], "folder": "noise"}}
+    assert finetune_mb(demo(device="gpu", augment=noise), "demo_ru", planned) > one + 512
     # On a CPU, the memory of the device is that of the host.
     assert finetune_mb(demo(device="cpu"), "demo_ru", planned) == one + 2000
     assert finetune_mb(demo(device="auto"), "demo_ru", planned) == one + 2000
