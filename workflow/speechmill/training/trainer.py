@@ -34,7 +34,8 @@ class CtcTrainer(Trainer):
     """A Trainer with planned batches and a loss that weights all clips of a step equally.
 
     Loss and gradient are the mean over the clips of a step, however these are split into batches and over processes.
-    Saved files become a resume state only through `resume_state.commit`. A step never synchronises with the device.
+    Saved files become a resume state only through `resume_state.commit`. A step reads nothing back from the device; it
+    waits for it only within the kernel of the CTC loss (see `model/ctc.py`).
     """
 
     # `compute_loss` itself divides by the number of clips in the step.
