@@ -17,8 +17,10 @@ from gpu.clips import LABELS, MEAN, RATE, Batch, batch_of, clip_lengths
 from gpu.models import SMALL, XLS_R_1B
 from gpu.step import Step, device_gib, free_memory, peak_gib, running_step, synchronise
 from speechmill.config.finetune import MemoryConfig
+from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.ctc import clip_losses
-from speechmill.model.models import forward, output_frames
+from speechmill.model.models import INPUT_KEYS, forward, output_frames
+from speechmill.model.positional_convolution import convolve_input_gradients
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.training.cost import Cost, training_cost
@@ -37,17 +39,21 @@ class Variant:
     precision: str
     compiled: bool = False
     checkpointing: bool = False
+    cudnn_gradient: bool = False
+    """Whether cuDNN computes the gradient of the convolution over positions."""
 
     @property
     def name(self) -> str:
         """The name of the variant in the results."""
         options = {"compiled layers": self.compiled, "gradient checkpointing": self.checkpointing}
+        options |= {"gradient by cuDNN": self.cudnn_gradient}
         return ", ".join(["speechmill in " + self.precision, *(name for name, used in options.items() if used)])
 
 
 VARIANTS = (
     Variant("bf16"),
     Variant("bf16", compiled=True),
+    Variant("bf16", cudnn_gradient=True),
     Variant("fp16"),
     Variant("bf16", checkpointing=True),
 )
@@ -126,6 +132,9 @@ class SpeechmillRecipe:
         freeze_parameters(self._model, MemoryConfig(), has_base=True)
         set_attention(self._model, "sdpa")
         spec_augment_on_device(self._model)
+        attention_masks_on_device(self._model)
+        if not variant.cudnn_gradient:
+            convolve_input_gradients(self._model)
         if variant.checkpointing:
             checkpoint_activations(self._model)
         if variant.compiled:
@@ -145,11 +154,12 @@ class SpeechmillRecipe:
 
     def step(self, batch: Batch) -> None:
         """Run one optimizer step."""
-        inputs = {key: tensor.to(self._device, non_blocking=True) for key, tensor in batch.items()}
+        inputs = {key: batch[key].to(self._device, non_blocking=True) for key in INPUT_KEYS if key in batch}
         with torch.autocast(self._device.type, self._dtype):
             logits = forward(self._model, inputs)
-        frames = output_frames(self._model, inputs["num_samples"])
-        self._scaled.step(clip_losses(logits, frames, inputs["labels"]).mean())
+        # Lengths and labels stay on the host.
+        frames = output_frames(self._model, batch["num_samples"])
+        self._scaled.step(clip_losses(logits, frames, batch["labels"]).mean())
 
 
 def largest(fits: Callable[[float], bool], start: float, longest: float) -> float:
@@ -254,7 +264,7 @@ def measure(step: Step) -> None:
         expected = cost_of(settings, variant.precision).fitting_seconds(
             device_gib(device) * 2**30, variant.checkpointing
         )
-        if step.small or variant.checkpointing:
+        if step.small or variant.checkpointing or variant.cudnn_gradient:
             most = 25.0 if step.small else min(expected, LONGEST_TRIED / 2)
         else:
             most = largest(lambda seconds, tried=recipe: fits(tried, seconds), expected, LONGEST_TRIED)

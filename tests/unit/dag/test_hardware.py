@@ -119,9 +119,18 @@ def test_memory_grows_with_processes_and_workers(tmp_path: Path) -> None:
     one = finetune_mb(demo(device="gpu"), "demo_ru", planned)
     assert finetune_mb(demo(device="gpu", gpus=4), "demo_ru", planned) == 4 * one
     assert finetune_mb(demo(device="gpu", finetune=section | {"workers": 4}), "demo_ru", planned) > one
+    noise = {"noise": {"probability": 0.5, "snr_db": [5, 20], "folder": "noise"}}
+    assert finetune_mb(demo(device="gpu", augment=noise), "demo_ru", planned) > one + 512
     # On a CPU, the memory of the device is that of the host.
     assert finetune_mb(demo(device="cpu"), "demo_ru", planned) == one + 2000
     assert finetune_mb(demo(device="auto"), "demo_ru", planned) == one + 2000
+
+
+def test_forward_pass_needs_memory_for_its_batch_where_it_may_be_on_the_cpu(tmp_path: Path) -> None:
+    planned = files(plan=[plan(tmp_path, 100e6).plan])
+    memory = {device: log_probs_mb(demo(device=device), "demo_ru", planned) for device in ("gpu", "auto", "cpu")}
+    # 120 s of 1.6 million outputs in 32 bits, twice.
+    assert memory["auto"] == memory["cpu"] > memory["gpu"] + 120 * 1.6 * 4 * 2
 
 
 def test_memory_of_a_scored_base_follows_its_files(tmp_path: Path) -> None:

@@ -97,3 +97,18 @@ def test_loss_of_half_precision_logits_is_fp32() -> None:
     halved = clip_losses(logits.bfloat16(), torch.tensor([20, 20]), labels)
     assert halved.dtype == torch.float32
     torch.testing.assert_close(halved, clip_losses(logits.bfloat16().float(), torch.tensor([20, 20]), labels))
+
+
+def test_loss_and_gradient_equal_those_of_concatenated_labels() -> None:
+    logits, labels = random_inputs(3, 20, 5)
+    labels[1, 3:], labels[2, :] = IGNORED_LABEL, IGNORED_LABEL
+    frames, lengths = torch.tensor([20, 15, 9]), torch.tensor([5, 3, 0])
+    padded, concatenated = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    losses = clip_losses(padded, frames, labels)
+    log_probs = concatenated.log_softmax(-1).transpose(0, 1)
+    text = labels[labels != IGNORED_LABEL]
+    expected = torch.nn.functional.ctc_loss(log_probs, text, frames, lengths, reduction="none") / lengths.clamp(min=1)
+    assert torch.equal(losses, expected)
+    losses.sum().backward()
+    expected.sum().backward()
+    assert torch.equal(padded.grad, concatenated.grad)

@@ -419,3 +419,22 @@ def test_lock_is_visible_to_flock(host: Path) -> None:
         pytest.raises(BlockingIOError),
     ):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_job_on_the_cpu_sees_no_gpus() -> None:
+    with acquire_devices("auto", "runs.demo", 0) as acquired:
+        assert acquired == [torch.device("cpu")]
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_gpus_compute_fp32_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    with acquire_devices("gpu", "runs.demo", 1):
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        # As the CTC loss does.
+        with torch.backends.cudnn.flags(enabled=False):
+            pass
+        assert not torch.backends.cudnn.allow_tf32

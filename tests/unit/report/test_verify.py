@@ -2,15 +2,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from material import recording
+from speechmill.core.tables import write_arrow_table
 from speechmill.inference.log_probs import LogProbsSettings
 from speechmill.report.markdown import code_block, code_span
 from speechmill.report.reference_model import ReferenceModel
 from speechmill.report.verify_folder import count_figures
-from speechmill.report.verify_scores import TOLERANCE_POINTS, compare_scores
+from speechmill.report.verify_scores import TOLERANCE_POINTS, _changed_texts, compare_scores, tolerance
 
 
 def test_figures_are_counted_by_section_without_code() -> None:
@@ -62,12 +64,40 @@ ROW: dict[str, Any] = {
     ],
 )
 def test_tolerance_depends_on_device(change: dict[str, Any], exact: bool, same: bool) -> None:
-    assert (compare_scores(ROW, ROW | change, exact) == []) == same
+    assert (compare_scores(ROW, ROW | change, tolerance(exact, False, "fp32")) == []) == same
+
+
+@pytest.mark.parametrize(
+    ("precision", "change", "same"),
+    [
+        ("fp32", {"wer": 0.1 + TOLERANCE_POINTS / 1001, "substitutions": 8}, True),
+        ("fp32", {"wer": 0.1 + TOLERANCE_POINTS / 999}, False),
+        ("fp32", {"loss": 0.501}, False),
+        ("bf16", {"wer": 0.1 + TOLERANCE_POINTS / 101, "loss": 0.501}, True),
+        ("fp16", {"wer": 0.1 + TOLERANCE_POINTS / 99}, False),
+    ],
+)
+def test_tolerance_on_a_gpu_depends_on_precision(precision: str, change: dict[str, Any], same: bool) -> None:
+    assert (compare_scores(ROW, ROW | change, tolerance(True, True, precision)) == []) == same
+
+
+def test_tolerance_is_printed() -> None:
+    assert str(tolerance(True, False, "fp32")) == "equal within 1e-09, on the same CPU model"
+    assert str(tolerance(True, True, "fp32")) == "within 0.02 points, in fp32 on the same GPU model"
+    assert str(tolerance(False, True, "bf16")) == "within 0.2 points, on another device or torch version"
+
+
+def test_clips_with_another_text_are_counted_and_named(tmp_path: Path) -> None:
+    write_arrow_table(pa.table({"id": ["a", "b", "c"], "hypothesis": ["x", "y", "z"]}), tmp_path / "greedy.parquet")
+    write_arrow_table(pa.table({"id": ["1", "2", "3"]}), tmp_path / "restricted.parquet")
+    assert _changed_texts(tmp_path / "greedy.parquet", ["x", "y", "z"]) == ""
+    assert _changed_texts(tmp_path / "greedy.parquet", ["x", "u", "v"]) == "the texts of 2 clips are others: b, c"
+    assert _changed_texts(tmp_path / "restricted.parquet", ["x", "u", "v"]) == ""
 
 
 def test_missing_value_must_stay_missing() -> None:
-    assert compare_scores(ROW | {"loss": math.nan}, ROW | {"loss": None}, True) == []
-    (line,) = compare_scores(ROW | {"loss": math.nan}, ROW, True)
+    assert compare_scores(ROW | {"loss": math.nan}, ROW | {"loss": None}, tolerance(True, False, "fp32")) == []
+    (line,) = compare_scores(ROW | {"loss": math.nan}, ROW, tolerance(True, False, "fp32"))
     assert line == "loss is None in the evidence but 0.5 when recomputed"
 
 

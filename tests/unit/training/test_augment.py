@@ -27,6 +27,7 @@ from speechmill.model.spec_augment import span_mask, spec_augment_on_device
 from speechmill.training.augment import (
     Augmenter,
     DeviceFeatures,
+    RecordingCache,
     audio_files,
     normalise,
 )
@@ -158,6 +159,41 @@ def test_excerpts_of_a_long_file_differ(tmp_path: Path) -> None:
     noisy, _ = Augmenter(noise_settings(), 1, noise_files=audio_files(tmp_path))(samples, num_samples, 0)
     # The clips and levels are equal: only the position of the excerpt differs.
     assert len({tuple(row.tolist()) for row in noisy}) == 20
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
+def test_kept_recordings_give_the_excerpts_of_the_files(rate: int, tmp_path: Path) -> None:
+    for i, seconds in enumerate((0.3, 2.0, 5.0)):
+        sf.write(tmp_path / f"{i}.flac", noise(seconds, rate, seed=i), rate)
+    kept, read_again = RecordingCache(1 << 20, 1 << 20), RecordingCache(1 << 20, 0)
+    for position in (0.0, 0.4, 0.99):
+        for path in audio_files(tmp_path):
+            expected = read_again.excerpt(path, SAMPLE_RATE, position)
+            assert np.array_equal(kept.excerpt(path, SAMPLE_RATE, position), expected)
+    assert read_again.bytes == 0
+
+
+def test_recordings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("noise", "room"):
+        (tmp_path / kind).mkdir()
+        sf.write(tmp_path / kind / "recording.wav", noise(1.0), SAMPLE_RATE)
+    noise_files, room_files = audio_files(tmp_path / "noise"), audio_files(tmp_path / "room")
+    settings = AugmentConfig.model_validate(
+        {"noise": {"probability": 1, "snr_db": [5, 5]}, "room": {"probability": 1, "rt60_seconds": [0.1, 0.3]}}
+    )
+    augmenter = Augmenter(settings, 1, noise_files, room_files)
+    augmenter(*speech(), 0)
+    monkeypatch.setattr("soundfile.SoundFile", None)
+    augmenter(*speech(), 1)
+
+
+def test_memory_of_kept_recordings_is_limited(tmp_path: Path) -> None:
+    for i in range(5):
+        sf.write(tmp_path / f"{i}.wav", noise(1.0, seed=i), SAMPLE_RATE)
+    recordings = RecordingCache(2 * 4 * SAMPLE_RATE, 4 * SAMPLE_RATE)
+    for path in audio_files(tmp_path):
+        recordings.excerpt(path, SAMPLE_RATE, 0.0)
+    assert recordings.bytes == 2 * 4 * SAMPLE_RATE
 
 
 def test_silent_noise_leaves_clips_unchanged(tmp_path: Path) -> None:

@@ -14,6 +14,10 @@ from speechmill.dag.paths import folder_of, keeps_log_probs
 _PROCESS_MB = 4000
 # A process that decodes audio shares the memory of its parent, and holds a few batches of its own.
 _WORKER_MB = 500
+# Noise and room recordings that augmentation keeps in memory.
+_RECORDINGS_MB = 550
+# A forward pass on the CPU: 12 bytes for each output of the first convolution of wav2vec 2.0, 512 for each 5 samples.
+_PADDED_SECOND_MB = 20
 # A base is loaded beside the model that takes its weights, and weights are copied from the device to be saved.
 _COPIES = 3
 _BEAM_SEARCH_THREADS = 4
@@ -144,7 +148,8 @@ def finetune_mb(config: Config, run: str, input: Any) -> int:
     # The device `auto` may turn out to be the CPU.
     activations = 0 if section.device == "gpu" else plan["memory_bytes"] / 1e6
     workers = section.finetune.workers if section.finetune else 0
-    process = _PROCESS_MB + _COPIES * _weights_mb(input.plan) + activations + _WORKER_MB * workers
+    recordings = _RECORDINGS_MB if section.augment.folders else 0
+    process = _PROCESS_MB + _COPIES * _weights_mb(input.plan) + activations + _WORKER_MB * workers + recordings
     return round(section.gpus * process)
 
 
@@ -154,9 +159,14 @@ def average_mb(config: Config, run: str, input: Any) -> int:
 
 
 def log_probs_mb(config: Config, run: str, input: Any) -> int:
-    """Return the host memory of a forward pass over a set, from the plan, or from the size of the base."""
+    """Return the host memory of a forward pass over a set, from the plan, or from the size of the base.
+
+    The device `auto` may turn out to be the CPU, where a batch takes memory of the host as well.
+    """
     weights = _weights_mb(input.plan[0]) if config.runs[run].trains else _folder_mb(input.base[0])
-    return round(_PROCESS_MB + _COPIES * weights)
+    section = config.runs[run]
+    batch = 0 if section.device == "gpu" else _PADDED_SECOND_MB * section.evaluation.batch_seconds
+    return round(_PROCESS_MB + _COPIES * weights + batch)
 
 
 def decoding_threads(config: Config, run: str, decoder: str) -> int:

@@ -38,9 +38,10 @@ from speechmill.model.base_files import CONFIG, generates_text
 from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
-from speechmill.model.devices import acquire_devices, device_name
+from speechmill.model.devices import acquire_devices, device_name, to_device
 from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import (
+    INPUT_KEYS,
     Processor,
     equal_in_batch,
     forward,
@@ -296,12 +297,12 @@ def _forward(
 ) -> tuple[torch.Tensor, list[float], list[int]]:
     """Return the logits, shape (chunks, frames, vocabulary), and the loss and number of frames of each chunk."""
     try:
-        tensors = {key: value.to(device) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        moved = {key: to_device(inputs[key], device) for key in INPUT_KEYS if key in inputs}
         with torch.inference_mode():
             with autocast(settings, device):
-                logits = forward(model, tensors)
-            frames = output_frames(model, tensors["num_samples"])
-            losses = clip_losses(logits, frames, tensors["labels"], model.config.pad_token_id)
+                logits = forward(model, moved)
+            frames = output_frames(model, inputs["num_samples"])
+            losses = clip_losses(logits, frames, inputs["labels"], model.config.pad_token_id)
             return logits, losses.tolist(), frames.tolist()
     except torch.OutOfMemoryError as error:
         seconds, parts = int(inputs["num_samples"].max()) / SAMPLE_RATE, len(inputs["num_samples"])

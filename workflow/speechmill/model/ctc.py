@@ -11,6 +11,8 @@ weighted against each other is not decided here but in the callers. Keep these p
 
 - The loss is computed in fp32, whatever the precision of the logits.
 - PyTorch's native kernel is used, not cuDNN's, which has returned NaN for batches where the native kernel does not.
+- Labels and numbers of frames are on the host, where the native kernel needs their lengths. On a GPU it copies these to
+  the device by itself, during which the host waits: three times before and three times in the backward pass.
 - The blank is the padding token, whose id is `BLANK` (0) in every vocabulary that speechmill builds. Only a model that
   was trained elsewhere may have another id, which inference passes as `blank`.
 - The loss of a clip is divided by its number of labels, and does not depend on the other clips of the batch or on
@@ -26,6 +28,7 @@ partly padding (w2v-BERT and Parakeet): it is decoded, and therefore counts here
 import torch
 from torch.nn.functional import ctc_loss, log_softmax
 
+from speechmill.model.devices import to_device
 from speechmill.text.tokens import BLANK
 
 IGNORED_LABEL = -100
@@ -39,14 +42,15 @@ def clip_losses(logits: torch.Tensor, frames: torch.Tensor, labels: torch.Tensor
 
     Args:
         logits: The outputs of the model, shape (batch, frames, vocabulary), in any precision.
-        frames: The number of frames of each clip without padding, shape (batch,).
-        labels: The token ids of each text, padded with IGNORED_LABEL, shape (batch, longest text).
+        frames: The number of frames of each clip without padding, shape (batch,), on the host.
+        labels: The token ids of each text, padded with IGNORED_LABEL, shape (batch, longest text), on the host.
         blank: The id of the blank.
     """
     log_probs = log_softmax(logits, dim=-1, dtype=torch.float32).transpose(0, 1)
-    is_label = labels != IGNORED_LABEL
-    num_labels = is_label.sum(-1)
+    num_labels = (labels != IGNORED_LABEL).sum(-1)
+    # The padding is not used, but must not be an invalid index where a kernel reads it.
+    targets = to_device(labels.clamp(min=0), logits.device)
     # cuDNN's kernel has returned NaN where the native one does not.
     with torch.backends.cudnn.flags(enabled=False):
-        losses = ctc_loss(log_probs, labels.masked_select(is_label), frames, num_labels, blank=blank, reduction="none")
-    return losses / num_labels.clamp(min=1)
+        losses = ctc_loss(log_probs, targets, frames, num_labels, blank=blank, reduction="none")
+    return losses / to_device(num_labels.clamp(min=1), logits.device)

@@ -27,7 +27,8 @@ def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> 
     """Yield the devices of a job, and keep its GPUs locked for it until the block ends.
 
     Jobs on one machine share the GPUs that CUDA_VISIBLE_DEVICES lists (all without it) by a lock file for each GPU, and
-    wait for each other. A job acquires all its GPUs at once, and no others are visible to it.
+    wait for each other. A job acquires all its GPUs at once, and no others are visible to it; none are to a job on the
+    CPU. GPUs compute fp32 without TF32.
 
     Args:
         wanted: `gpu`, `cpu`, or `auto`, which means GPUs if there are any.
@@ -47,6 +48,8 @@ def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> 
     # Not `is_available`, which binds the process to the devices that are visible at that moment.
     visible = torch.cuda.device_count()
     if wanted == "cpu" or (wanted == "auto" and (granted == 0 or visible == 0)):
+        # A pipeline of transformers would use one that another job has locked.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
         yield [torch.device("cpu")] * per_task
         return
     if granted == 0 or visible == 0:
@@ -71,7 +74,22 @@ def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> 
     with _locked(visible_devices(visible), per_task) as names:
         # Before the first use of a GPU: the Trainer distributes its batches over all GPUs that are visible.
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+        allow_tf32(False)
         yield [torch.device("cuda", index) for index in range(per_task)]
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Set whether GPUs may compute fp32 products and convolutions in TF32; torch allows it for convolutions."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a copy of a tensor on a device; the host does not wait for the work that is queued there."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        # Only a copy from pinned memory is asynchronous.
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def device_name(device: torch.device) -> str:

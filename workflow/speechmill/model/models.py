@@ -53,8 +53,9 @@ transformers_logging.disable_progress_bar()
 Processor = ProcessorMixin
 """A tokenizer of characters and the feature extractor of an architecture."""
 
-# The keys of a batch that are inputs of a model; the others are for the loss.
-_INPUT_KEYS = ("input_values", "input_features", "attention_mask")
+INPUT_KEYS = ("input_values", "input_features", "attention_mask")
+"""The keys of a batch that are inputs of a model; the others are for the loss."""
+
 _NO_HEAD = (
     "vocab: keep: the base was only pre-trained, it has no head whose vocabulary could be kept; remove `vocab`, or"
     " choose a base that was fine-tuned"
@@ -428,7 +429,7 @@ def model_inputs(processor: Processor, samples: Sequence[FloatSamples]) -> dict[
 
 def forward(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the logits of a batch, shape (batch, frames, vocabulary); keys that are not inputs are ignored."""
-    return model(**{key: batch[key] for key in _INPUT_KEYS if key in batch}).logits  # type: ignore[no-any-return]
+    return model(**{key: batch[key] for key in INPUT_KEYS if key in batch}).logits  # type: ignore[no-any-return]
 
 
 def output_frames(model: PreTrainedModel, num_samples: torch.Tensor) -> torch.Tensor:
@@ -539,7 +540,7 @@ def equal_in_batch(
 
     def padding_matters(samples: int, longer: int) -> bool:
         clip, frames = noise[:samples], int(output_frames(model, torch.tensor([samples]))[0])
-        # Without cuDNN, whose convolutions are in TF32 by default.
+        # Without cuDNN, which chooses other algorithms for other shapes.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=False):
             alone, padded = (
                 forward(model, {key: value.to(device) for key, value in model_inputs(processor, clips).items()})[0]

@@ -42,10 +42,23 @@ TOLERANCE_POINTS = 0.2
 """The largest difference of an error rate, in percentage points, on another device or with another version of torch."""
 
 _RATES = ["wer", "cer"]
-# On the same device only the order of a sum can differ, and the card shows four decimals of a loss.
-_LOSS_TOLERANCE = 1e-4
-_OTHER_DEVICE_LOSS_TOLERANCE = 1e-2
-_RATE_TOLERANCE = 1e-9
+_SHOWN_CLIPS = 10
+
+
+class Tolerance(NamedTuple):
+    """How far recomputed scores may be from recorded ones."""
+
+    rate: float
+    """The largest difference of an error rate, as a fraction."""
+    loss: float
+    """The largest difference of a loss, as a fraction of it."""
+    equal_texts: bool
+    """Whether all hypotheses, and with them the numbers of errors, must be equal."""
+    reason: str
+
+    def __str__(self) -> str:
+        rate = f"{self.rate:g}" if self.equal_texts else f"{100 * self.rate:g} points"
+        return f"{'equal ' if self.equal_texts else ''}within {rate}, {self.reason}"
 
 
 class Recordings(NamedTuple):
@@ -65,6 +78,27 @@ class SetOutput(NamedTuple):
     """The sha256 of the samples of each clip."""
 
 
+def tolerance(same: bool, gpu: bool, precision: str) -> Tolerance:
+    """Return the tolerance for scores of the evaluation, which processes clips in batches, recomputed one at a time.
+
+    On a CPU, only the order of a sum differs. On a GPU, the kernels and with them the rounding depend on the shape of a
+    batch, so that two tokens that are about equally probable can change places.
+
+    Args:
+        same: Whether device and version of torch are those of the evaluation.
+        gpu: Whether the device is a GPU.
+        precision: The precision of the evaluation, `fp32`, `bf16` or `fp16`; a CPU always computes in fp32.
+    """
+    if not same:
+        return Tolerance(TOLERANCE_POINTS / 100, 1e-2, False, "on another device or torch version")
+    if not gpu:
+        # The card shows four decimals of a loss.
+        return Tolerance(1e-9, 1e-4, True, "on the same CPU model")
+    if precision == "fp32":
+        return Tolerance(TOLERANCE_POINTS / 1000, 1e-4, False, "in fp32 on the same GPU model")
+    return Tolerance(TOLERANCE_POINTS / 100, 1e-2, False, f"in {precision} on the same GPU model")
+
+
 def check_scores(model: Path, data: Path, device: torch.device) -> CheckResult:
     """Recompute the scores of a model folder on the prepared datasets in `data`, and run the code in its card."""
     result = CheckResult()
@@ -81,10 +115,11 @@ def _check_all(model: Path, data: Path, device: torch.device, result: CheckResul
     # Only the same device and the same version of torch give the same figures.
     same_torch = found.training["versions"]["Pytorch"] == version("torch")
     for name, rows in selected_scores(found).groupby("set", sort=False):
-        exact = same_torch and bool((rows["device"] == device_name(device)).all())
+        same = same_torch and bool((rows["device"] == device_name(device)).all())
+        allowed = tolerance(same, device.type == "cuda", config.runs[run].evaluation.precision)
         try:
             recordings = load_recordings(config, run, str(name), data)
-            result.add(_check_set(reference, model, config, run, recordings, rows, exact))
+            result.add(_check_set(reference, model, config, run, recordings, rows, allowed))
         except SpeechmillError as error:
             result.differences.append(f"{name}: {error}")
     result.add(_check_usage(model, found, config, data))
@@ -122,7 +157,7 @@ def load_recordings(config: Config, run: str, name: str, data: Path) -> Recordin
 
 def _check_set(
     reference: ReferenceModel, model: Path, config: Config, run: str, recordings: Recordings, rows: pd.DataFrame,
-    exact: bool,
+    allowed: Tolerance,
 ) -> CheckResult:  # fmt: skip
     """Compare the rows of the summary for a set, one for each decoder, with recomputed scores."""
     name, decoders = str(rows.iloc[0]["set"]), list(rows["decoder"])
@@ -155,14 +190,31 @@ def _check_set(
         special_tokens = written_special_tokens(reference.processor)
         scores = _scores(config, run, name, clips, output.hypotheses[row["decoder"]], output.losses, special_tokens)
         what = f"{name} by {row['decoder']}"
-        lines = compare_scores({str(key): value for key, value in row.items()}, scores, exact)
+        lines = compare_scores({str(key): value for key, value in row.items()}, scores, allowed)
+        texts = _changed_texts(evidence.scored_file(model, name, row["decoder"]), output.hypotheses[row["decoder"]])
+        if texts and allowed.equal_texts:
+            lines.append(texts)
         result.differences += [f"{what}: {line}" for line in lines]
         if not lines:
             known = (rate for rate in _RATES if scores[rate] is not None)
             rates = ", ".join(f"{rate.upper()} {100 * scores[rate]:.2f}%" for rate in known)
-            agreement = "equal" if exact else f"within {TOLERANCE_POINTS} points, on another device or torch version"
-            result.passed.append(f"recomputed  {what}: {rates}, {len(clips)} clips: {agreement}")
+            also = f"; {texts}" if texts else ""
+            result.passed.append(f"recomputed  {what}: {rates}, {len(clips)} clips: {allowed}{also}")
     return result
+
+
+def _changed_texts(scored: Path, hypotheses: Sequence[str]) -> str:
+    """Return a line with the number and the names of the clips whose hypothesis is another; empty if there are none.
+
+    The evidence has no hypotheses where the terms of a corpus do not allow it.
+    """
+    rows = read_table(scored)
+    if "hypothesis" not in rows.column_names:
+        return ""
+    recorded = zip(rows["id"].to_pylist(), rows["hypothesis"].to_pylist(), hypotheses, strict=True)
+    changed = [name for name, before, now in recorded if before != now]
+    shown = ", ".join(changed[:_SHOWN_CLIPS]) + (", ..." if len(changed) > _SHOWN_CLIPS else "")
+    return f"the texts of {len(changed)} clips are others: {shown}" if changed else ""
 
 
 def _compare_ids(name: str, scored: list[str], available: list[str]) -> list[str]:
@@ -245,26 +297,25 @@ def _scores(
     return scores | {"loss": float(np.mean(finite)) if finite else None, "clips_scored": len(clips)}
 
 
-def compare_scores(row: dict[str, Any], scores: dict[str, Any], exact: bool) -> list[str]:
+def compare_scores(row: dict[str, Any], scores: dict[str, Any], allowed: Tolerance) -> list[str]:
     """Return a line for each value of a row of `summary.parquet` that the recomputed scores do not reproduce.
 
     Args:
         row: The row.
         scores: The recomputed values, by column.
-        exact: Whether device and version of torch are those of the run, so that the values must be equal.
+        allowed: The tolerance.
     """
     lines = []
     for key, value in scores.items():
         recorded = None if pd.isna(row[key]) else row[key]
-        if key in ERROR_COUNTS and not exact and key != "reference_words":
+        if key in ERROR_COUNTS and not allowed.equal_texts and key != "reference_words":
             continue
         if value is None or recorded is None or key in (*ERROR_COUNTS, "clips_scored", "no_interval"):
             same = value == recorded
         elif key == "loss":
-            tolerance = _LOSS_TOLERANCE if exact else _OTHER_DEVICE_LOSS_TOLERANCE
-            same = abs(value - recorded) <= tolerance * max(1.0, abs(recorded))
+            same = abs(value - recorded) <= allowed.loss * max(1.0, abs(recorded))
         else:
-            same = abs(value - recorded) <= (_RATE_TOLERANCE if exact else TOLERANCE_POINTS / 100)
+            same = abs(value - recorded) <= allowed.rate
         if not same:
             lines.append(f"{key} is {recorded} in the evidence but {value} when recomputed")
     return lines

@@ -1,15 +1,13 @@
 """Augmentation of training batches on the training device: speed, room reverberation, noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile as sf
 import soxr
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchaudio.functional import add_noise, fftconvolve
 from torchaudio.transforms import Resample
@@ -19,9 +17,12 @@ from speechmill.config.augment import AUDIO_SUFFIXES, AugmentConfig, Noise, Room
 from speechmill.core.command import SpeechmillError
 from speechmill.core.flac import FloatSamples
 from speechmill.core.schemas import SAMPLE_RATE
+from speechmill.model.devices import to_device
 
 # Makes these random numbers independent of the order of the clips, which is drawn from the same seed.
 _STREAM = 0xA06
+# Recordings are kept in memory up to these sizes, so that not every batch opens and decodes files again.
+_CACHE_BYTES, _FILE_BYTES = 1 << 29, 1 << 26
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -57,6 +58,7 @@ class Augmenter:
     ) -> None:
         self._settings, self._seed = settings, seed
         self._noise_files, self._room_files = noise_files, room_files
+        self._recordings = RecordingCache(_CACHE_BYTES, _FILE_BYTES)
         self._resamplers = {factor: Resample(round(100 * factor), 100) for factor in settings.speed}
 
     def __call__(self, samples: Tensor, num_samples: Tensor, batch: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +66,7 @@ class Augmenter:
 
         Args:
             samples: From -1 to 1, shape (clips, samples), each clip followed by zeros.
-            num_samples: The length of each clip, shape (clips,), on the same device.
+            num_samples: The length of each clip, shape (clips,), on the host.
             batch: The number of the batch in the training run, over all processes.
 
         Returns:
@@ -84,10 +86,10 @@ class Augmenter:
                 samples = self._add_reverberation(self._settings.room, samples, rng, generator)
             if self._settings.noise:
                 samples = self._add_noise(self._settings.noise, samples, num_samples, rng, generator)
-        return samples * _clip_mask(samples, num_samples), num_samples
+        return samples * _clip_mask(samples, to_device(num_samples, samples.device)), num_samples
 
     def _change_speed(self, samples: Tensor, num_samples: Tensor, factor: float) -> tuple[Tensor, Tensor]:
-        resampled: Tensor = self._resamplers[factor].to(samples.device)(samples)
+        resampled: Tensor = self._resamplers[factor].to(samples.device, non_blocking=True)(samples)
         hundredths = round(100 * factor)
         # Integers round up exactly; torchaudio computes lengths in floats and may be one sample short.
         length = (num_samples * 100 + hundredths - 1) // hundredths
@@ -102,20 +104,21 @@ class Augmenter:
         device = samples.device
         if self._room_files:
             recorded = [
-                _read_room_response(self._room_files[i])
+                self._recordings.room_response(self._room_files[i])
                 for i in rng.integers(len(self._room_files), size=len(selected))
             ]
             taps = min(max(map(len, recorded)), samples.shape[1])
             padded = [np.pad(each[:taps], (0, max(0, taps - len(each)))) for each in recorded]
-            responses = _to_device(device, np.stack(padded))
+            responses = to_device(torch.from_numpy(np.stack(padded)), device)
         else:
             # Polack's (1988) model of late reverberation: Gaussian noise that decays by 60 dB in the time RT60.
-            rt60 = _to_device(device, rng.uniform(*room.rt60_seconds, size=(len(selected), 1)).astype(np.float32))
+            drawn = rng.uniform(*room.rt60_seconds, size=(len(selected), 1)).astype(np.float32)
+            rt60 = to_device(torch.from_numpy(drawn), device)
             times = torch.arange(ceil(room.rt60_seconds[1] * SAMPLE_RATE), device=device) / SAMPLE_RATE
             responses = torch.randn(len(selected), len(times), generator=generator, device=device)
             responses = responses * 10 ** (-3 * times / rt60)
         responses = responses / torch.linalg.vector_norm(responses, dim=1, keepdim=True)
-        rows = _to_device(device, selected)
+        rows = to_device(torch.from_numpy(selected), device)
         reverberant = fftconvolve(samples[rows], responses)[:, : samples.shape[1]]
         return samples.index_copy(0, rows, reverberant)
 
@@ -131,17 +134,69 @@ class Augmenter:
         if not len(selected):
             return samples
         device, width = samples.device, samples.shape[1]
-        ratios = _to_device(device, rng.uniform(*settings.snr_db, size=len(selected)).astype(np.float32))
+        drawn = rng.uniform(*settings.snr_db, size=len(selected)).astype(np.float32)
+        ratios = to_device(torch.from_numpy(drawn), device)
         if self._noise_files:
             chosen = rng.integers(len(self._noise_files), size=len(selected))
-            excerpts = [_read_excerpt(self._noise_files[i], width, rng.random()) for i in chosen]
-            noise = _to_device(device, np.stack(excerpts))
+            excerpts = [self._recordings.excerpt(self._noise_files[i], width, rng.random()) for i in chosen]
+            noise = to_device(torch.from_numpy(np.stack(excerpts)), device)
         else:
             noise = torch.randn(len(selected), width, generator=generator, device=device)
-        rows = _to_device(device, selected)
-        noisy = add_noise(samples[rows], noise, ratios, num_samples[rows])
+        rows = to_device(torch.from_numpy(selected), device)
+        noisy = add_noise(samples[rows], noise, ratios, to_device(num_samples[selected], device))
         # No gain brings digital silence to the requested ratio; such clips stay unchanged.
         return samples.index_copy(0, rows, torch.where(noisy.isfinite(), noisy, samples[rows]))
+
+
+class RecordingCache:
+    """Noise and room recordings, which stay decoded in memory; the least recently used are dropped first.
+
+    Long recordings are opened for each excerpt.
+    """
+
+    def __init__(self, max_bytes: int, max_file_bytes: int) -> None:
+        """Keep recordings of up to `max_bytes` in total, and none that takes more than `max_file_bytes`."""
+        self._max_bytes, self._max_file_bytes = max_bytes, max_file_bytes
+        # The least recently used comes first. Room responses are kept apart: they are resampled and cut.
+        self._kept: dict[tuple[str, Path], tuple[FloatSamples, int]] = {}
+        self.bytes = 0
+        """The size of the recordings that are kept."""
+
+    def excerpt(self, path: Path, width: int, position: float) -> FloatSamples:
+        """Return `width` samples at 16 kHz of the first channel, from the fraction `position` on.
+
+        A short recording is repeated.
+        """
+        if ("noise", path) not in self._kept:
+            with sf.SoundFile(path) as file:
+                if 4 * file.frames > self._max_file_bytes:
+                    frames = ceil(width * file.samplerate / SAMPLE_RATE)
+                    file.seek(_excerpt_start(file.frames, frames, position))
+                    samples = file.read(frames, dtype="float32", always_2d=True)[:, 0]
+                    return np.resize(_resample(samples, file.samplerate), width)
+        samples, rate = self._get("noise", path, _read_first_channel)
+        frames = ceil(width * rate / SAMPLE_RATE)
+        start = _excerpt_start(len(samples), frames, position)
+        return np.resize(_resample(samples[start : start + frames], rate), width)
+
+    def room_response(self, path: Path) -> FloatSamples:
+        """Return the impulse response of a room at 16 kHz, from its peak on, so that it adds no delay.
+
+        Raises:
+            SpeechmillError: It is silent.
+        """
+        return self._get("room", path, _read_room_response)[0]
+
+    def _get(self, kind: str, path: Path, read: Callable[[Path], tuple[FloatSamples, int]]) -> tuple[FloatSamples, int]:
+        """Return the samples and the rate of a recording, and keep them."""
+        found = self._kept.pop((kind, path), None)
+        if found is None:
+            found = read(path)
+            self.bytes += found[0].nbytes
+        self._kept[kind, path] = found
+        while self.bytes > self._max_bytes:
+            self.bytes -= self._kept.pop(next(iter(self._kept)))[0].nbytes
+        return found
 
 
 class DeviceFeatures:
@@ -151,7 +206,11 @@ class DeviceFeatures:
         self._normalises, self._returns_mask = extractor.do_normalize, extractor.return_attention_mask
 
     def __call__(self, samples: Tensor, num_samples: Tensor) -> dict[str, Tensor]:
-        """Return `input_values`, shape (clips, samples), and `attention_mask` if the extractor returns one."""
+        """Return `input_values`, shape (clips, samples), and `attention_mask` if the extractor returns one.
+
+        `num_samples` is on the host.
+        """
+        num_samples = to_device(num_samples, samples.device)
         mask = _clip_mask(samples, num_samples)
         if self._normalises:
             # Without a mask, the extractor normalises over the padding as well.
@@ -178,27 +237,21 @@ def _clip_mask(samples: Tensor, num_samples: Tensor) -> Tensor:
     return torch.arange(samples.shape[1], device=samples.device) < num_samples[:, None]
 
 
-def _to_device(device: torch.device, values: NDArray[Any]) -> Tensor:
-    """Copy values to the device without waiting for the work that is queued there."""
-    tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+def _excerpt_start(length: int, frames: int, position: float) -> int:
+    return int(position * max(1, length - frames + 1))
 
 
-def _read_excerpt(path: Path, width: int, position: float) -> FloatSamples:
-    """Read `width` samples at 16 kHz of the first channel, starting at the fraction `position`; repeat a short file."""
-    with sf.SoundFile(path) as file:
-        frames = ceil(width * file.samplerate / SAMPLE_RATE)
-        file.seek(int(position * max(1, file.frames - frames + 1)))
-        return np.resize(_resample(file.read(frames, dtype="float32", always_2d=True)[:, 0], file.samplerate), width)
-
-
-def _read_room_response(path: Path) -> FloatSamples:
-    """Read the impulse response of a room at 16 kHz, from its peak on, so that it adds no delay."""
+def _read_first_channel(path: Path) -> tuple[FloatSamples, int]:
     samples, rate = sf.read(path, dtype="float32", always_2d=True)
-    response = _resample(samples[:, 0], rate)
+    return np.ascontiguousarray(samples[:, 0]), rate
+
+
+def _read_room_response(path: Path) -> tuple[FloatSamples, int]:
+    response = _resample(*_read_first_channel(path))
     if not response.any():
         raise SpeechmillError(f"{path} is silent and cannot be used as a room response; delete it")
-    return response[np.abs(response).argmax() :]
+    # A copy, since a view would keep what is cut off in memory.
+    return response[np.abs(response).argmax() :].copy(), SAMPLE_RATE
 
 
 def _resample(samples: FloatSamples, rate: int) -> FloatSamples:

@@ -31,9 +31,10 @@ from speechmill.core.files import check_folder, file_digest, read_json
 from speechmill.core.progress import ignore_broken_pipes
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import check_clips_digest, clips_digest, read_table
+from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
-from speechmill.model.devices import acquire_devices, device_name
+from speechmill.model.devices import acquire_devices, allow_tf32, device_name
 from speechmill.model.models import (
     Processor,
     encoder_config,
@@ -43,6 +44,7 @@ from speechmill.model.models import (
     new_model,
     output_frames,
 )
+from speechmill.model.positional_convolution import convolve_input_gradients
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.text.normaliser import ctc_frames
@@ -174,6 +176,7 @@ def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrai
     freeze_unused(model)
     set_attention(model, settings.finetune.attention)
     spec_augment_on_device(model)
+    attention_masks_on_device(model)
     if inputs.plan["gradient_checkpointing"]:
         checkpoint_activations(model)
     if settings.finetune.compile:
@@ -228,8 +231,8 @@ def train(
     """
     plan, finetune = settings.plan, settings.finetune
     if device.type == "cuda":
-        # Allows TF32 for operations that autocast leaves in fp32, and for dev evaluations.
-        torch.set_float32_matmul_precision("highest" if finetune.precision == "fp32" else "high")
+        # For operations that autocast leaves in fp32, and for dev evaluations.
+        allow_tf32(finetune.precision != "fp32")
     _check_optimizer(run, finetune, device)
     if finetune.head_only_steps >= inputs.plan["total_steps"]:
         raise SpeechmillError(
@@ -239,6 +242,8 @@ def train(
     torch.set_num_threads(finetune.threads)
     set_seed(plan.seed)
     model = prepare_model(settings, inputs)
+    if device.type == "cuda":
+        convolve_input_gradients(model)
     collator = Collator(inputs.processor)
     check_frames(model, inputs.clips, collator, run, settings.augment.shortest_factor)
     state = broadcast(lambda: newest_resume_state(work))

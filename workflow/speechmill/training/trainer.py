@@ -16,7 +16,8 @@ from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.batching import PlannedBatches
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.ctc import clip_losses
-from speechmill.model.models import forward, head_name, output_frames
+from speechmill.model.devices import to_device
+from speechmill.model.models import INPUT_KEYS, forward, head_name, output_frames
 from speechmill.training.cost import OPTIMIZER_BYTES
 from speechmill.training.distributed import AnyRank, all_reduce_sum, barrier, rank, world_size
 from speechmill.training.guards import FiniteGuard, NotFiniteError, StopRequest, ignore_signals
@@ -26,14 +27,15 @@ from speechmill.training.resume_state import UNFINISHED, empty_unfinished, writi
 _OPTIM = {"adamw": "adamw_torch_fused", "adamw_8bit": "adamw_bnb_8bit"}
 
 BatchTransform = Callable[[dict[str, Any]], dict[str, Any]]
-"""A function from a batch of the `Collator`, on the device, to a batch with the same keys."""
+"""A function from a batch of the `Collator`, with the model's inputs on the device, to a batch with the same keys."""
 
 
 class CtcTrainer(Trainer):
     """A Trainer with planned batches and a loss that weights all clips of a step equally.
 
     Loss and gradient are the mean over the clips of a step, however these are split into batches and over processes.
-    Saved files become a resume state only through `resume_state.commit`. A step never synchronises with the device.
+    Saved files become a resume state only through `resume_state.commit`. A step reads nothing back from the device; it
+    waits for it only within the kernel of the CTC loss (see `model/ctc.py`).
     """
 
     # `compute_loss` itself divides by the number of clips in the step.
@@ -62,9 +64,10 @@ class CtcTrainer(Trainer):
         self._finite = FiniteGuard(self.args.device)
         self.padded_seconds = 0.0
         """The size of the last batch: the seconds of its longest clip times the number of clips."""
-        # Sums since the last row of the log, on the device, since reading one synchronises. The sums of the Trainer
-        # itself are lost when it resumes.
-        self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+        # Sums since the last row of the log. Those of values on the device stay there, since reading one synchronises.
+        # The sums of the Trainer itself are lost when it resumes.
+        self._loss, self._overflows = torch.zeros(2, device=self.args.device).unbind()
+        self._samples = 0.0
         self._logged_step, self._logged_loss, self._since = 0, 0.0, time.monotonic()
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -103,14 +106,11 @@ class CtcTrainer(Trainer):
         return self._batches.clips_in_step(self.state.global_step)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        # Read while still on the host, where this needs no synchronisation.
         num_samples = inputs["num_samples"]
         self.padded_seconds = len(num_samples) * int(num_samples.max()) / SAMPLE_RATE
-        moved = {
-            key: value.to(self.args.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for key, value in inputs.items()
-        }
-        return self._transform(moved) if self._transform else moved
+        # Lengths, weights and labels stay on the host, where they can be read without a synchronisation.
+        moved = {key: to_device(inputs[key], self.args.device) for key in INPUT_KEYS if key in inputs}
+        return self._transform(inputs | moved) if self._transform else inputs | moved
 
     def compute_loss(
         self,
@@ -127,10 +127,10 @@ class CtcTrainer(Trainer):
         frames = output_frames(self._ctc_model, inputs["num_samples"])
         losses = clip_losses(logits, frames, inputs["labels"], self._ctc_model.config.pad_token_id)
         weight = inputs["weight"]
-        loss = (losses * weight).sum() * (world_size() / (num_items_in_batch or len(losses)))
+        loss = (losses * to_device(weight, losses.device)).sum() * (world_size() / (num_items_in_batch or len(losses)))
         self._finite.watch(loss, self.state.global_step + 1)
         self._loss = self._loss + loss.detach()
-        self._samples = self._samples + (inputs["num_samples"] * weight).sum()
+        self._samples += float((inputs["num_samples"] * weight).sum())
         return (loss, {"logits": logits}) if return_outputs else loss
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
@@ -155,10 +155,11 @@ class CtcTrainer(Trainer):
             now, step = time.monotonic(), self.state.global_step
             loss = all_reduce_sum(float(self._loss)) / world_size()
             logs["loss"] = loss / (step - self._logged_step)
-            logs["audio_seconds_per_second"] = all_reduce_sum(float(self._samples)) / SAMPLE_RATE / (now - self._since)
+            logs["audio_seconds_per_second"] = all_reduce_sum(self._samples) / SAMPLE_RATE / (now - self._since)
             if self.args.fp16:
                 logs["overflows"] = int(self._overflows)
-            self._loss, self._samples, self._overflows = torch.zeros(3, device=self.args.device).unbind()
+            self._loss, self._overflows = torch.zeros(2, device=self.args.device).unbind()
+            self._samples = 0.0
             self._logged_step, self._logged_loss, self._since = step, self._logged_loss + loss, now
         if "train_loss" in logs:
             rest = all_reduce_sum(float(self._loss)) / world_size()
