@@ -85,6 +85,19 @@ def test_use_of_transcripts_is_said_only_if_known(labels: bool | None, end: str)
     assert finding(card(), trained_on=given)[0] == f"same corpus, release not named{end}"
 
 
+def test_every_use_of_a_corpus_is_listed() -> None:
+    given = [
+        {"name": "Common Voice", "version": "8.0", "splits": ["train", "other"], "labels": True},
+        {"name": "Common Voice", "version": "6.1", "labels": False},
+    ]
+    found, sources = finding(card(), trained_on=given)
+    assert found == (
+        "same corpus, other release (6.1); audio without transcripts."
+        " Also: same corpus, same release, other splits (train, other); with transcripts"
+    )
+    assert [name for name, _ in sources] == ["Common Voice 6.1", "Common Voice 8.0"]
+
+
 @pytest.mark.parametrize(
     ("version", "splits", "scored", "expected"),
     [

@@ -123,7 +123,7 @@ def _corpus(
     return _Corpus(title, source, parsed, release(version) or parsed.release, splits, labels, dataset)
 
 
-# Findings about a corpus that is named; of several, the first in this order counts.
+# Findings about a corpus that is named, in the order in which a set lists them.
 _SAME, _RELEASE_UNKNOWN, _OTHER_RELEASE, _RELEASE_UNKNOWN_OTHER_SPLITS, _OTHER_SPLITS = range(5)
 
 
@@ -133,16 +133,22 @@ def _statement(
     """Return what is known about a set; `absent` is the finding if nothing else is."""
     names = [corpus_name(each) for each in scored.names]
     wanted = release(scored.version) or next((each.release for each in names if each.release), None)
-    found: dict[int, list[_Corpus]] = {}
+    found: dict[tuple[int, str], list[_Corpus]] = {}
     for corpus in corpora:
         if corpus.dataset == scored.dataset or any(each.is_same_corpus(corpus.parsed) for each in names):
-            found.setdefault(_compare(scored, wanted, corpus), []).append(corpus)
+            labels = {True: "; with transcripts", False: "; audio without transcripts", None: ""}[corpus.labels]
+            found.setdefault((_compare(scored, wanted, corpus), labels), []).append(corpus)
     is_newer = scored.released is not None and date is not None and scored.released > date
-    dates = f"it was published on {scored.released}, after the base ({date})"
+    dates = f"it was published on {scored.released}, after the base ({date})" if is_newer else None
     if not found:
-        return Statement(name, f"no: {dates}" if is_newer else absent, [])
-    kind = min(found)
-    matches = found[kind]
+        return Statement(name, f"no: {dates}" if dates else absent, [])
+    findings = [f"{_finding(kind, found[kind, labels], dates)}{labels}" for kind, labels in sorted(found)]
+    matches = [corpus for key in sorted(found) for corpus in found[key]]
+    return Statement(name, ". Also: ".join(findings), [(each.name, each.source) for each in matches])
+
+
+def _finding(kind: int, matches: list[_Corpus], dates: str | None) -> str:
+    """Return what the corpora `matches` say about a set; `dates` is a clause if the set is newer than the base."""
     splits = _listed([split for each in matches for split in each.splits])
     finding = {
         _SAME: "same corpus, same release",
@@ -151,17 +157,12 @@ def _statement(
         _RELEASE_UNKNOWN_OTHER_SPLITS: f"same corpus, release not named, other splits ({splits})",
         _OTHER_SPLITS: f"same corpus, same release, other splits ({splits})",
     }[kind]
-    if is_newer and any(each.dataset is None for each in matches):
-        # Clips of earlier releases are part of later ones.
-        finding += (
-            f"; {dates}"
-            if kind in (_SAME, _OTHER_SPLITS)
-            else f"; {dates}, so that only clips of earlier releases can be in it"
-        )
-    labels = {each.labels for each in matches}
-    if len(labels) == 1:
-        finding += {True: "; with transcripts", False: "; audio without transcripts", None: ""}[labels.pop()]
-    return Statement(name, finding, [(each.name, each.source) for each in matches])
+    # What a run of this configuration was trained on may be newer than its base.
+    if dates is None or all(each.dataset is not None for each in matches):
+        return finding
+    # Clips of earlier releases are part of later ones.
+    end = "" if kind in (_SAME, _OTHER_SPLITS) else ", so that only clips of earlier releases can be in it"
+    return f"{finding}; {dates}{end}"
 
 
 def _compare(scored: ScoredSet, wanted: str | None, corpus: _Corpus) -> int:
