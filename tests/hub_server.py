@@ -66,6 +66,8 @@ class Repository:
     """Whether it is visible only with write access."""
     titles: list[str] = field(default_factory=list)
     """The titles of the commits that clients created."""
+    changed: dict[str, str] = field(default_factory=dict)
+    """When a file last changed, by path; a day in ISO 8601."""
 
     def commit(self, revision: str) -> str | None:
         """Return the commit that `revision` refers to."""
@@ -184,6 +186,9 @@ def served(hub: Hub) -> Iterator[Hub]:
             elif kind == "paths-info":
                 asked = parse_qs(sent)["paths"]
                 answer = [entry for entry in _entries(files, "", deep=True) if entry["path"] in asked]
+                for entry in answer if parse_qs(sent).get("expand") == ["true"] else []:
+                    day = repository.changed.get(str(entry["path"]), "2020-01-01")
+                    entry["lastCommit"] = {"id": commit, "title": "Change", "date": f"{day}T12:00:00.000Z"}
             else:
                 deep = "recursive=true" in urlsplit(self.path).query.lower()
                 answer = _entries(files, folder, deep)

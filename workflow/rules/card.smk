@@ -128,6 +128,7 @@ rule card:
         counts=each("results/runs/{run}/clips/{role}.json", paths.roles),
         status=each("results/data/{dataset}/status.json", paths.datasets),
         base_source=each("results/models/{model}.json", paths.base),
+        base_card=each("results/base_cards/{model}.json", paths.base_cards),
         seed_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.other_seeds),
         seed_selections=each("results/runs/{other}/selection.json", paths.other_seeds),
         # The card shows this plot, and the manifest lists every file of the model's folder.
@@ -185,7 +186,7 @@ rule card:
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
         " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
-        " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
+        " --base-card {input.base_card} --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
 
 
 # It has no output, so that it runs every time that it is asked for.

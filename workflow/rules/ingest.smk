@@ -1,6 +1,6 @@
 # Needs: a corpus at its dataset's `path`, or the network to download it; the network, for a base on the Hub; the pieces
 # of recordings that `segment` and `transcribe` make.
-# Makes: raw shards of encoded clips; a folder with the base model.
+# Makes: raw shards of encoded clips; a folder with the base model; a record of what the base's own card says.
 
 
 rule ingest_dataset:
@@ -102,3 +102,26 @@ rule ingest_model:
         " --runs {params.runs:q} --trainings {resources.trainings:q}"
         " --uses {resources.uses:q} --expected-bytes {resources.expected_bytes} --folder {output.folder}"
         " --source {output.source} --model {input.model} --selection {input.selection} 2>&1 | tee {log}"
+
+
+# Apart from `ingest_model`, so that a base that is already stored is not downloaded again, and nothing is trained again.
+rule base_card:
+    input:
+        source="results/models/{model}.json",
+    output:
+        "results/base_cards/{model}.json",
+    log:
+        "logs/base_card/{model}.log",
+    localrule: True
+    conda:
+        "../../envs/card.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        settings=from_config(stage_settings.base_card),
+        fingerprint=from_config(sources.base_card_fingerprint),
+        version=stage_version("base_card"),
+    shell:
+        "HF_HUB_OFFLINE=0 python -m speechmill.model.base_card --settings {params.settings:q} --source {input.source}"
+        " --card {output} 2>&1 | tee {log}"

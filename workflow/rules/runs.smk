@@ -1,5 +1,5 @@
 # Needs: of every run its scores, selected step and the hypotheses at that step; of those that train, the record of
-# training; of the others, the model.
+# training; of the others, the model; what the cards of base models say.
 # Makes: a page with all runs of the configuration side by side.
 
 
@@ -12,6 +12,7 @@ rule runs_table:
         counts=expand("results/runs/{run}/clips/train.json", run=TRAINED_RUNS),
         models=ancient([f"results/models/{name}" for name in paths.scored_bases(SETTINGS)]),
         rerun_on=[f"results/models/{name}.json" for name in paths.scored_bases(SETTINGS)],
+        base_cards=[f"results/base_cards/{name}.json" for name in paths.all_base_cards(SETTINGS)],
     output:
         report(
             "results/runs.html",
@@ -32,4 +33,4 @@ rule runs_table:
     shell:
         "python -m speechmill.report.runs_table --settings {params.settings:q} --summaries {input.summaries}"
         " --selections {input.selections} --hypotheses {input.hypotheses} --trainings {input.trainings} --counts {input.counts}"
-        " --models {input.models} --page {output} 2>&1 | tee {log}"
+        " --models {input.models} --base-cards {input.base_cards} --page {output} 2>&1 | tee {log}"

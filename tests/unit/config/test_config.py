@@ -1,4 +1,5 @@
 import copy
+import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -281,10 +282,25 @@ def test_selection_set_must_be_evaluated(path: str) -> None:
             "`revision` and `expected_bytes` need a `base`",
         ),
         ({"init": {"model_type": "wav2vec2"}, "target_lang": "tur"}, "`target_lang` needs a `base`"),
+        (
+            {"init": {"model_type": "wav2vec2"}, "trained_on": [{"name": "c"}]},
+            "`trained_on` and `released` need a `base`",
+        ),
+        ({"init": {"model_type": "wav2vec2"}, "released": "2021-11-18"}, "`trained_on` and `released` need a `base`"),
     ],
 )
 def test_contradictory_model_section_is_refused(model: dict[str, Any], expected: str) -> None:
     assert f"runs.demo.model: {expected}" in error("runs.demo.model", model)
+
+
+@pytest.mark.parametrize("day", ["2022-01-19", datetime.date(2022, 1, 19)])
+def test_date_of_release_is_a_day(day: Any) -> None:
+    assert load(changed("datasets.cv.released", day)).datasets["cv"].released == datetime.date(2022, 1, 19)
+
+
+@pytest.mark.parametrize("day", [2022, "2022", "2022-01", "19.01.2022", datetime.datetime(2022, 1, 19), 20220119])
+def test_date_of_release_without_a_day_is_refused(day: Any) -> None:
+    assert "write year, month and day, such as 2022-01-19" in error("datasets.cv.released", day)
 
 
 @pytest.mark.parametrize("base", ["/models/base", "./base", "../base", "~/base"])

@@ -211,8 +211,8 @@ def test_scoring_stages_read_all_their_settings() -> None:
     }  # fmt: skip
     settings = scored()
     for stage, kind in classes.items():
-        # Only a run without training has those of log_probs, and only a run of a sweep that of the card.
-        exclude = {"log_probs": {"language", "generation"}, "card": {"sweep"}}.get(stage)
+        # Only a run without training has those of log_probs, and only one of a sweep or with a base those of the card.
+        exclude = {"log_probs": {"language", "generation"}, "card": {"sweep", "base_training"}}.get(stage)
         read = kind.model_validate_json(settings[stage]).model_dump(mode="json", exclude=exclude)
         assert read.keys() == json.loads(settings[stage]).keys(), stage
 
@@ -407,3 +407,32 @@ def test_language_decides_only_what_is_stored_of_a_base() -> None:
     assert json.loads(stage_settings.ingest_model_runs(chosen, names[1])) == {
         "demo_ru": {"language": "ru", "trains": True}
     }
+
+
+def test_training_data_of_a_base_trains_nothing_again() -> None:
+    base = {"base": "a/base", "revision": "main"}
+    known = {"trained_on": [{"name": "Common Voice", "version": "6.1", "labels": False}], "released": "2021-11-18"}
+    before, after = load(with_model(base)), load(with_model(base | known))
+    for stage in (stage_settings.plan, stage_settings.finetune, stage_settings.finetune_runtime, stage_settings.vocab):
+        assert stage(after, "demo_ru") == stage(before, "demo_ru")
+    model = before.runs["demo_ru"].model.base_name
+    for stage in (stage_settings.ingest_model, stage_settings.base_card):
+        assert stage(after, model) == stage(before, model)
+    card = json.loads(stage_settings.card(after, "demo_ru"))["base_training"]
+    assert (card["trained_on"], card["released"]) == (
+        [{"name": "Common Voice", "version": "6.1", "splits": [], "labels": False}], "2021-11-18"
+    )  # fmt: skip
+    assert card["sets"]["demo_ru-test"] == {
+        "dataset": "demo_ru", "split": "test", "drawn_from": None, "version": "demo-1.0",
+        "names": ["Spoken Russian digits", "common_voice"],
+    }  # fmt: skip
+
+
+def test_runs_that_a_run_starts_from_are_training_data_of_its_base() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["second"] = copy.deepcopy(raw["runs"]["demo_ru"]) | {"model": {"run": "demo_ru"}}
+    known = json.loads(stage_settings.card(load(raw), "second"))["base_training"]
+    assert known["base"] is None
+    ((run, (corpus,)),) = known["runs"].items()
+    assert (run, corpus["dataset"], corpus["splits"]) == ("demo_ru", "demo_ru", ["train"])
+    assert "base_training" not in json.loads(stage_settings.card(load(raw), "demo_ru"))

@@ -1,6 +1,7 @@
 import hashlib
 import html
 import itertools
+import json
 import re
 import shutil
 import sys
@@ -22,9 +23,10 @@ from matplotlib.figure import Figure
 from material import as_json
 from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
-from speechmill.core.files import write_json
+from speechmill.core.files import read_json, write_json
 from speechmill.core.schemas import CLIPS, HYPOTHESES
 from speechmill.core.tables import write_table
+from speechmill.core.versions import stage_version
 from speechmill.report import card, evidence, manifest, plots, robustness
 from speechmill.report.card_context import (
     PROVENANCE,
@@ -67,6 +69,14 @@ SETTINGS = CardSettings.model_validate(
         "base": "somebody/wav2vec2-tiny",
         "base_run": None,
         "base_model": "somebody/wav2vec2-tiny",
+        "base_training": {
+            "base": "somebody/wav2vec2-tiny",
+            "trained_on": [{"name": "Common Voice", "version": "7.0", "labels": False}],
+            "sets": {
+                "cv-dev": {"dataset": "cv", "split": "dev", "names": ["Common Voice"], "version": "8.0"},
+                "own-test": {"dataset": "own", "split": "test", "names": ["Our own"], "version": ""},
+            },
+        },
         "train": ["cv-train", "cv-other"],
         "text": {},
         "select": {"set": "cv-dev", "decoder": "greedy", "metric": "wer"},
@@ -103,6 +113,15 @@ def scores(*rows: tuple[int, str, float]) -> pd.DataFrame:
 
 
 BEST = scores((200, "cv-dev", 0.123456), (200, "own-test", 0.5))
+
+
+BASE_CARD: dict[str, Any] = {
+    "cards": [
+        {"model": "somebody/wav2vec2-tiny", "commit": "c0ffee", "sha256": "ca4d", "datasets": ["our_own"],
+         "problem": None},
+    ],
+    "weights_changed": "2021-11-18",
+}  # fmt: skip
 
 
 STATUS = {
@@ -368,7 +387,8 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
                       "sha256": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}},
         "training": training, "plan": PLAN, "model/vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
         "train": counts, "cv/status": STATUS, "own/status": STATUS | {"dataset": "own", "about": {}},
-        "leakage": leakage, "base": {"commit": "c0ffee"}, "breakdown": breakdown, "usage": usage,
+        "leakage": leakage, "base": {"commit": "c0ffee"}, "base_card": BASE_CARD, "breakdown": breakdown,
+        "usage": usage,
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write_json(value, tmp_path / f"{name}.json")
@@ -387,7 +407,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
         "summary": [tmp_path / "summary.parquet"], "training-log": [tmp_path / "training.jsonl"],
         "train-digest": [tmp_path / "train.sha256"], "counts": [tmp_path / "train.json"],
         "status": [tmp_path / "cv/status.json", tmp_path / "own/status.json"],
-        "base-source": [tmp_path / "base.json"],
+        "base-source": [tmp_path / "base.json"], "base-card": [tmp_path / "base_card.json"],
         "clips": sorted(tmp_path.glob("*-*.parquet")), "hypotheses": sorted(tmp_path.glob("200/*/*/*.parquet")),
         "model": [tmp_path / "model"], "page": [tmp_path / "card.html"],
     }  # fmt: skip
@@ -462,6 +482,54 @@ def test_front_matter_has_only_bases_of_the_hub(
     text = render(card_context(replace(found, settings=found.settings.model_copy(update=settings), base=base)))
     assert yaml.safe_load(text.split("---")[1]).get("base_model") == front
     assert sentence in text
+
+
+def rows_below(text: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading."""
+    lines = text.split(f"\n{heading}\n")[1].splitlines()
+    return [re.split(r" *\| *", line)[1:-1] for line in lines if line.startswith("| ")]
+
+
+def test_card_says_which_sets_the_base_may_have_seen(written: Path) -> None:
+    text = (written / "README.md").read_text()
+    assert rows_below(text, "### Training data of the base")[:3] == [
+        ["Set", "Training data of the base", "Named"],
+        ["Common Voice 8.0 dev", "same corpus, other release (7); audio without transcripts",
+         "`Common Voice 7.0` (configuration)"],
+        ["Our own test", "same corpus, release not named", "`our_own` (card of somebody/wav2vec2-tiny)"],
+    ]  # fmt: skip
+    assert "- somebody/wav2vec2-tiny, commit `c0ffee`, sha256 `ca4d`\n" in text
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [
+        ("README.md", "same corpus, release not named", "not named                     "),
+        ("evidence/base_card.json", "our_own", "fleurs"),
+        ("evidence/settings.json", "7.0", "8.0"),
+    ],
+)
+def test_statement_about_the_base_follows_from_the_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, before: str, after: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"versions": SETTINGS.versions | {"card": stage_version("card")}})
+    model = write_card(tmp_path, monkeypatch, breakdown_of(), settings=[settings.model_dump_json()])
+    assert "README.md" not in "".join(check_folder(model).differences)
+    path = model / file
+    if path.suffix == ".md":
+        path.write_text(path.read_text().replace(before, after))
+    else:
+        write_json(json.loads(as_json(read_json(path)).replace(before, after)), path)
+    manifest.write(model)
+    found = check_folder(model).differences
+    assert any(line.startswith("README.md, line") and "but the evidence gives '| " in line for line in found), found
+
+
+def test_card_without_a_base_says_nothing_about_it(written: Path) -> None:
+    found = evidence.read(written)
+    settings = found.settings.model_copy(update={"base": None, "base_training": None})
+    text = render(card_context(replace(found, settings=settings, base=None, base_card=None)))
+    assert "### Training data of the base" not in text
 
 
 def test_card_lists_characters_outside_vocabulary(written: Path) -> None:

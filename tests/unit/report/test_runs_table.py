@@ -312,6 +312,25 @@ def test_main_writes_trained_and_scored_runs(
     assert [cell.split()[0] for cell in rows[-1][1:]] == ["45.00", "[25.00]"]
 
 
+def test_page_says_which_sets_a_scored_model_may_have_seen(
+    tmp_path: Path, arguments: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = json.loads(settings("a", "b", sets=("c-dev",)).model_dump_json())
+    known = {"dataset": "c", "split": "dev", "names": ["A corpus"], "version": "8.0"}
+    # The run `a` starts from a run with random weights, and has no card of a base.
+    both["runs"][0]["base_training"] = {"base": None, "runs": {"z": []}, "sets": {"c-dev": known}}
+    both["runs"][1] |= {"trained_on": [], "base_training": {"base": "owner/name", "sets": {"c-dev": known}}}
+    card = {"model": "owner/name", "datasets": ["somebody/a_corpus_8_0"], "problem": None}
+    write_json({"cards": [card], "weights_changed": None}, tmp_path / "base.json")
+    more = ["--base-cards", tmp_path / "base.json"]
+    monkeypatch.setattr(sys, "argv", ["runs_table", "--settings", as_json(both), *map(str, [*arguments, *more])])
+    runs_table.main()
+    assert Tables((tmp_path / "page.html").read_text(encoding="utf-8")).rows[-2:] == [
+        ["a", "random weights", "A corpus dev", "not named", "–"],
+        ["b", "owner/name", "A corpus dev", "same corpus, same release", "somebody/a_corpus_8_0 (card of owner/name)"],
+    ]
+
+
 def test_cer_stands_first_where_it_decides() -> None:
     given = settings("a")
     given.runs[0] = given.runs[0].model_copy(update={"metric": "cer"})

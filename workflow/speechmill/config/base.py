@@ -1,10 +1,12 @@
 """Types that all sections of the configuration share."""
 
+import datetime
 import difflib
+import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_NAME_LENGTH = 50
 
@@ -16,6 +18,18 @@ The longest name of a file has those of a run, a dataset, a split and an effect,
 
 EvalSet = Annotated[str, Field(pattern=r"^[a-z0-9_]+-[a-z0-9_]+$")]
 """The name of an evaluation set, `{dataset}-{split}`."""
+
+
+def _check_day(value: Any) -> Any:
+    # pydantic would take a year, a number in YAML, for seconds since 1970.
+    is_day = isinstance(value, datetime.date) and not isinstance(value, datetime.datetime)
+    if not is_day and not (isinstance(value, str) and re.fullmatch(r"\d{4}-\d{2}-\d{2}", value)):
+        raise ValueError("write year, month and day, such as 2022-01-19")
+    return value
+
+
+Day = Annotated[datetime.date, BeforeValidator(_check_day)]
+"""A date, `YEAR-MONTH-DAY`."""
 
 
 class Section(BaseModel):

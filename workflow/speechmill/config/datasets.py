@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from speechmill.config.base import Name, Section
+from speechmill.config.base import Day, Name, Section
 from speechmill.config.circles import find_circle
 from speechmill.config.hub_ids import HubId
 from speechmill.config.pieces import Segment, Transcribe
@@ -360,6 +360,11 @@ class Expected(Section):
 class _StoredDataset(Section):
     name: str = Field(description="name of the corpus, as shown in the card")
     version: str = Field("", description="release of the corpus")
+    released: Day | None = Field(
+        None,
+        description="date when this release of the corpus was published, such as `2022-01-19`; the first day of the"
+        " month or year if no more is known. A base model that is older was not trained on it",
+    )
     licence: str = Field(description="licence of the corpus, an SPDX identifier such as `CC0-1.0`")
     hub_id: HubId | None = Field(
         None,
@@ -563,7 +568,7 @@ IngestedDataset = CommonVoiceDataset | ZerothDataset | HubDataset | FolderDatase
 Dataset = Annotated[IngestedDataset | SegmentDataset | TranscribeDataset, Field(discriminator="source")]
 
 
-_INHERITED = ("name", "version", "licence", "hub_id", "language", "redistribute", "optional", "splits")
+_INHERITED = ("name", "version", "released", "licence", "hub_id", "language", "redistribute", "optional", "splits")
 
 
 def with_inherited(name: str, datasets: Mapping[str, Any]) -> Any:

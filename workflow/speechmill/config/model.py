@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from speechmill.config.base import Section
+from speechmill.config.base import Day, Section
 from speechmill.config.hub_ids import check_hub_id
+from speechmill.config.trained_on import TrainedOn
 
 
 class ModelConfig(Section):
@@ -46,6 +47,19 @@ class ModelConfig(Section):
         default_factory=dict,
         description="settings of the base model's transformers configuration to override, such as dropouts",
     )
+    trained_on: list[TrainedOn] = Field(
+        default_factory=list,
+        exclude_if=lambda corpora: not corpora,
+        description="corpora that the base was trained on, for the card, which compares them with the scored sets. They"
+        " are added to those that the base's own card names in its front matter; of the same corpus, what is given here"
+        " counts",
+    )
+    released: Day | None = Field(
+        None,
+        exclude_if=lambda day: day is None,
+        description="date when the base was published, such as `2021-11-18`; the last day of the month or year if no"
+        " more is known. Default: when its weights last changed on the Hub",
+    )
 
     @model_validator(mode="after")
     def _one_start(self) -> "ModelConfig":
@@ -59,6 +73,8 @@ class ModelConfig(Section):
             raise ValueError("`revision` and `expected_bytes` need a `base`")
         if self.base is None and self.target_lang:
             raise ValueError("`target_lang` needs a `base`: the model of a run has one language")
+        if self.base is None and (self.trained_on or self.released):
+            raise ValueError("`trained_on` and `released` need a `base`: what a run was trained on is known")
         if self.base is not None and not self.base_is_folder and self.revision is None:
             raise ValueError(f"add a `revision` for the Hub id {self.base}, so that the run is reproducible")
         return self

@@ -74,6 +74,8 @@ class Segment(_Pieces):
     def _model_is_used_unchanged(self) -> "Segment":
         if self.model.init is not None or self.model.config:
             raise ValueError("`model` aligns as it is: give `model.base` or `model.run`, without `init` and `config`")
+        if self.model.trained_on or self.model.released:
+            raise ValueError("`trained_on` and `released` are about models that are scored; remove them from `model`")
         return self
 
 

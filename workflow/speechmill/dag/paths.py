@@ -227,6 +227,17 @@ def base(config: Config, run: str) -> Items:
     return [{"model": model.base_name}] if model.has_base else []
 
 
+def base_cards(config: Config, run: str) -> Items:
+    """Return the folder name of the base that a run starts from, perhaps through other runs; nothing without a base."""
+    start = config.start(run)
+    return [{"model": start.base_name}] if start.base else []
+
+
+def all_base_cards(config: Config) -> list[str]:
+    """Return the folder name of the base of each run that has one, in the order of the runs."""
+    return [each["model"] for run in config.runs for each in base_cards(config, run)]
+
+
 def scored_base(config: Config, run: str) -> Items:
     """Return the folder name of the model that a run only scores; nothing where it trains one."""
     return [] if config.runs[run].trains else base(config, run)

@@ -57,6 +57,12 @@ def base_fingerprint(config: Config, model: str) -> str:
     return _path_fingerprint(Path(str(section.base)).expanduser()) if section.base_is_folder else ""
 
 
+def base_card_fingerprint(config: Config, model: str) -> str:
+    """Return a fingerprint of the card of a base model in a folder; empty for a base on the Hub."""
+    section = base_config(config, model)
+    return _path_fingerprint(Path(str(section.base)).expanduser() / "README.md") if section.base_is_folder else ""
+
+
 def uncached(config: Config) -> list[str]:
     """Return the datasets that the cache between workflows must not share, since their source may change later.
 

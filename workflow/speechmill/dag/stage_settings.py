@@ -122,6 +122,11 @@ def ingest_model_runtime(config: Config, model: str) -> int:
     return base_config(config, model).expected_bytes or 0
 
 
+def base_card(config: Config, model: str) -> str:
+    """Return the base model with this folder name, whose card is read."""
+    return _json(base_config(config, model).model_dump(include={"base", "revision"}))
+
+
 def segment(config: Config, dataset: str) -> str:
     """Return how a dataset's recordings are aligned and cut: the device, the lengths of clips, and the text rules."""
     section = config.segmented[dataset]
@@ -341,6 +346,7 @@ def runs_table(config: Config) -> str:
             "start": _start(section),
             "metric": section.error_rate,
             "trained_on": [_title(config, each) for each in section.train or []],
+            **_base_training(config, name),
             "transcribed_by": _transcribed_by(config, section),
             # The page does not show the training table of the card.
             "reference_card": section.reference_card
@@ -439,6 +445,7 @@ def card(config: Config, run: str) -> str:
             "base": section.model.base_title,
             "base_run": section.model.run,
             "base_model": _hub_base(config, run),
+            **_base_training(config, run),
             "train": section.train,
             "text": section.text.model_dump(),
             **section.model_dump(include={"vocab"}),
@@ -486,6 +493,53 @@ def reproduction(config: Config, run: str) -> str:
         if model.base_is_folder:
             each["model"]["base"] = model.base_without_location
     return _json({key: value for key, value in chosen.items() if value}, sort_keys=False)
+
+
+def _base_training(config: Config, run: str) -> dict[str, Any]:
+    """Return what is known about the training data of a run's base, and the scored sets; nothing without a base."""
+    section, start = config.runs[run], config.start(run)
+    earlier: list[str] = []
+    model = section.model
+    while model.run is not None:
+        earlier.append(model.run)
+        model = config.runs[model.run].model
+    if start.base is None and not earlier:
+        return {}
+    return {
+        "base_training": {
+            "base": start.base_title,
+            **start.model_dump(mode="json", include={"released", "trained_on"}),
+            "runs": {name: _run_corpora(config, name) for name in earlier},
+            "sets": {name: _scored_set(config, name) for name in section.evaluation.set_names},
+        }
+    }
+
+
+def _run_corpora(config: Config, run: str) -> list[dict[str, Any]]:
+    sets = config.runs[run].train or []
+    return [
+        {
+            "dataset": name,
+            **config.datasets[name].model_dump(include={"name", "version"}),
+            "splits": [each.split("-")[1] for each in sets if each.split("-")[0] == name],
+        }
+        for name in config.runs[run].train_datasets
+    ]
+
+
+def _scored_set(config: Config, set_name: str) -> dict[str, Any]:
+    name, split = set_name.split("-")
+    dataset, source = config.datasets[name], config.ingested(name).source
+    drawn = dataset.drawn.get(split)
+    # The sources that are one corpus each; the others are layouts.
+    known = source if source in ("common_voice", "zeroth") else None
+    return {
+        "dataset": name,
+        "split": split,
+        "drawn_from": drawn.of if drawn else None,
+        "names": [each for each in (dataset.name, dataset.hub_id, known) if each],
+        **dataset.model_dump(mode="json", include={"version", "released"}, exclude_none=True),
+    }
 
 
 def _mixing(config: Config, section: Run) -> dict[str, Any]:
@@ -588,9 +642,9 @@ def _selection(section: Run) -> dict[str, Any]:
 
 
 def _model(section: Run) -> dict[str, Any]:
-    # Its expected size is for the forecast alone; its language decides what is stored of it. The record of the training
-    # contains these settings, and is published.
-    settings = section.model.model_dump(exclude={"expected_bytes", "target_lang"})
+    # Its expected size is for the forecast alone, its training data for the card; its language decides what is stored
+    # of it. The record of the training contains these settings, and is published.
+    settings = section.model.model_dump(exclude={"expected_bytes", "target_lang", "trained_on", "released"})
     return settings | {"base": section.model.base_without_location}
 
 

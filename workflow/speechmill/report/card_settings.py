@@ -9,6 +9,7 @@ from speechmill.config.reference_card import ReferenceCard
 from speechmill.config.text import TextConfig
 from speechmill.config.vocab import Vocab
 from speechmill.core.direction import isolate
+from speechmill.report.contamination import BaseTraining
 
 
 class DatasetDescription(BaseModel):
@@ -59,6 +60,8 @@ class CardSettings(BaseModel):
     base_run: str | None
     base_model: str | None
     """The Hub id of the model that the run starts from, perhaps through other runs."""
+    base_training: BaseTraining | None = None
+    """What is known about the training data of that model, and the scored sets; None without a base."""
     train: list[str]
     text: TextConfig
     vocab: Vocab = "characters"

@@ -9,6 +9,7 @@ import pandas as pd
 from speechmill.config.evaluation import ErrorRate, Protocol
 from speechmill.corpus.ingest_pieces import part_name
 from speechmill.report.card_settings import CardSettings
+from speechmill.report.contamination import statements
 from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_span, escape, join, table
 from speechmill.scoring.error_rates import both_rates
@@ -48,6 +49,22 @@ def lm_text_table(settings: CardSettings, text: dict[str, Any]) -> str:
         title = {"training": "training texts"}.get(name, name) if about is None else f"{about.name} {about.date or ''}"
         numbers = [f"{counts[key]:,}" for key in ("sentences", "removed", "not_spelled", "repeated")]
         rows.append([escape(title.strip()), escape(about.licence) if about else "–", *numbers])
+    return table(rows)
+
+
+def contamination_table(settings: CardSettings, base_card: dict[str, Any] | None) -> str | None:
+    """Return the table of what is known about each scored set and the training data of the base; None without a base.
+
+    Args:
+        settings: The settings of the card.
+        base_card: What the card of the base says, if there is one.
+    """
+    if settings.base_training is None:
+        return None
+    rows = [["Set", "Training data of the base", "Named"]]
+    for name, finding, sources in statements(settings.base_training, base_card):
+        named = join(", ", [Markdown(f"{code_span(corpus)} ({escape(where)})") for corpus, where in sources])
+        rows.append([settings.set_title(name), finding, named or "–"])
     return table(rows)
 
 

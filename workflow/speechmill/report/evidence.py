@@ -57,6 +57,8 @@ class Evidence:
     """`text`, `arpa` and `weights`; empty without a language model."""
     base: dict[str, Any] | None
     """The source of the base model, if there is one."""
+    base_card: dict[str, Any] | None
+    """What the card of the base model says, if there is one, perhaps through other runs."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     vocabulary: list[str]
@@ -108,6 +110,9 @@ def read(model: Path) -> Evidence:
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
         lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
         base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        base_card=read_one("base_card.json", "cards", "weights_changed")
+        if settings.base_training and settings.base_training.base
+        else None,
         seeds={run: read_seed(run) for run in (settings.sweep.other_seeds if settings.sweep else [])},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),

@@ -20,6 +20,7 @@ from speechmill.core.page import STYLE, page_environment
 from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.report.breakdown import selected_hypotheses
+from speechmill.report.contamination import BaseTraining, statements
 from speechmill.report.reference_comparison import comparison_table
 from speechmill.report.sweeps import RunPairs, SweepEntry, compare_runs
 from speechmill.scoring.spread import Spread, spread
@@ -56,6 +57,8 @@ class RunEntry(BaseModel):
     metric: ErrorRate = "wer"
     """The error rate that the run is judged by."""
     reference_card: ReferenceCard | None = None
+    base_training: BaseTraining | None = None
+    """What is known about the training data of the model that it starts from or scores; None for random weights."""
 
 
 class RunsTableSettings(BaseModel):
@@ -261,6 +264,7 @@ def render_page(
     rows: Sequence[Row],
     comparisons: Mapping[str, Sequence[Sequence[str]]],
     pairs: Sequence[RunPairs] = (),
+    base_cards: Mapping[str, dict[str, Any]] | None = None,
 ) -> str:
     """Return the HTML page.
 
@@ -272,6 +276,7 @@ def render_page(
         rows: The rows of `build_rows`.
         comparisons: By run with a published card: the rows of `comparison_table`.
         pairs: The paired tests of `compare_runs`.
+        base_cards: By run that starts from a base: what the card of the base says.
     """
     environment = page_environment()
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f}"
@@ -284,6 +289,11 @@ def render_page(
         rows=rows,
         comparisons=comparisons,
         pairs=pairs,
+        contamination={
+            run.name: statements(run.base_training, (base_cards or {}).get(run.name))
+            for run in settings.runs
+            if run.base_training is not None
+        },
         sweep_spreads=sweep_spreads,
         compare_models=compare_models,
         style=STYLE,
@@ -330,6 +340,7 @@ def main() -> None:
     parser.add_argument("--trainings", type=Path, nargs="*", required=True, help="of each run that trains, in order")
     parser.add_argument("--counts", type=Path, nargs="*", required=True, help="the counts of these runs' clips")
     parser.add_argument("--models", type=Path, nargs="*", required=True, help="the folder of each other run's model")
+    parser.add_argument("--base-cards", type=Path, nargs="*", default=[], help="of each run with a base, in order")
     parser.add_argument("--page", type=Path, required=True)
     args = parser.parse_args()
     settings: RunsTableSettings = args.settings
@@ -357,7 +368,9 @@ def main() -> None:
         if run.reference_card is not None:
             comparisons[run.name] = comparison_table(run.reference_card, selected, settings.set_title)
     pairs = compare_runs(hypotheses, {run.name: run.metric for run in settings.runs})
-    write_text(render_page(settings, facts, build_rows(settings, scores), comparisons, pairs), args.page)
+    based = [run.name for run in settings.runs if run.base_training is not None and run.base_training.base]
+    base_cards = dict(zip(based, map(read_json, args.base_cards), strict=True))
+    write_text(render_page(settings, facts, build_rows(settings, scores), comparisons, pairs, base_cards), args.page)
 
 
 if __name__ == "__main__":
