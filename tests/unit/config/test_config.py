@@ -129,7 +129,7 @@ def test_unknown_key_of_a_column_lists_the_known_keys() -> None:
         ("runs.demo.text.replace.0.put", "replacement"),
         ("runs.demo.augment.room.seconds", "rt60_seconds"),
         ("runs.demo.checkpoints.probe_clips", "dev_clips"),
-        ("runs.demo.published", "reference_card"),
+        ("runs.demo.reference_card", "published"),
         ("datasets.digits.split.otherwise", "default"),
         ("datasets.hub.published_splits", "source_splits"),
     ],

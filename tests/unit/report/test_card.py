@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from material import as_json
+from speechmill.config.published import Published
 from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
@@ -39,6 +40,7 @@ from speechmill.report.card_lists import (
     drawn_splits,
     error_analysis,
     language_model_effects,
+    published_sources,
     robust_speech_event_sets,
     text_rules,
     unavailable_sets,
@@ -80,7 +82,6 @@ SETTINGS = CardSettings.model_validate(
                     "hub_config": None, "audio_redistributable": True, "text_redistributable": True, "drawn": {}},
         },
         "roles": ["train"],
-        "reference_card": None,
         "versions": {"finetune": 3, "card": 1},
     }
 )  # fmt: skip
@@ -214,6 +215,19 @@ def test_card_leaves_out_seeds_on_other_clips() -> None:
 
 def test_card_without_other_seeds_has_no_table() -> None:
     assert seeds_table(SETTINGS, BEST, {}) is None
+
+
+def test_published_results_have_source_and_what_differs() -> None:
+    published = [
+        {"model": "somebody/model", "title": "A *model*", "differs": "twice the data"},
+        {"title": "A paper", "source": "Proceedings, p. 3"},
+    ]
+    assert published_sources(
+        SETTINGS.model_copy(update={"published": list(map(Published.model_validate, published))})
+    ) == [
+        r"[A \*model\* (somebody/model)](<https://huggingface.co/somebody/model>): twice the data",
+        "A paper, Proceedings, p. 3",
+    ]
 
 
 def test_missing_interval_is_a_dash_with_the_reason() -> None:
@@ -662,7 +676,7 @@ def test_card_omits_sections_without_content(written: Path) -> None:
         "### Language model",
         "### Robustness",
         "robustness.png",
-        "### Comparison with the published model",
+        "### Comparison with published results",
     ):
         assert heading not in text
 

@@ -31,7 +31,7 @@ from speechmill.config.mixing import MixingConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import PublishedList
 from speechmill.config.speak import SpeakConfig
 from speechmill.config.sweep import Sweep, check_references, expand
 from speechmill.config.text import TextConfig, with_casing
@@ -53,9 +53,9 @@ _RENAMED = {
     "look_alikes": "map_confusables",
     "otherwise": "default",
     "probe_clips": "dev_clips",
-    "published": "reference_card",
     "published_splits": "source_splits",
     "put": "replacement",
+    "reference_card": "published",
     "seconds": "rt60_seconds",
 }
 
@@ -123,8 +123,10 @@ class Run(Section):
     card: CardConfig | None = Field(
         None, description="parts of the model card that only the author can write; required for training"
     )
-    reference_card: ReferenceCard | None = Field(
-        None, description="contents of a published card of the same model, to compare the results of the run to"
+    published: PublishedList = Field(
+        default_factory=list,
+        description="published results to compare those of the run to: the contents of the card of the same model,"
+        " and figures of others on the same data",
     )
     publish: PublishConfig | None = Field(
         None,
@@ -267,13 +269,17 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
-    def _reference_sets_are_evaluated(self) -> "Run":
-        for name in self.reference_card.sets if self.reference_card else []:
-            if name not in self.evaluation.set_names:
-                raise ValueError(
-                    f"`reference_card` refers to {name}, which `evaluation.sets` lacks;"
-                    f"{nearest(name, self.evaluation.set_names)} add it, or remove `set` from `reference_card`"
-                )
+    def _published_results_are_comparable(self) -> "Run":
+        names = [each.name for each in self.published]
+        for each in self.published:
+            if names.count(each.name) > 1:
+                raise ValueError(f"`published` lists {each.name} twice; put all its figures into one entry")
+            for name in each.compared_sets:
+                if name not in self.evaluation.set_names:
+                    raise ValueError(
+                        f"`published` of {each.name} refers to {name}, which `evaluation.sets` lacks;"
+                        f"{nearest(name, self.evaluation.set_names)} add it, or remove `set` from `published`"
+                    )
         return self
 
 

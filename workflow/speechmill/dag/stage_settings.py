@@ -31,6 +31,9 @@ from speechmill.dag.paths import (
 )
 from speechmill.text.normaliser import output_clusters
 
+# Keys of `published` that are compared with the results of runs; the others are the rest of a card.
+_PUBLISHED_RESULTS = {"model", "title", "source", "differs", "evaluation", "results", "scores"}
+
 # Keys of `finetune` that change no weights: recomputed activations are the same.
 _RUNTIME = {*RuntimeConfig.model_fields, "gradient_checkpointing"}
 
@@ -334,7 +337,7 @@ def robustness(config: Config, run: str) -> str:
 
 
 def runs_table(config: Config) -> str:
-    """Return the runs and sets of the page of all runs, with their titles and reference cards."""
+    """Return the runs and sets of the page of all runs, with their titles and published results."""
     runs = [
         {
             "name": name,
@@ -342,9 +345,8 @@ def runs_table(config: Config) -> str:
             "metric": section.error_rate,
             "trained_on": [_title(config, each) for each in section.train or []],
             "transcribed_by": _transcribed_by(config, section),
-            # The page does not show the training table of the card.
-            "reference_card": section.reference_card
-            and section.reference_card.model_dump(include={"model", "title", "evaluation", "results"}, mode="json"),
+            # The page does not show the training table of a card.
+            "published": [each.model_dump(include=_PUBLISHED_RESULTS, mode="json") for each in section.published],
         }
         for name, section in config.runs.items()
     ]
@@ -435,7 +437,7 @@ def card(config: Config, run: str) -> str:
         {
             "run": run,
             "language": section.language,
-            **section.model_dump(include={"card", "reference_card"}),
+            **section.model_dump(include={"card", "published"}),
             "base": section.model.base_title,
             "base_run": section.model.run,
             "base_model": _hub_base(config, run),

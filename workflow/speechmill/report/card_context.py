@@ -15,7 +15,7 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_block, code_span, escape, join, table
 from speechmill.report.model_index import front_matter, result_files
-from speechmill.report.reference_comparison import comparison_table
+from speechmill.report.published_comparison import comparison_table
 from speechmill.scoring.error_rates import both_rates, percent
 from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set, saved_checkpoints, selected_rows
@@ -48,8 +48,8 @@ PROVENANCE = {
     ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
-    "Comparison with the published model": Provenance(
-        "recorded", "the published card, in `settings.json`; the figures of this model as in Results"
+    "Comparison with published results": Provenance(
+        "recorded", "the published figures, in `settings.json`; the figures of this model as in Results"
     ),
     "Intended uses & limitations": Provenance("derived", "`settings.json`, `summary.parquet`"),
     "Error analysis": Provenance("derived", "`breakdown.json`"),
@@ -136,9 +136,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "lm_text_table": card_tables.lm_text_table(settings, lm["text"]) if lm else None,
         "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,
         "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
-        "reference_card": settings.reference_card,
-        "comparison_table": settings.reference_card
-        and table(comparison_table(settings.reference_card, selected, settings.set_title)),
+        "published": card_lists.published_sources(settings),
+        "published_table": table(comparison_table(settings.published, selected, settings.set_title)),
         "robustness": card_tables.robustness_table(settings, breakdown),
         "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
         "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),

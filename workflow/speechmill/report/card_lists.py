@@ -96,6 +96,18 @@ def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[M
     ]
 
 
+def published_sources(settings: CardSettings) -> list[Markdown]:
+    """Return the source of each of the published results, and what differs from this run there."""
+    lines = []
+    for each in settings.published:
+        title = escape(each.title) if each.model is None else Markdown(f"{escape(each.title)} ({escape(each.model)})")
+        source = (
+            Markdown(f"[{title}](<{each.address}>)") if each.address else Markdown(f"{title}, {escape(each.where)}")
+        )
+        lines.append(Markdown(f"{source}: {escape(each.differs)}") if each.differs else source)
+    return lines
+
+
 def _by_set_and_decoder(
     breakdown: dict[str, Any], kind: str, title: SetTitle, describe: Callable[[dict[str, Any], ErrorRate], Markdown]
 ) -> list[Markdown]:
