@@ -217,6 +217,11 @@ class Run(Section):
                 "with `training: none` the model is scored unchanged: give `model.base` or `model.run`, without `init`"
                 " and `config`"
             )
+        if self.evaluation.compare:
+            raise ValueError(
+                "`evaluation.compare` is for the card, and a run with `training: none` has none: remove it; the page of"
+                " all runs compares any two"
+            )
         if any(each.checkpoints == "selected" for each in self.evaluation.sets):
             raise ValueError(
                 "with `training: none` there is nothing to select: remove `checkpoints` from `evaluation.sets`"
@@ -467,6 +472,46 @@ class Config(Section):
             if not self.runs[base].trains:
                 raise ValueError(f"runs.{name}.model.run: the run {base} trains no model; use its `model.base` instead")
         return self
+
+    @model_validator(mode="after")
+    def _compared_runs_are_comparable(self) -> "Config":
+        for name, run in self.runs.items():
+            for other in run.evaluation.compare:
+                key = f"runs.{name}.evaluation.compare"
+                if other == name:
+                    raise ValueError(f"{key}: it lists the run itself; remove {name}")
+                if other not in self.runs:
+                    raise ValueError(
+                        f"{key}: there is no run {other};{nearest(other, list(self.runs))} known runs are"
+                        f" {', '.join(self.runs)}"
+                    )
+                self._check_comparison(key, run, other)
+        return self
+
+    def _check_comparison(self, key: str, run: Run, other: str) -> None:
+        """Raise ValueError if the scores of two runs can be compared on no set, or on one of them not."""
+        evaluation, theirs = run.evaluation, self.runs[other].evaluation
+        shared = [name for name in evaluation.set_names if name in theirs.set_names]
+        if not shared:
+            raise ValueError(
+                f"{key}: {other} scores none of the same sets, which are {', '.join(evaluation.set_names)}; add one to"
+                f" runs.{other}.evaluation.sets"
+            )
+        # What the units of the models are changes no reference.
+        rules = TextConfig.model_fields.keys() - {"units", "clusters"}
+        differing = [each for each in rules if getattr(run.text, each) != getattr(self.runs[other].text, each)]
+        if differing:
+            raise ValueError(
+                f"{key}: {other} has other text rules, `text.{'`, `text.'.join(sorted(differing))}`, so that its"
+                f" references are others; give runs.{other}.text the same values"
+            )
+        for name in shared:
+            protocols = [each.set_config(name).protocols[0] for each in (evaluation, theirs)]
+            if protocols[0] != protocols[1]:
+                raise ValueError(
+                    f"{key}: {other} scores {name} by the protocol {protocols[1]}, and this run by {protocols[0]}; list"
+                    " the same protocol first in `protocols` of both"
+                )
 
     @model_validator(mode="after")
     def _nothing_is_made_of_itself(self) -> "Config":

@@ -23,10 +23,12 @@ from speechmill.core.versions import stage_version
 from speechmill.dag.paths import (
     SPOKEN,
     base_config,
+    compared_runs,
     keeps_log_probs,
     perturbed_sets,
     role_sets,
     run_roles,
+    teachers,
     uses_lm,
 )
 from speechmill.text.normaliser import output_clusters
@@ -450,17 +452,21 @@ def card(config: Config, run: str) -> str:
             "texts": _texts(config, run),
             "roles": run_roles(section),
             **_sweep(config, run),
+            **_compared(config, run),
             "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
         }
     )
 
 
 def reproduction(config: Config, run: str) -> str:
-    """Return the configuration that reproduces a run and the runs and datasets that it is made of.
+    """Return the configuration that reproduces a run, the runs and datasets that it is made of, and compared runs.
 
     Locations on this machine are reduced to their names; keys with their default values are left out.
     """
-    runs, datasets = config.made_of(run)
+    runs, datasets = [], []
+    for name in [run, *config.runs[run].evaluation.compare]:
+        for known, found in zip((runs, datasets), config.made_of(name), strict=True):
+            known += [each for each in found if each not in known]
     paths = [config.datasets[name].location for name in datasets]
     spoken = [name for name in config.speak if f"{SPOKEN}{name}.tar.gz" in paths]
     chosen = config.model_dump(
@@ -484,6 +490,8 @@ def reproduction(config: Config, run: str) -> str:
             each["clips"]["corrections"] = Path(each["clips"]["corrections"]).name
         # Who reproduces a run does not upload it to the same repository.
         each.pop("publish", None)
+        if name != run:
+            each["evaluation"].pop("compare", None)
         model = config.runs[name].model
         if model.base_is_folder:
             each["model"]["base"] = model.base_without_location
@@ -509,6 +517,21 @@ def _sweep(config: Config, run: str) -> dict[str, Any]:
     if sweep is None:
         return {}
     return {"sweep": {"name": sweep.name, "values": sweep.description(run), "other_seeds": sweep.other_seeds(run)}}
+
+
+def _compared(config: Config, run: str) -> dict[str, Any]:
+    """Return what the card says about the runs that it compares with, or nothing, so that other cards stay as they are.
+
+    `compared` has a description of each run by its name.
+    """
+    transcribed = [each["teacher"] for each in teachers(config, run)]
+    compared = {}
+    for name in (each["other"] for each in compared_runs(config, run)):
+        start = _start(config.runs[name])
+        compared[name] = f"trained from {start}" if config.runs[name].trains else f"{start}, not trained"
+        if name in transcribed:
+            compared[name] += ", transcribed training data of this model"
+    return {"compared": compared} if compared else {}
 
 
 def _kept_vocab(section: Run) -> dict[str, Any]:

@@ -42,7 +42,11 @@ PROVENANCE = {
     "Model description": Provenance("derived", "`plan.json`, `vocab.json`, `training.json`"),
     "Usage": Provenance("recomputed", "the model and a recording"),
     "Results": Provenance("recomputed", "the model and the recordings"),
-    "Comparison with the teacher": Provenance("derived", "`breakdown.json`"),
+    "Comparison with other runs": Provenance(
+        "derived",
+        "`breakdown.json`, `compared/*/summary.parquet`, the error counts in `compared/*/*/*.parquet`; the figures of"
+        " this model as in Results",
+    ),
     "Runs of the sweep": Provenance(
         "derived", "`seeds/*/summary.parquet` of the other runs; the figures of this model as in Results"
     ),
@@ -151,7 +155,9 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "machine_transcripts": list(
             map(format_machine_transcripts, machine_transcripts(evidence.counts["train"], evidence.status))
         ),
-        "teachers": card_lists.teachers(breakdown, settings.set_title),
+        "compared": settings.compared,
+        "compared_table": card_tables.compared_table(settings, selected, breakdown, evidence.compared),
+        "not_compared": card_lists.not_compared(breakdown, settings.set_title),
         "drawn": card_lists.drawn_splits(settings),
         "leakage": card_tables.leakage_table(settings, evidence.leakage),
         "differences": card_lists.corpus_differences(settings, evidence.status),

@@ -73,6 +73,8 @@ class CardSettings(BaseModel):
     """What the clips of the run are used for: `train`, `dev`, and the scored sets."""
     published: list[Published] = []
     sweep: SweepDescription | None = None
+    compared: dict[str, str] = {}
+    """The runs that the card compares with, each with what its model is."""
     versions: dict[str, int]
     """The versions of the stages that determine the figures."""
 
