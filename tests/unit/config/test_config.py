@@ -209,6 +209,20 @@ def test_runs_may_compare_with_each_other() -> None:
     assert load(raw).runs["second"].evaluation.compare == ["demo"]
 
 
+@pytest.mark.parametrize(("peers", "recipe"), [("ru_peers", "ru_common_voice_8"), ("ko_peers", "ko_zeroth")])
+def test_peers_are_beside_the_run_of_its_own_recipe(peers: str, recipe: str) -> None:
+    beside, alone = (
+        load(yaml.safe_load((ROOT / f"config/recipes/{name}.yaml").read_text(encoding="utf-8")))
+        for name in (peers, recipe)
+    )
+    run = beside.runs[recipe]
+    assert set(run.evaluation.compare) == set(beside.runs) - {recipe}
+    evaluation = run.evaluation.model_copy(update={"compare": []})
+    published = alone.runs[recipe].published
+    assert run.model_copy(update={"evaluation": evaluation, "published": published}) == alone.runs[recipe]
+    assert beside.datasets == alone.datasets
+
+
 @pytest.mark.parametrize("through_a_run", [False, True])
 def test_random_weights_are_checked_with_the_configuration(through_a_run: bool) -> None:
     raw = copy.deepcopy(RAW)

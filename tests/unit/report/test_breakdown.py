@@ -310,7 +310,8 @@ def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], st
     summary(("cv-test", "greedy")).to_parquet(folder / "summary.parquet")
     arguments = ["--run", "demo", "--settings", '{"metric": "wer"}',
                  "--selection", folder / "selection.json", "--hypotheses", *files, "--indexes",
-                 index(folder, {"a": {"age": "fifties"}}), "--summary", folder / "summary.parquet", "--breakdown", folder / "breakdown.json"]  # fmt: skip
+                 index(folder, {"a": {"age": "fifties"}}), "--summary",
+                 folder / "summary.parquet", "--breakdown", folder / "breakdown.json"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["breakdown", *map(str, arguments)])
     breakdown.main()
     return read_json(folder / "breakdown.json")

@@ -40,6 +40,7 @@ from speechmill.report.card_lists import (
     drawn_splits,
     error_analysis,
     language_model_effects,
+    not_compared,
     published_sources,
     robust_speech_event_sets,
     text_rules,
@@ -47,6 +48,7 @@ from speechmill.report.card_lists import (
 )
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import (
+    compared_table,
     corpus_table,
     data_table,
     pieces_table,
@@ -319,6 +321,7 @@ def breakdown_of(*comparisons: dict[str, Any]) -> dict[str, Any]:
         "metric": "wer",
         "sets": {"cv-dev": {"greedy": of}},
         "comparisons": list(comparisons),
+        "not_compared": [],
     }
 
 
@@ -818,6 +821,43 @@ def test_card_compares_other_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
         " −60.00, p = 0.001\n- step 300 (last checkpoint): WER 25.00%, "
     ) in text
     assert "WER 70.00%" not in text  # on another set
+
+
+def against(run: str, wer: tuple[float, float], interval: tuple[float, float] | None, p: float | None) -> Any:
+    row = comparison("runs", "cv-dev 0 greedy", "cv-dev 200 greedy", wer, interval, p)
+    return row | {"first": row["first"] | {"run": run}}
+
+
+def cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def test_card_has_the_rates_side_by_side_with_the_test() -> None:
+    breakdown = breakdown_of(
+        against("whisper", (0.1, 0.12), (-0.01, 0.05), 0.25), against("xlsr", (0.2, 0.12), None, None)
+    )
+    others = {"whisper": scores((0, "cv-dev", 0.1)), "xlsr": scores((0, "cv-dev", 0.2), (0, "own-test", 0.4))}
+    ours = scores((200, "cv-dev", 0.12), (200, "own-test", 0.5))
+    table = cells(compared_table(SETTINGS, ours, breakdown, others))
+    assert table[0] == [
+        "Set", "Model", "Decoder", "WER %", "95% CI", "CER %", "Difference", "95% CI", "p",
+    ]  # fmt: skip
+    assert [row[1:] for row in table[2:]] == [
+        ["this model", "greedy", "12.00", "11.00 – 13.00", "3.00", "", "", ""],
+        ["`whisper`", "greedy", "10.00", "9.00 – 11.00", "2.50", "+2.00", "−1.00 to +5.00", "0.250"],
+        ["`xlsr`", "greedy", "20.00", "19.00 – 21.00", "5.00", "−8.00", "– (one speaker)", "–"],
+    ]
+
+
+def test_card_without_comparisons_has_no_table() -> None:
+    assert compared_table(SETTINGS, scores((200, "cv-dev", 0.12)), breakdown_of(), {}) == ""
+
+
+def test_card_says_why_runs_are_not_compared() -> None:
+    breakdown = breakdown_of() | {
+        "not_compared": [{"run": "xlsr", "set": "own-test", "why": "that run does not score it"}]
+    }
+    assert not_compared(breakdown, SETTINGS.set_title) == ["Our own test, `xlsr`: that run does not score it"]
 
 
 def test_sets_of_the_robust_speech_event_are_listed() -> None:
