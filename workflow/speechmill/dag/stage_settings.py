@@ -463,7 +463,8 @@ def reproduction(config: Config, run: str) -> str:
 
     Locations on this machine are reduced to their names; keys with their default values are left out.
     """
-    runs, datasets = [], []
+    runs: list[str] = []
+    datasets: list[str] = []
     for name in [run, *config.runs[run].evaluation.compare]:
         for known, found in zip((runs, datasets), config.made_of(name), strict=True):
             known += [each for each in found if each not in known]
