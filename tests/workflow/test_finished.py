@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from working_copy import WorkingCopy, faulty_config
 
-from material import write_tiny_whisper
+from material import run_stage, write_tiny_whisper
 
 RUN = Path("results/runs/demo_ru")
 DATA = Path("results/data/demo_ru")
@@ -181,7 +181,7 @@ class Reused(NamedTuple):
 
 @pytest.fixture(scope="module")
 def reused(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> Reused:
-    """The model, scored by a run without training, and fine-tuned by another with a new vocabulary."""
+    """The model, scored by a run without training, compared with it and Whisper, and fine-tuned with other letters."""
     copy = finished.copy(tmp_path_factory.mktemp("reused") / "copy")
     config = faulty_config()
     run = config["runs"]["demo_ru"]
@@ -201,13 +201,15 @@ def reused(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> R
         "model": {"base": "./whisper"},
         "evaluation": {"sets": ["demo_ru-test"], "generation": {"num_beams": 1}},
     }
+    run["evaluation"] = run["evaluation"] | {"compare": ["scored", "whisper"]}
     config["runs"]["tuned"] = run | {
+        "evaluation": run["evaluation"] | {"compare": []},
         "model": {"base": "./model", "config": {"hidden_dropout": 0.1}},
         "text": run["text"] | {"case": "upper", "keep": "А-ЯЁ"},
     }
     scored = ("evaluation/summary.parquet", "evaluation/breakdown.json", "worst/demo_ru-test.html")
     targets = [f"results/runs/{name}/{file}" for name in ("scored", "whisper") for file in scored]
-    targets.append("results/runs/tuned/checkpoints")
+    targets += ["results/runs/tuned/checkpoints", f"{RUN}/card.html"]
     return Reused(copy, config, targets, copy.snakemake(config, *targets).output)
 
 
@@ -247,6 +249,26 @@ def test_whisper_is_scored_on_the_same_clips(reused: Reused) -> None:
     page = (runs / "whisper/worst/demo_ru-test.html").read_text(encoding="utf-8")
     assert "<audio" in page
     assert "forced alignment" not in page
+
+
+def test_card_compares_with_other_runs_on_the_same_clips(reused: Reused) -> None:
+    model = reused.copy.folder / RUN / "model"
+    section = (
+        (model / "README.md").read_text(encoding="utf-8").split("### Comparison with other runs")[1].split("\n#")[0]
+    )
+    assert "- `whisper`: whisper, not trained\n" in section
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    assert [row[1:3] for row in rows[2:]] == [
+        ["this model", "greedy"], ["`scored`", "greedy"], ["`whisper`", "greedy"],
+        ["this model", "lm"], ["`scored`", "lm"], ["`whisper`", "greedy"],
+    ]  # fmt: skip
+    # The same model: equal rates, no difference.
+    assert rows[2][3:6] == rows[3][3:6]
+    assert rows[3][6] == "+0.00"
+    assert re.search(r"Not compared:\n- .* dev, `scored`: that run does not score it", section)
+    done = run_stage("report.verify", model)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DIFFERS" not in done.stdout
 
 
 def test_model_is_fine_tuned_with_a_new_vocabulary(reused: Reused) -> None:

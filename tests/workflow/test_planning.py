@@ -56,6 +56,15 @@ def test_runs_that_transcribe_for_each_other_are_planned_in_turn(fresh: WorkingC
     }  # fmt: skip
 
 
+def test_runs_that_compare_with_each_other_are_planned(fresh: WorkingCopy) -> None:
+    config = tiny_config(SPOKEN)
+    first = config["runs"]["demo_ru"]
+    config["runs"]["second"] = first | {"evaluation": first["evaluation"] | {"compare": ["demo_ru"]}}
+    first["evaluation"] = first["evaluation"] | {"compare": ["second"]}
+    jobs = fresh.planned(config)
+    assert (jobs["breakdown"], jobs["card"]) == (2, 2)
+
+
 def test_publish_runs_only_as_an_explicit_target(fresh: WorkingCopy) -> None:
     config = tiny_config(SPOKEN)
     config["runs"]["demo_ru"]["publish"] = {"repo": "somebody/tiny"}

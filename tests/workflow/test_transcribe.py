@@ -111,7 +111,8 @@ def test_plan_card_and_page_say_who_transcribed(student: WorkingCopy) -> None:
     )
     for text in (plan, card):
         assert re.search(r"\b2 clips of machine, .* have transcripts by the run demo_ru, step 6, lm decoding", text)
-    assert "### Comparison with the teacher" in card
+    assert "### Comparison with other runs" in card
+    assert "- `demo_ru`: trained from random weights, transcribed training data of this model\n" in card
     assert page.count("hours transcribed by demo_ru") == 1
 
 

@@ -1,5 +1,5 @@
 # Needs: the tables of scores, the checkpoints, and the records of every stage; in a sweep, the scores of the runs that
-# differ only in their seed.
+# differ only in their seed; of runs that the card compares with, the scores and hypotheses.
 # Makes: the model's folder: the selected checkpoint, which plain transformers loads, its card and plots.
 #
 # A run that only scores a model has no folder and no card of its own.
@@ -131,6 +131,9 @@ rule card:
         base_card=each("results/base_cards/{model}.json", paths.base_cards),
         seed_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.other_seeds),
         seed_selections=each("results/runs/{other}/selection.json", paths.other_seeds),
+        compared_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.compared_runs),
+        compared_selections=each("results/runs/{other}/selection.json", paths.compared_runs),
+        compared_hypotheses=ancient(compared_hypotheses),
         # The card shows this plot, and the manifest lists every file of the model's folder.
         robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
         after=ancient(
@@ -186,7 +189,10 @@ rule card:
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
         " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
-        " --base-card {input.base_card} --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
+        " --base-card {input.base_card}"
+        " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections}"
+        " --compared-summaries {input.compared_summaries} --compared-selections {input.compared_selections}"
+        " --compared-hypotheses {input.compared_hypotheses} 2>&1 | tee {log}"
 
 
 # It has no output, so that it runs every time that it is asked for.

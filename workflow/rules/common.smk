@@ -121,12 +121,12 @@ def scores(file, folders):
     return of_steps
 
 
-def teacher_hypotheses(wildcards):
-    """The hypotheses, on the sets of a run, of the runs that transcribed training data for it."""
+def compared_hypotheses(wildcards):
+    """The hypotheses, on the sets of a run, of the runs that it is compared with."""
     return [
         f"{folder}/hypotheses.parquet"
-        for each in paths.teachers(SETTINGS, wildcards.run)
-        for folder in paths.shared_scores(SETTINGS, wildcards.run, each["teacher"], scored_steps(each["teacher"]))
+        for each in paths.compared_runs(SETTINGS, wildcards.run)
+        for folder in paths.shared_scores(SETTINGS, wildcards.run, each["other"], scored_steps(each["other"]))
     ]
 
 

@@ -113,8 +113,10 @@ rule breakdown:
         selection="results/runs/{run}/selection.json",
         hypotheses=scores("hypotheses.parquet", paths.all_scores),
         indexes=each("results/data/{dataset}/{split}/index.parquet", paths.evaluation_splits),
-        teachers=each("results/runs/{teacher}/selection.json", paths.teachers),
-        teacher_hypotheses=teacher_hypotheses,
+        summary="results/runs/{run}/evaluation/summary.parquet",
+        compared_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.compared_runs),
+        compared_selections=each("results/runs/{other}/selection.json", paths.compared_runs),
+        compared_hypotheses=compared_hypotheses,
     output:
         "results/runs/{run}/evaluation/breakdown.json",
     log:
@@ -130,7 +132,8 @@ rule breakdown:
     shell:
         "python -m speechmill.report.breakdown --run {wildcards.run} --settings {params.settings:q}"
         " --selection {input.selection} --hypotheses {input.hypotheses}"
-        " --indexes {input.indexes} --teachers {input.teachers} --teacher-hypotheses {input.teacher_hypotheses}"
+        " --indexes {input.indexes} --summary {input.summary} --compared-summaries {input.compared_summaries}"
+        " --compared-selections {input.compared_selections} --compared-hypotheses {input.compared_hypotheses}"
         " --breakdown {output} 2>&1 | tee {log}"
 
 

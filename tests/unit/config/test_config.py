@@ -130,7 +130,7 @@ def test_unknown_key_of_a_column_lists_the_known_keys() -> None:
         ("runs.demo.text.replace.0.put", "replacement"),
         ("runs.demo.augment.room.seconds", "rt60_seconds"),
         ("runs.demo.checkpoints.probe_clips", "dev_clips"),
-        ("runs.demo.published", "reference_card"),
+        ("runs.demo.reference_card", "published"),
         ("datasets.digits.split.otherwise", "default"),
         ("datasets.hub.published_splits", "source_splits"),
     ],
@@ -154,6 +154,74 @@ def test_renamed_key_is_reported_with_its_new_name(old: str, new: str) -> None:
 
 def test_key_renamed_in_another_section_is_just_unknown() -> None:
     assert "runs.demo.clips.seconds: unknown key `seconds`; did you mean" in error("runs.demo.clips.seconds", 1)
+
+
+def with_peer(compare: list[str], **changed: Any) -> dict[str, Any]:
+    """Return RAW with a run `whisper` that only scores, changed, and runs that the run `demo` is compared with."""
+    raw = copy.deepcopy(RAW)
+    raw["runs"]["demo"]["evaluation"]["compare"] = compare
+    raw["runs"]["whisper"] = {
+        "training": "none", "language": "ru", "model": {"base": "openai/whisper-large-v3", "revision": "main"},
+        "evaluation": {"sets": ["cv-dev"]},
+    } | changed  # fmt: skip
+    return raw
+
+
+@pytest.mark.parametrize(
+    ("compare", "changed", "message"),
+    [
+        (["demo"], {}, "it lists the run itself; remove demo"),
+        (["whispr"], {}, "there is no run whispr; did you mean `whisper`? known runs are demo, whisper"),
+        (["whisper", "whisper"], {}, "`compare` lists a run twice"),
+        (
+            ["whisper"],
+            {"evaluation": {"sets": ["cv-test"]}},
+            "whisper scores none of the same sets, which are cv-dev, digits-test",
+        ),
+        (
+            ["whisper"],
+            {"text": {"case": "keep", "drop": "!"}},
+            "whisper has other text rules, `text.case`, `text.drop`, so that its references are others",
+        ),
+        (
+            ["whisper"],
+            {"evaluation": {"sets": [{"set": "cv-dev", "protocols": ["robust_speech_event", "plain"]}]}},
+            "whisper scores cv-dev by the protocol robust_speech_event, and this run by plain",
+        ),
+        (
+            [],
+            {"evaluation": {"sets": ["cv-dev"], "compare": ["demo"]}},
+            "`evaluation.compare` is for the card, and a run with `training: none` has none",
+        ),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(compare: list[str], changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpeechmillError) as caught:
+        load(with_peer(compare, **changed))
+    assert message in str(caught.value)
+
+
+def test_runs_may_compare_with_each_other() -> None:
+    raw = with_peer(["whisper", "second"])
+    raw["runs"]["second"] = copy.deepcopy(raw["runs"]["demo"])
+    raw["runs"]["second"]["evaluation"]["compare"] = ["demo"]
+    # Other units of the model change no reference.
+    raw["runs"]["second"]["text"] = {"units": "jamo"}
+    assert load(raw).runs["second"].evaluation.compare == ["demo"]
+
+
+@pytest.mark.parametrize(("peers", "recipe"), [("ru_peers", "ru_common_voice_8"), ("ko_peers", "ko_zeroth")])
+def test_peers_are_beside_the_run_of_its_own_recipe(peers: str, recipe: str) -> None:
+    beside, alone = (
+        load(yaml.safe_load((ROOT / f"config/recipes/{name}.yaml").read_text(encoding="utf-8")))
+        for name in (peers, recipe)
+    )
+    run = beside.runs[recipe]
+    assert set(run.evaluation.compare) == set(beside.runs) - {recipe}
+    evaluation = run.evaluation.model_copy(update={"compare": []})
+    published = alone.runs[recipe].published
+    assert run.model_copy(update={"evaluation": evaluation, "published": published}) == alone.runs[recipe]
+    assert beside.datasets == alone.datasets
 
 
 @pytest.mark.parametrize("through_a_run", [False, True])

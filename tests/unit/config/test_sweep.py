@@ -147,6 +147,12 @@ def test_reference_to_a_sweep_lists_its_runs() -> None:
         load(raw)
     assert "runs.next.model.run: demo is a sweep; name one of its runs: demo_seed1, demo_seed2" in str(caught.value)
     raw["runs"]["next"]["model"]["run"] = "demo_seed2"
+    raw["runs"]["next"]["evaluation"] = first["evaluation"] | {"compare": ["demo"]}
+    with pytest.raises(
+        SpeechmillError, match=r"runs\.next\.evaluation\.compare: demo is a sweep; name one of its runs"
+    ):
+        load(raw)
+    raw["runs"]["next"]["evaluation"]["compare"] = ["demo_seed1", "demo_seed2"]
     assert load(raw).runs["next"].model.run == "demo_seed2"
 
 

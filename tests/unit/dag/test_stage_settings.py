@@ -211,8 +211,12 @@ def test_scoring_stages_read_all_their_settings() -> None:
     }  # fmt: skip
     settings = scored()
     for stage, kind in classes.items():
-        # Only a run without training has those of log_probs, and only one of a sweep or with a base those of the card.
-        exclude = {"log_probs": {"language", "generation"}, "card": {"sweep", "base_training"}}.get(stage)
+        # Only a run without training has those of log_probs; those of the card, only a run of a sweep, with a base, or with
+        # `compare`.
+        exclude = {
+            "log_probs": {"language", "generation"},
+            "card": {"sweep", "base_training", "compared"},
+        }.get(stage)
         read = kind.model_validate_json(settings[stage]).model_dump(mode="json", exclude=exclude)
         assert read.keys() == json.loads(settings[stage]).keys(), stage
 
@@ -277,6 +281,31 @@ def test_reproduction_has_the_runs_it_starts_from() -> None:
     made = reproduced(raw, "tuned")
     assert list(made["runs"]) == ["demo_ru", "tuned"]
     assert load(made)
+
+
+def test_reproduction_has_the_runs_of_the_comparison() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["other"] = copy.deepcopy(raw["runs"]["demo_ru"])
+    raw["runs"]["third"] = copy.deepcopy(raw["runs"]["demo_ru"])
+    raw["runs"]["demo_ru"]["evaluation"] = EVALUATION | {"compare": ["other"]}
+    raw["runs"]["other"]["evaluation"] = EVALUATION | {"compare": ["demo_ru", "third"]}
+    made = load(reproduced(raw, "demo_ru"))
+    assert {name: run.evaluation.compare for name, run in made.runs.items()} == {"demo_ru": ["other"], "other": []}
+
+
+def test_card_knows_what_compared_runs_are() -> None:
+    raw = copy.deepcopy(DEMO)
+    assert "compared" not in json.loads(stage_settings.card(load(raw), "demo_ru"))
+    raw["runs"]["whisper"] = {
+        "training": "none", "language": "ru", "model": {"base": "openai/whisper-large-v3", "revision": "main"},
+        "text": raw["runs"]["demo_ru"].get("text", {}), "evaluation": {"sets": ["demo_ru-test"]},
+    }  # fmt: skip
+    raw["runs"]["other"] = copy.deepcopy(raw["runs"]["demo_ru"])
+    raw["runs"]["demo_ru"]["evaluation"] = EVALUATION | {"compare": ["whisper", "other"]}
+    assert json.loads(stage_settings.card(load(raw), "demo_ru"))["compared"] == {
+        "whisper": "openai/whisper-large-v3, not trained",
+        "other": "trained from random weights",
+    }
 
 
 def test_texts_of_a_language_model_are_known_to_card_and_reproduction() -> None:

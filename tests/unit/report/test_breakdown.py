@@ -16,9 +16,10 @@ from speechmill.core.schemas import HYPOTHESES, INDEX
 from speechmill.core.tables import write_table
 from speechmill.report import breakdown
 from speechmill.report.breakdown import (
+    ComparedRun,
     bin_edges,
+    compare_run,
     compare_systems,
-    compare_teacher,
     compared_steps,
     count_confusions,
     load_clips,
@@ -245,28 +246,72 @@ def test_comparison_over_one_speaker_has_no_interval(tmp_path: Path) -> None:
     assert (row["difference"], row["interval"], row["p_value"], row["why"]) == (-0.5, None, None, "one speaker")
 
 
-def test_teacher_is_compared_where_clips_and_references_are_equal(tmp_path: Path) -> None:
-    speakers = load_speaker_metadata([index(tmp_path, {})])
-    system = System("cv-test", 9, "greedy")
-    student = [clip("a", "раз два", "раз два", "s1"), clip("b", "три", "два", "s2")]
-    teacher = [clip("a", "раз два", "раз", "s1"), clip("b", "три", "", "s2")]
-    tables = {system: load_clips(hypotheses(tmp_path / "student", system, student), speakers)}
-    teacher_system = system._replace(step=4)
-    files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, teacher)}
-    (row,) = compare_teacher("teacher", files, tables, {"step": 9})
-    assert row["first"] == teacher_system.record() | {"run": "teacher"}
-    assert row["rates"] == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
-    assert row["interval"] is not None
-    other_text = [*teacher[:1], clip("b", "Три", "", "s2")]
-    files = {teacher_system: hypotheses(tmp_path / "teacher", teacher_system, other_text)}
-    assert compare_teacher("teacher", files, tables, {"step": 9}) == []
+def summary(*systems: tuple[str, str], **changed: Any) -> pd.DataFrame:
+    """Return the rows of a summary at a selected step, one for each set and decoder."""
+    row = {"step": 0, "protocol": "plain", "unavailable": None, "eval_set_sha256": "c11p5"} | changed
+    return pd.DataFrame([row | {"set": name, "decoder": decoder} for name, decoder in systems])
+
+
+OURS = [clip("a", "раз два", "раз два", "s1"), clip("b", "три", "два", "s2")]
+THEIRS = [clip("a", "раз два", "раз", "s1"), clip("b", "три", "", "s2")]
+
+
+def compared(
+    folder: Path, ours: Sequence[str], theirs: Sequence[str], scores: pd.DataFrame
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the comparison of a run at step 9, with the decoders `ours`, with a run at step 4 that has `theirs`."""
+    no_metadata = load_speaker_metadata([])
+    systems_of_ours = [System("cv-test", 9, decoder) for decoder in ours]
+    tables = {each: load_clips(hypotheses(folder / "ours", each, OURS), no_metadata) for each in systems_of_ours}
+    files = {each: hypotheses(folder / "theirs", each, THEIRS) for each in (System("cv-test", 4, d) for d in theirs)}
+    own_scores = summary(*(("cv-test", decoder) for decoder in ours))
+    return compare_run(ComparedRun("whisper", scores, files), tables, own_scores)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "pairs"),
+    [
+        (["greedy", "lm"], ["greedy", "lm"], [("greedy", "greedy"), ("lm", "lm")]),
+        (["greedy", "lm"], ["greedy"], [("greedy", "greedy"), ("greedy", "lm")]),
+        (["greedy"], ["lm"], [("lm", "greedy")]),
+    ],
+)
+def test_runs_are_compared_by_the_same_decoder_if_both_have_it(
+    ours: list[str], theirs: list[str], pairs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    rows, not_compared = compared(tmp_path, ours, theirs, summary(*(("cv-test", each) for each in theirs)))
+    assert not_compared == []
+    assert [(row["first"]["decoder"], row["second"]["decoder"]) for row in rows] == pairs
+    for row in rows:
+        assert (row["kind"], row["first"]["run"], row["first"]["step"]) == ("runs", "whisper", 4)
+        assert row["rates"] == [pytest.approx(2 / 3), pytest.approx(1 / 3)]
+        assert row["interval"] is not None
+
+
+@pytest.mark.parametrize(
+    ("scores", "why"),
+    [
+        (summary(("cv-dev", "greedy")), "that run does not score it"),
+        (summary(("cv-test", "greedy"), unavailable="no token"), "not available: no token"),
+        (
+            summary(("cv-test", "greedy"), protocol="robust_speech_event"),
+            "scored by the protocol robust_speech_event there, and by plain here",
+        ),
+        (summary(("cv-test", "greedy"), eval_set_sha256="0ther"), "its clips or their texts are others there"),
+    ],
+)
+def test_reason_is_given_where_runs_are_not_compared(scores: pd.DataFrame, why: str, tmp_path: Path) -> None:
+    rows, not_compared = compared(tmp_path, ["greedy", "lm"], ["greedy"], scores)
+    assert (rows, not_compared) == ([], [{"run": "whisper", "set": "cv-test", "why": why}])
 
 
 def run(folder: Path, monkeypatch: pytest.MonkeyPatch, files: Sequence[Path], step: int) -> Any:
     write_json({"step": step}, folder / "selection.json")
+    summary(("cv-test", "greedy")).to_parquet(folder / "summary.parquet")
     arguments = ["--run", "demo", "--settings", '{"metric": "wer"}',
                  "--selection", folder / "selection.json", "--hypotheses", *files, "--indexes",
-                 index(folder, {"a": {"age": "fifties"}}), "--breakdown", folder / "breakdown.json"]  # fmt: skip
+                 index(folder, {"a": {"age": "fifties"}}), "--summary",
+                 folder / "summary.parquet", "--breakdown", folder / "breakdown.json"]  # fmt: skip
     monkeypatch.setattr(sys, "argv", ["breakdown", *map(str, arguments)])
     breakdown.main()
     return read_json(folder / "breakdown.json")

@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from material import as_json
+from speechmill.config.published import Published
 from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
 from speechmill.core.files import read_json, write_json
@@ -41,12 +42,15 @@ from speechmill.report.card_lists import (
     drawn_splits,
     error_analysis,
     language_model_effects,
+    not_compared,
+    published_sources,
     robust_speech_event_sets,
     text_rules,
     unavailable_sets,
 )
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import (
+    compared_table,
     corpus_table,
     data_table,
     pieces_table,
@@ -90,7 +94,6 @@ SETTINGS = CardSettings.model_validate(
                     "hub_config": None, "audio_redistributable": True, "text_redistributable": True, "drawn": {}},
         },
         "roles": ["train"],
-        "reference_card": None,
         "versions": {"finetune": 3, "card": 1},
     }
 )  # fmt: skip
@@ -235,6 +238,19 @@ def test_card_without_other_seeds_has_no_table() -> None:
     assert seeds_table(SETTINGS, BEST, {}) is None
 
 
+def test_published_results_have_source_and_what_differs() -> None:
+    published = [
+        {"model": "somebody/model", "title": "A *model*", "differs": "twice the data"},
+        {"title": "A paper", "source": "Proceedings, p. 3"},
+    ]
+    assert published_sources(
+        SETTINGS.model_copy(update={"published": list(map(Published.model_validate, published))})
+    ) == [
+        r"[A \*model\* (somebody/model)](<https://huggingface.co/somebody/model>): twice the data",
+        "A paper, Proceedings, p. 3",
+    ]
+
+
 def test_missing_interval_is_a_dash_with_the_reason() -> None:
     no_interval = {"no_interval": "one speaker", "wer_low": float("nan"), "wer_high": float("nan")}
     text = results_table(SETTINGS, BEST.assign(**no_interval))
@@ -324,6 +340,7 @@ def breakdown_of(*comparisons: dict[str, Any]) -> dict[str, Any]:
         "metric": "wer",
         "sets": {"cv-dev": {"greedy": of}},
         "comparisons": list(comparisons),
+        "not_compared": [],
     }
 
 
@@ -730,7 +747,7 @@ def test_card_omits_sections_without_content(written: Path) -> None:
         "### Language model",
         "### Robustness",
         "robustness.png",
-        "### Comparison with the published model",
+        "### Comparison with published results",
     ):
         assert heading not in text
 
@@ -872,6 +889,43 @@ def test_card_compares_other_checkpoints(tmp_path: Path, monkeypatch: pytest.Mon
         " −60.00, p = 0.001\n- step 300 (last checkpoint): WER 25.00%, "
     ) in text
     assert "WER 70.00%" not in text  # on another set
+
+
+def against(run: str, wer: tuple[float, float], interval: tuple[float, float] | None, p: float | None) -> Any:
+    row = comparison("runs", "cv-dev 0 greedy", "cv-dev 200 greedy", wer, interval, p)
+    return row | {"first": row["first"] | {"run": run}}
+
+
+def cells(text: str) -> list[list[str]]:
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+
+
+def test_card_has_the_rates_side_by_side_with_the_test() -> None:
+    breakdown = breakdown_of(
+        against("whisper", (0.1, 0.12), (-0.01, 0.05), 0.25), against("xlsr", (0.2, 0.12), None, None)
+    )
+    others = {"whisper": scores((0, "cv-dev", 0.1)), "xlsr": scores((0, "cv-dev", 0.2), (0, "own-test", 0.4))}
+    ours = scores((200, "cv-dev", 0.12), (200, "own-test", 0.5))
+    table = cells(compared_table(SETTINGS, ours, breakdown, others))
+    assert table[0] == [
+        "Set", "Model", "Decoder", "WER %", "95% CI", "CER %", "Difference", "95% CI", "p",
+    ]  # fmt: skip
+    assert [row[1:] for row in table[2:]] == [
+        ["this model", "greedy", "12.00", "11.00 – 13.00", "3.00", "", "", ""],
+        ["`whisper`", "greedy", "10.00", "9.00 – 11.00", "2.50", "+2.00", "−1.00 to +5.00", "0.250"],
+        ["`xlsr`", "greedy", "20.00", "19.00 – 21.00", "5.00", "−8.00", "– (one speaker)", "–"],
+    ]
+
+
+def test_card_without_comparisons_has_no_table() -> None:
+    assert compared_table(SETTINGS, scores((200, "cv-dev", 0.12)), breakdown_of(), {}) == ""
+
+
+def test_card_says_why_runs_are_not_compared() -> None:
+    breakdown = breakdown_of() | {
+        "not_compared": [{"run": "xlsr", "set": "own-test", "why": "that run does not score it"}]
+    }
+    assert not_compared(breakdown, SETTINGS.set_title) == ["Our own test, `xlsr`: that run does not score it"]
 
 
 def test_sets_of_the_robust_speech_event_are_listed() -> None:

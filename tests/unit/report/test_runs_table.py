@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from material import as_json
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import Published
 from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
 from speechmill.report import runs_table
@@ -22,8 +22,8 @@ from speechmill.report.runs_table import (
     Score,
     SetEntry,
     build_rows,
-    card_rates,
     count_parameters,
+    published_rates,
     render_page,
     selected_scores,
 )
@@ -221,10 +221,11 @@ def test_page_notes_incomparable_and_unscored_sets() -> None:
     assert tables.rows[-1][3] == "not scored: no <key>"
 
 
-CARD = ReferenceCard.model_validate(
+PUBLISHED = Published.model_validate(
     {
         "model": "somebody/wav2vec2-ru",
         "title": "A model",
+        "differs": "It has <more> data.",
         "evaluation": {"set": "c-dev", "wer": 0.0971},
         "results": [
             {"set": "c-test", "name": "C", "type": "c", "metrics": [
@@ -235,30 +236,37 @@ CARD = ReferenceCard.model_validate(
         ],
     }
 )  # fmt: skip
+PAPER = Published.model_validate(
+    {"title": "A paper", "source": "Proceedings", "scores": [{"set": "c-dev", "wer": 8, "cer": 2}]}
+)
 
 
-def test_card_rates_are_fractions_by_key() -> None:
-    assert card_rates(CARD) == {
+def test_published_rates_are_fractions_by_key() -> None:
+    assert published_rates(PUBLISHED) == {
         ("c-dev", "greedy", "plain"): {"wer": 0.0971},
         ("c-test", "greedy", "robust_speech_event"): {"wer": pytest.approx(0.1083), "cer": pytest.approx(0.0241)},
         ("c-test", "lm", "robust_speech_event"): {"wer": pytest.approx(0.075)},
     }
 
 
-def test_published_model_has_one_unmarked_column() -> None:
+def test_published_results_have_unmarked_columns_and_sources() -> None:
     three = settings("a", "b", "d")
-    three.runs[0].reference_card = three.runs[1].reference_card = CARD
+    three.runs[0].published = [PUBLISHED, PAPER]
+    three.runs[1].published = [PUBLISHED]
     of = {name: {("c-dev", "greedy", "plain"): score(wer, None)} for name, wer in (("a", 0.3), ("b", 0.2), ("d", 0.4))}
     comparisons = {"a": [["Set", "Remarks"], ["A corpus dev", "a <remark>"]]}
     shown = render_page(three, dict.fromkeys("abd", TRAINED | {"step": 1}), build_rows(three, of), comparisons)
     table = Tables(shown).rows
-    assert table[0] == ["", "a", "b", "d", "published: somebody/wav2vec2-ru"]
+    assert table[0] == ["", "a", "b", "d", "published: somebody/wav2vec2-ru", "published: A paper"]
     assert [[row[0].split()[2], *row[2:]] for row in table[6:-2]] == [
-        ["dev", "[20.00] CER – 9 of 10 clips", "40.00 CER – 9 of 10 clips", "9.71"],
-        ["test", "–", "–", "10.83 CER 2.41"],
-        ["test", "–", "–", "7.50"],
+        ["dev", "[20.00] CER – 9 of 10 clips", "40.00 CER – 9 of 10 clips", "9.71", "8.00 CER 2.00"],
+        ["test", "–", "–", "10.83 CER 2.41", "–"],
+        ["test", "–", "–", "7.50", "–"],
     ]
     assert table[-1] == ["A corpus dev", "a <remark>"]
+    assert '<a href="https://huggingface.co/somebody/wav2vec2-ru" target="_blank">A model</a>' in shown
+    assert "(somebody/wav2vec2-ru): It has &lt;more&gt; data.</li>" in shown
+    assert "<li>A paper, Proceedings</li>" in shown
 
 
 def test_parameters_are_counted_in_all_files(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from speechmill.config.base import EvalSet, Section
+from speechmill.config.base import EvalSet, Name, Section
 from speechmill.config.lm import LmConfig
 from speechmill.config.robustness import RobustnessConfig
 
@@ -100,6 +100,11 @@ class EvaluationConfig(Section):
     robustness: RobustnessConfig | None = Field(
         None, description="perturbed copies of evaluation sets, on which the selected checkpoint is scored as well"
     )
+    compare: list[Name] = Field(
+        default_factory=list,
+        description="other runs to compare this one with in its card, on the sets that both score: error rates side by"
+        " side, and a paired test of the difference; these runs need the same `text` and the same first protocol",
+    )
     worst_clips: int = Field(
         20, ge=0, description="number of clips on the page with the worst clips of each set; 0 writes no pages"
     )
@@ -110,6 +115,8 @@ class EvaluationConfig(Section):
             raise ValueError("`sets` lists a set twice")
         if len(set(self.decoders)) < len(self.decoders):
             raise ValueError("`decoders` lists a decoder twice")
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError("`compare` lists a run twice")
         return self
 
     @model_validator(mode="after")

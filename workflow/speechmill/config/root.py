@@ -31,7 +31,7 @@ from speechmill.config.mixing import MixingConfig
 from speechmill.config.model import ModelConfig
 from speechmill.config.plan import PlanConfig
 from speechmill.config.publish import PublishConfig
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import PublishedList
 from speechmill.config.speak import SpeakConfig
 from speechmill.config.sweep import Sweep, check_references, expand
 from speechmill.config.text import TextConfig, with_casing
@@ -53,9 +53,9 @@ _RENAMED = {
     "look_alikes": "map_confusables",
     "otherwise": "default",
     "probe_clips": "dev_clips",
-    "published": "reference_card",
     "published_splits": "source_splits",
     "put": "replacement",
+    "reference_card": "published",
     "seconds": "rt60_seconds",
 }
 
@@ -123,8 +123,10 @@ class Run(Section):
     card: CardConfig | None = Field(
         None, description="parts of the model card that only the author can write; required for training"
     )
-    reference_card: ReferenceCard | None = Field(
-        None, description="contents of a published card of the same model, to compare the results of the run to"
+    published: PublishedList = Field(
+        default_factory=list,
+        description="published results to compare those of the run to: the contents of the card of the same model,"
+        " and figures of others on the same data",
     )
     publish: PublishConfig | None = Field(
         None,
@@ -215,6 +217,11 @@ class Run(Section):
                 "with `training: none` the model is scored unchanged: give `model.base` or `model.run`, without `init`"
                 " and `config`"
             )
+        if self.evaluation.compare:
+            raise ValueError(
+                "`evaluation.compare` is for the card, and a run with `training: none` has none: remove it; the page of"
+                " all runs compares any two"
+            )
         if any(each.checkpoints == "selected" for each in self.evaluation.sets):
             raise ValueError(
                 "with `training: none` there is nothing to select: remove `checkpoints` from `evaluation.sets`"
@@ -267,13 +274,17 @@ class Run(Section):
         return self
 
     @model_validator(mode="after")
-    def _reference_sets_are_evaluated(self) -> "Run":
-        for name in self.reference_card.sets if self.reference_card else []:
-            if name not in self.evaluation.set_names:
-                raise ValueError(
-                    f"`reference_card` refers to {name}, which `evaluation.sets` lacks;"
-                    f"{nearest(name, self.evaluation.set_names)} add it, or remove `set` from `reference_card`"
-                )
+    def _published_results_are_comparable(self) -> "Run":
+        names = [each.name for each in self.published]
+        for each in self.published:
+            if names.count(each.name) > 1:
+                raise ValueError(f"`published` lists {each.name} twice; put all its figures into one entry")
+            for name in each.compared_sets:
+                if name not in self.evaluation.set_names:
+                    raise ValueError(
+                        f"`published` of {each.name} refers to {name}, which `evaluation.sets` lacks;"
+                        f"{nearest(name, self.evaluation.set_names)} add it, or remove `set` from `published`"
+                    )
         return self
 
 
@@ -461,6 +472,46 @@ class Config(Section):
             if not self.runs[base].trains:
                 raise ValueError(f"runs.{name}.model.run: the run {base} trains no model; use its `model.base` instead")
         return self
+
+    @model_validator(mode="after")
+    def _compared_runs_are_comparable(self) -> "Config":
+        for name, run in self.runs.items():
+            for other in run.evaluation.compare:
+                key = f"runs.{name}.evaluation.compare"
+                if other == name:
+                    raise ValueError(f"{key}: it lists the run itself; remove {name}")
+                if other not in self.runs:
+                    raise ValueError(
+                        f"{key}: there is no run {other};{nearest(other, list(self.runs))} known runs are"
+                        f" {', '.join(self.runs)}"
+                    )
+                self._check_comparison(key, run, other)
+        return self
+
+    def _check_comparison(self, key: str, run: Run, other: str) -> None:
+        """Raise ValueError if the scores of two runs can be compared on no set, or on one of them not."""
+        evaluation, theirs = run.evaluation, self.runs[other].evaluation
+        shared = [name for name in evaluation.set_names if name in theirs.set_names]
+        if not shared:
+            raise ValueError(
+                f"{key}: {other} scores none of the same sets, which are {', '.join(evaluation.set_names)}; add one to"
+                f" runs.{other}.evaluation.sets"
+            )
+        # What the units of the models are changes no reference.
+        rules = TextConfig.model_fields.keys() - {"units", "clusters"}
+        differing = [each for each in rules if getattr(run.text, each) != getattr(self.runs[other].text, each)]
+        if differing:
+            raise ValueError(
+                f"{key}: {other} has other text rules, `text.{'`, `text.'.join(sorted(differing))}`, so that its"
+                f" references are others; give runs.{other}.text the same values"
+            )
+        for name in shared:
+            protocols = [each.set_config(name).protocols[0] for each in (evaluation, theirs)]
+            if protocols[0] != protocols[1]:
+                raise ValueError(
+                    f"{key}: {other} scores {name} by the protocol {protocols[1]}, and this run by {protocols[0]}; list"
+                    " the same protocol first in `protocols` of both"
+                )
 
     @model_validator(mode="after")
     def _nothing_is_made_of_itself(self) -> "Config":

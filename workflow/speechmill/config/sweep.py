@@ -89,13 +89,22 @@ def check_references(values: Mapping[str, Any], sweeps: Sequence[Sweep]) -> None
         for name, section in sections.items() if isinstance(sections, Mapping) else ():
             if not isinstance(section, Mapping):
                 continue
-            model = section.get("model")
-            named = {"by": section.get("by"), "model.run": model.get("run") if isinstance(model, Mapping) else None}
-            for key, run in named.items():
+            named = [
+                ("by", section.get("by")),
+                ("model.run", _value(section, "model", "run")),
+                *(("evaluation.compare", each) for each in _value(section, "evaluation", "compare") or []),
+            ]
+            for key, run in named:
                 if isinstance(run, str) and run in points:
                     raise ValueError(
                         f"{part}.{name}.{key}: {run} is a sweep; name one of its runs: {', '.join(points[run])}"
                     )
+
+
+def _value(section: Mapping[str, Any], part: str, key: str) -> Any:
+    """Return the value of a key in a part of a section that is not validated yet, or None."""
+    values = section.get(part)
+    return values.get(key) if isinstance(values, Mapping) else None
 
 
 def _read(name: str, run: Mapping[str, Any], section: type[BaseModel]) -> Sweep:

@@ -297,6 +297,12 @@ def teachers(config: Config, run: str) -> Items:
     return [{"teacher": teacher} for teacher in dict.fromkeys(config.transcribed[name].by for name in names)]
 
 
+def compared_runs(config: Config, run: str) -> Items:
+    """Return the runs that a run is compared with in its card, each once: its teachers, and `evaluation.compare`."""
+    names = [*(each["teacher"] for each in teachers(config, run)), *config.runs[run].evaluation.compare]
+    return [{"other": name} for name in dict.fromkeys(names)]
+
+
 def transcription_model(config: Config, dataset: str) -> list[str]:
     """Return the files of the model that transcribes the recordings of a dataset."""
     return selected_model(config, config.transcribed[dataset].by)
@@ -375,10 +381,10 @@ def set_scores(config: Config, run: str, set_name: str, steps: Iterable[int]) ->
     return [folder for folder in all_scores(config, run, steps) if folder.endswith(end)]
 
 
-def shared_scores(config: Config, run: str, teacher: str, steps: Iterable[int]) -> list[str]:
-    """Return the folders with the scores of another run, `teacher`, on the evaluation sets of a run."""
+def shared_scores(config: Config, run: str, other: str, steps: Iterable[int]) -> list[str]:
+    """Return the folders with the scores of another run on the evaluation sets of a run."""
     sets = config.runs[run].evaluation.set_names
-    return [folder for folder in all_scores(config, teacher, steps) if folder.split("/")[-2] in sets]
+    return [folder for folder in all_scores(config, other, steps) if folder.split("/")[-2] in sets]
 
 
 def worst_decoder(config: Config, run: str) -> str:

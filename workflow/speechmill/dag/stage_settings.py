@@ -23,13 +23,18 @@ from speechmill.core.versions import stage_version
 from speechmill.dag.paths import (
     SPOKEN,
     base_config,
+    compared_runs,
     keeps_log_probs,
     perturbed_sets,
     role_sets,
     run_roles,
+    teachers,
     uses_lm,
 )
 from speechmill.text.normaliser import output_clusters
+
+# Keys of `published` that are compared with the results of runs; the others are the rest of a card.
+_PUBLISHED_RESULTS = {"model", "title", "source", "differs", "evaluation", "results", "scores"}
 
 # Keys of `finetune` that change no weights: recomputed activations are the same.
 _RUNTIME = {*RuntimeConfig.model_fields, "gradient_checkpointing"}
@@ -339,7 +344,7 @@ def robustness(config: Config, run: str) -> str:
 
 
 def runs_table(config: Config) -> str:
-    """Return the runs and sets of the page of all runs, with their titles and reference cards."""
+    """Return the runs and sets of the page of all runs, with their titles and published results."""
     runs = [
         {
             "name": name,
@@ -348,9 +353,8 @@ def runs_table(config: Config) -> str:
             "trained_on": [_title(config, each) for each in section.train or []],
             **_base_training(config, name),
             "transcribed_by": _transcribed_by(config, section),
-            # The page does not show the training table of the card.
-            "reference_card": section.reference_card
-            and section.reference_card.model_dump(include={"model", "title", "evaluation", "results"}, mode="json"),
+            # The page does not show the training table of a card.
+            "published": [each.model_dump(include=_PUBLISHED_RESULTS, mode="json") for each in section.published],
         }
         for name, section in config.runs.items()
     ]
@@ -441,7 +445,7 @@ def card(config: Config, run: str) -> str:
         {
             "run": run,
             "language": section.language,
-            **section.model_dump(include={"card", "reference_card"}),
+            **section.model_dump(include={"card", "published"}),
             "base": section.model.base_title,
             "base_run": section.model.run,
             "base_model": _hub_base(config, run),
@@ -455,17 +459,22 @@ def card(config: Config, run: str) -> str:
             "texts": _texts(config, run),
             "roles": run_roles(section),
             **_sweep(config, run),
+            **_compared(config, run),
             "versions": {stage: stage_version(stage) for stage in ("finetune", "log_probs", "evaluate", "card")},
         }
     )
 
 
 def reproduction(config: Config, run: str) -> str:
-    """Return the configuration that reproduces a run and the runs and datasets that it is made of.
+    """Return the configuration that reproduces a run, the runs and datasets that it is made of, and compared runs.
 
     Locations on this machine are reduced to their names; keys with their default values are left out.
     """
-    runs, datasets = config.made_of(run)
+    runs: list[str] = []
+    datasets: list[str] = []
+    for name in [run, *config.runs[run].evaluation.compare]:
+        for known, found in zip((runs, datasets), config.made_of(name), strict=True):
+            known += [each for each in found if each not in known]
     paths = [config.datasets[name].location for name in datasets]
     spoken = [name for name in config.speak if f"{SPOKEN}{name}.tar.gz" in paths]
     chosen = config.model_dump(
@@ -489,6 +498,8 @@ def reproduction(config: Config, run: str) -> str:
             each["clips"]["corrections"] = Path(each["clips"]["corrections"]).name
         # Who reproduces a run does not upload it to the same repository.
         each.pop("publish", None)
+        if name != run:
+            each["evaluation"].pop("compare", None)
         model = config.runs[name].model
         if model.base_is_folder:
             each["model"]["base"] = model.base_without_location
@@ -561,6 +572,21 @@ def _sweep(config: Config, run: str) -> dict[str, Any]:
     if sweep is None:
         return {}
     return {"sweep": {"name": sweep.name, "values": sweep.description(run), "other_seeds": sweep.other_seeds(run)}}
+
+
+def _compared(config: Config, run: str) -> dict[str, Any]:
+    """Return what the card says about the runs that it compares with, or nothing, so that other cards stay as they are.
+
+    `compared` has a description of each run by its name.
+    """
+    transcribed = [each["teacher"] for each in teachers(config, run)]
+    compared = {}
+    for name in (each["other"] for each in compared_runs(config, run)):
+        start = _start(config.runs[name])
+        compared[name] = f"trained from {start}" if config.runs[name].trains else f"{start}, not trained"
+        if name in transcribed:
+            compared[name] += ", transcribed training data of this model"
+    return {"compared": compared} if compared else {}
 
 
 def _kept_vocab(section: Run) -> dict[str, Any]:

@@ -21,8 +21,9 @@
                                     is that of the second minus that of the first. kind is `decoders`; `checkpoints`
                                     (the selected checkpoint against the previous one and against the last one);
                                     `average` (the best single checkpoint against the mean of several);
-                                    `effect` (a set against a perturbed copy of it); or `teacher` (a run that
-                                    transcribed training data, which `first.run` names, against this one)
+                                    `effect` (a set against a perturbed copy of it); or `runs` (another run, which
+                                    `first.run` names, against this one, by the same decoder if it has that)
+    not_compared                    [{run, set, why}]: the sets on which another run and this one are not compared
 
 Intervals are 95% confidence intervals. An interval is null if fewer than two speakers have words; `why` then gives the
 reason. Small groups are reported too, with their counts. Perturbed copies of a set are compared with it,
@@ -33,9 +34,9 @@ import argparse
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ from speechmill.scoring.alignment import Pair, align_characters, align_words
 from speechmill.scoring.error_rates import rate
 from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.significance import paired_difference
-from speechmill.scoring.systems import System, base_set, selected_systems, systems
+from speechmill.scoring.systems import System, base_set, selected_rows, selected_systems, systems
 
 _BINS = 5
 _MAX_CONFUSIONS = 50
@@ -272,34 +273,63 @@ def compare_systems(
     return rows
 
 
-def compare_teacher(
-    teacher: str,
-    teacher_files: dict[System, Path],
-    tables: dict[System, pd.DataFrame],
-    selection: Mapping[str, Any],
-    metric: ErrorRate = "wer",
-) -> list[dict[str, Any]]:
-    """Return the rows of `comparisons` of a run that transcribed training data, on the sets that both runs score.
+class ComparedRun(NamedTuple):
+    """Another run, at its selected checkpoint."""
 
-    Sets whose clips or references differ between the runs are left out.
+    name: str
+    scores: pd.DataFrame
+    """The rows of its summary."""
+    hypotheses: dict[System, Path]
+
+
+def compare_run(
+    other: ComparedRun, tables: dict[System, pd.DataFrame], scores: pd.DataFrame, metric: ErrorRate = "wer"
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the rows of `comparisons` and of `not_compared` for another run.
+
+    It is compared on the sets that both runs score, by each decoder of this run. The other run may lack a decoder; it
+    then has a single one, with which its model is used.
 
     Args:
-        teacher: The name of that run.
-        teacher_files: The hypotheses of its selected model.
-        tables: The scored clips of this run.
-        selection: The content of `selection.json` of this run.
+        other: The other run.
+        tables: The scored clips of this run at its selected checkpoint.
+        scores: The rows of its summary there.
         metric: The error rate.
     """
-    rows = []
+    rows, not_compared = [], []
     for system, clips in tables.items():
-        matching = [each for each in teacher_files if (each.set, each.decoder) == (system.set, system.decoder)]
-        if not system.is_selected(selection) or base_set(system.set) != system.set or not len(clips) or not matching:
+        if base_set(system.set) != system.set:
             continue
-        theirs = load_clips(teacher_files[matching[0]], clips[["dataset", "id", *_SPEAKER_METADATA]])
-        if theirs[["id", "scored_reference"]].equals(clips[["id", "scored_reference"]]):
-            row = compare("teacher", (matching[0], theirs), (system, clips), metric)
-            rows.append(row | {"first": row["first"] | {"run": teacher}})
-    return rows
+        if why := _why_not_compared(_scores_on(scores, system.set), _scores_on(other.scores, system.set)):
+            reason = {"run": other.name, "set": system.set, "why": why}
+            not_compared += [reason] if reason not in not_compared else []
+            continue
+        by_decoder = {each.decoder: each for each in other.hypotheses if each.set == system.set}
+        theirs = by_decoder.get(system.decoder) or next(iter(by_decoder.values()))
+        their_clips = load_clips(other.hypotheses[theirs], clips[["dataset", "id", *_SPEAKER_METADATA]])
+        row = compare("runs", (theirs, their_clips), (system, clips), metric)
+        rows.append(row | {"first": row["first"] | {"run": other.name}})
+    return rows, not_compared
+
+
+def _scores_on(scores: pd.DataFrame, name: str) -> dict[Hashable, Any] | None:
+    """Return the first row on a set; its clips and its protocol are the same for all decoders."""
+    rows = scores[scores["set"] == name].to_dict("records")
+    return rows[0] if rows else None
+
+
+def _why_not_compared(ours: dict[Hashable, Any] | None, theirs: dict[Hashable, Any] | None) -> str | None:
+    """Return why the scores of two runs on a set cannot be compared, or None if they can."""
+    if ours is None or theirs is None:
+        return "that run does not score it"
+    for row in (ours, theirs):
+        if not pd.isna(row["unavailable"]):
+            return f"not available: {row['unavailable']}"
+    if ours["protocol"] != theirs["protocol"]:
+        return f"scored by the protocol {theirs['protocol']} there, and by {ours['protocol']} here"
+    if ours["eval_set_sha256"] != theirs["eval_set_sha256"]:
+        return "its clips or their texts are others there"
+    return None
 
 
 def compared_steps(steps: Sequence[int], selected: int) -> list[int]:
@@ -314,14 +344,16 @@ def build_breakdown(
     selection: Mapping[str, Any],
     hypotheses: Iterable[Path],
     indexes: Iterable[Path],
-    teachers: dict[str, dict[System, Path]] | None = None,
+    scores: pd.DataFrame,
+    compared: Iterable[ComparedRun] = (),
 ) -> dict[str, Any]:
     """Return the content of `breakdown.json`.
 
     Only tables of the selected checkpoint and of those that it is compared with are read.
 
     `selection` is the content of `selection.json`.
-    `teachers` has the hypotheses of the selected models of the runs that transcribed training data, by run.
+    `scores` are the rows of the summary at the selected checkpoint.
+    `compared` are the other runs to compare with.
     """
     files = systems(hypotheses, selection)
     speakers = load_speaker_metadata(indexes)
@@ -352,14 +384,37 @@ def build_breakdown(
                 "confusions": count_confusions(clips),
             }
     comparisons = compare_systems(tables, selection, metric)
-    for teacher, teacher_files in (teachers or {}).items():
-        comparisons += compare_teacher(teacher, teacher_files, tables, selection, metric)
-    return {"run": run, "step": selection["step"], "metric": metric, "sets": sets, "comparisons": comparisons}
+    selected = {system: clips for system, clips in tables.items() if system.is_selected(selection)}
+    not_compared = []
+    for other in compared:
+        rows, reasons = compare_run(other, selected, scores, metric)
+        comparisons += rows
+        not_compared += reasons
+    return {
+        "run": run,
+        "step": selection["step"],
+        "metric": metric,
+        "sets": sets,
+        "comparisons": comparisons,
+        "not_compared": not_compared,
+    }
 
 
 def selected_hypotheses(selection: Mapping[str, Any], run: Path, hypotheses: Iterable[Path]) -> dict[System, Path]:
     """Return the hypotheses of the selected model of a run, of those in its folder `run`."""
     return selected_systems((path for path in hypotheses if path.is_relative_to(run)), selection)
+
+
+def load_compared_runs(
+    summaries: Iterable[Path], selections: Iterable[Path], hypotheses: Sequence[Path]
+) -> list[ComparedRun]:
+    """Return the runs that another one is compared with, given their summaries and selections in the same order."""
+    runs = []
+    for summary, file in zip(summaries, selections, strict=True):
+        selection = read_json(file)
+        scores = selected_rows(read_table(summary).to_pandas(), selection)
+        runs.append(ComparedRun(file.parent.name, scores, selected_hypotheses(selection, file.parent, hypotheses)))
+    return runs
 
 
 def main() -> None:
@@ -370,18 +425,22 @@ def main() -> None:
     parser.add_argument("--selection", type=Path, required=True, help="selection.json, with the selected step")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--indexes", type=Path, nargs="+", required=True, help="the indexes of the sets' datasets")
-    parser.add_argument(
-        "--teachers", type=Path, nargs="*", default=[], help="selection.json of each run that transcribed training data"
-    )
-    parser.add_argument("--teacher-hypotheses", type=Path, nargs="*", default=[], help="of these runs")
+    parser.add_argument("--summary", type=Path, required=True, help="the scores of the run")
+    parser.add_argument("--compared-summaries", type=Path, nargs="*", default=[], help="the scores of other runs")
+    parser.add_argument("--compared-selections", type=Path, nargs="*", default=[], help="selection.json of these runs")
+    parser.add_argument("--compared-hypotheses", type=Path, nargs="*", default=[], help="of these runs")
     parser.add_argument("--breakdown", type=Path, required=True)
     args = parser.parse_args()
-    teachers = {
-        selection.parent.name: selected_hypotheses(read_json(selection), selection.parent, args.teacher_hypotheses)
-        for selection in args.teachers
-    }
     selection = read_json(args.selection)
-    found = build_breakdown(args.run, args.settings.metric, selection, args.hypotheses, args.indexes, teachers)
+    found = build_breakdown(
+        args.run,
+        args.settings.metric,
+        selection,
+        args.hypotheses,
+        args.indexes,
+        selected_rows(read_table(args.summary).to_pandas(), selection),
+        load_compared_runs(args.compared_summaries, args.compared_selections, args.compared_hypotheses),
+    )
     write_json(found, args.breakdown)
 
 

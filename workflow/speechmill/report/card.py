@@ -17,6 +17,7 @@ from speechmill.core.files import check_files, corrupt_file_error, file_digest, 
 from speechmill.core.page import STYLE, content_policy, data_url
 from speechmill.core.tables import read_table
 from speechmill.report import evidence, manifest
+from speechmill.report.breakdown import load_compared_runs
 from speechmill.report.card_context import card_context, hub_result_files, render, unperturbed_scores
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import dev_rates
@@ -95,7 +96,7 @@ def check_inputs(args: argparse.Namespace) -> None:
     if digest is not None and not holds_digest(args.train_digest, digest):
         raise corrupt_file_error(args.train_digest, "has changed since it was written: the counts have another digest")
     # Its copy among the evidence would be named otherwise.
-    for summary in (args.summary, *args.seed_summaries):
+    for summary in (args.summary, *args.seed_summaries, *args.compared_summaries):
         read_table(summary)
 
 
@@ -119,20 +120,30 @@ def main() -> None:
     parser.add_argument("--base-card", type=Path, nargs="*", default=[], help="what the card of the base says, if any")
     parser.add_argument("--seed-summaries", type=Path, nargs="*", default=[], help="scores of runs with other seeds")
     parser.add_argument("--seed-selections", type=Path, nargs="*", default=[], help="the selections of these runs")
+    parser.add_argument("--compared-summaries", type=Path, nargs="*", default=[], help="scores of compared runs")
+    parser.add_argument("--compared-selections", type=Path, nargs="*", default=[], help="the selections of these runs")
+    parser.add_argument("--compared-hypotheses", type=Path, nargs="*", default=[], help="of these runs, on shared sets")
     args = parser.parse_args()
     check_inputs(args)
     files: dict[str, Path] = {path.name: path for path in (getattr(args, name) for name in inputs)}
     files |= {"training.jsonl": args.training_log, "train.sha256": args.train_digest}
     files |= {f"counts/{path.name}": path for path in args.counts} | {f"lm/{path.name}": path for path in args.lm}
     files |= {f"status/{path.parent.name}.json": path for path in args.status}
-    for summary, selection in zip(args.seed_summaries, args.seed_selections, strict=True):
-        files |= {f"seeds/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
+    others = {
+        "seeds": zip(args.seed_summaries, args.seed_selections, strict=True),
+        "compared": zip(args.compared_summaries, args.compared_selections, strict=True),
+    }
+    for kind, pairs in others.items():
+        for summary, selection in pairs:
+            files |= {f"{kind}/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
     files |= dict(zip(["base.json"], args.base_source, strict=False))
     files |= dict(zip(["base_card.json"], args.base_card, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)
     selected = selected_systems(args.hypotheses, selection)
     evidence.write_scored(args.model, args.settings, selected, args.clips)
+    runs = load_compared_runs(args.compared_summaries, args.compared_selections, args.compared_hypotheses)
+    evidence.write_compared(args.model, read_json(args.breakdown), runs)
     found = evidence.read(args.model)
     plot(found, args.model)
     # The folder is an output of the rule, so it must exist even if none of the sets is on the Hub.

@@ -15,7 +15,7 @@ from speechmill.report.card_settings import CardSettings
 from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_block, code_span, escape, join, table
 from speechmill.report.model_index import front_matter, result_files
-from speechmill.report.reference_comparison import comparison_table
+from speechmill.report.published_comparison import comparison_table
 from speechmill.scoring.error_rates import both_rates, percent
 from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.systems import base_set, saved_checkpoints, selected_rows
@@ -42,14 +42,18 @@ PROVENANCE = {
     "Model description": Provenance("derived", "`plan.json`, `vocab.json`, `training.json`"),
     "Usage": Provenance("recomputed", "the model and a recording"),
     "Results": Provenance("recomputed", "the model and the recordings"),
-    "Comparison with the teacher": Provenance("derived", "`breakdown.json`"),
+    "Comparison with other runs": Provenance(
+        "derived",
+        "`breakdown.json`, `compared/*/summary.parquet`, the error counts in `compared/*/*/*.parquet`; the figures of"
+        " this model as in Results",
+    ),
     "Runs of the sweep": Provenance(
         "derived", "`seeds/*/summary.parquet` of the other runs; the figures of this model as in Results"
     ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
-    "Comparison with the published model": Provenance(
-        "recorded", "the published card, in `settings.json`; the figures of this model as in Results"
+    "Comparison with published results": Provenance(
+        "recorded", "the published figures, in `settings.json`; the figures of this model as in Results"
     ),
     "Intended uses & limitations": Provenance("derived", "`settings.json`, `summary.parquet`"),
     "Error analysis": Provenance("derived", "`breakdown.json`"),
@@ -139,9 +143,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "lm_text_table": card_tables.lm_text_table(settings, lm["text"]) if lm else None,
         "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,
         "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
-        "reference_card": settings.reference_card,
-        "comparison_table": settings.reference_card
-        and table(comparison_table(settings.reference_card, selected, settings.set_title)),
+        "published": card_lists.published_sources(settings),
+        "published_table": table(comparison_table(settings.published, selected, settings.set_title)),
         "robustness": card_tables.robustness_table(settings, breakdown),
         "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
         "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),
@@ -155,7 +158,9 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "machine_transcripts": list(
             map(format_machine_transcripts, machine_transcripts(evidence.counts["train"], evidence.status))
         ),
-        "teachers": card_lists.teachers(breakdown, settings.set_title),
+        "compared": settings.compared,
+        "compared_table": card_tables.compared_table(settings, selected, breakdown, evidence.compared),
+        "not_compared": card_lists.not_compared(breakdown, settings.set_title),
         "drawn": card_lists.drawn_splits(settings),
         "leakage": card_tables.leakage_table(settings, evidence.leakage),
         "differences": card_lists.corpus_differences(settings, evidence.status),

@@ -96,6 +96,18 @@ def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[M
     ]
 
 
+def published_sources(settings: CardSettings) -> list[Markdown]:
+    """Return the source of each of the published results, and what differs from this run there."""
+    lines = []
+    for each in settings.published:
+        title = escape(each.title) if each.model is None else Markdown(f"{escape(each.title)} ({escape(each.model)})")
+        source = (
+            Markdown(f"[{title}](<{each.address}>)") if each.address else Markdown(f"{title}, {escape(each.where)}")
+        )
+        lines.append(Markdown(f"{source}: {escape(each.differs)}") if each.differs else source)
+    return lines
+
+
 def _by_set_and_decoder(
     breakdown: dict[str, Any], kind: str, title: SetTitle, describe: Callable[[dict[str, Any], ErrorRate], Markdown]
 ) -> list[Markdown]:
@@ -151,19 +163,12 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{difference}, {INTERVAL} {low} to {high}, {p}"
 
 
-def teachers(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
-    """Return, for each set and decoder, how the model compares with each run that transcribed training data for it."""
-    return _by_set_and_decoder(breakdown, "teacher", title, _teacher)
-
-
-def _teacher(row: dict[str, Any], metric: ErrorRate) -> Markdown:
-    run = code_span(row["first"]["run"])
-    if row["difference"] is None:
-        return Markdown(f"not comparable with {run}, because the references contain no words.")
-    teacher, student = (f"{metric.upper()} {percentage(rate)}%" for rate in row["rates"])
-    comparison = {-1: "better than", 0: "equal to", 1: "worse than"}[(row["difference"] > 0) - (row["difference"] < 0)]
-    reservation = _reservation(row["interval"]) if row["difference"] else ""
-    return Markdown(f"{student}, {comparison} {run} with {teacher}{reservation} ({_difference(row)}).")
+def not_compared(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:
+    """Return the sets on which another run and this one are not compared, with the run and the reason."""
+    return [
+        join(": ", [join(", ", [title(row["set"]), code_span(row["run"])]), row["why"]])
+        for row in breakdown["not_compared"]
+    ]
 
 
 def other_checkpoints(breakdown: dict[str, Any], set_name: str, decoder: str) -> list[Markdown]:

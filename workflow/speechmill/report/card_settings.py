@@ -5,7 +5,7 @@ from pydantic import BaseModel
 from speechmill.config.card import CardConfig
 from speechmill.config.datasets import DrawnSplit
 from speechmill.config.evaluation import ErrorRate, SelectConfig
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import Published
 from speechmill.config.text import TextConfig
 from speechmill.config.vocab import Vocab
 from speechmill.core.direction import isolate
@@ -74,8 +74,10 @@ class CardSettings(BaseModel):
     """The fetched texts of the language model."""
     roles: list[str]
     """What the clips of the run are used for: `train`, `dev`, and the scored sets."""
-    reference_card: ReferenceCard | None
+    published: list[Published] = []
     sweep: SweepDescription | None = None
+    compared: dict[str, str] = {}
+    """The runs that the card compares with, each with what its model is."""
     versions: dict[str, int]
     """The versions of the stages that determine the figures."""
 

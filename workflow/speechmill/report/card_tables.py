@@ -99,6 +99,57 @@ def seeds_table(settings: CardSettings, scores: pd.DataFrame, seeds: dict[str, p
     return table(rows)
 
 
+def compared_table(
+    settings: CardSettings, scores: pd.DataFrame, breakdown: dict[str, Any], others: dict[str, pd.DataFrame]
+) -> Markdown:
+    """Return the table of this model's scores and those of other runs on the same clips, or "" if there are none.
+
+    Args:
+        settings: The settings of the card.
+        scores: The rows of the summary at the selected step, without perturbed copies.
+        breakdown: The breakdown; its comparisons of kind `runs` have the differences.
+        others: The rows of the summary of each run at its selected step.
+    """
+    first, second = both_rates(settings.metric)
+    heading = ["Set", "Model", "Decoder", f"{first.upper()} %", INTERVAL, f"{second.upper()} %"]
+    rows = [[*heading, "Difference", INTERVAL, "p"]]
+
+    def cells(model: str, row: dict[Hashable, Any]) -> list[str]:
+        rates = [percentage(row[first]), _interval(row, first), percentage(row[second])]
+        return [settings.set_title(str(row["set"])), model, str(row["decoder"]), *rates]
+
+    for row in scores.to_dict("records"):
+        found = [
+            each
+            for each in breakdown["comparisons"]
+            if each["kind"] == "runs" and all(each["second"][key] == row[key] for key in ("set", "decoder"))
+        ]
+        if found:
+            rows.append([*cells("this model", row), "", "", ""])
+        for each in found:
+            other = each["first"]
+            theirs = others[other["run"]]
+            (score,) = theirs[(theirs["set"] == other["set"]) & (theirs["decoder"] == other["decoder"])].to_dict(
+                "records"
+            )
+            rows.append([*cells(code_span(other["run"]), score), *_test(each)])
+    return table(rows) if len(rows) > 1 else Markdown()
+
+
+def _test(comparison: dict[str, Any]) -> list[str]:
+    """Return the difference of two error rates, its interval and its p-value, or a dash with the reason."""
+    if comparison["difference"] is None:
+        return ["–", f"– ({comparison['why']})", "–"]
+    if comparison["interval"] is None:
+        return [points(comparison["difference"]), f"– ({comparison['why']})", "–"]
+    p_value = comparison["p_value"]
+    return [
+        points(comparison["difference"]),
+        " to ".join(map(points, comparison["interval"])),
+        "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+    ]
+
+
 def _mean(found: Spread) -> str:
     return percentage(found.mean) + ("" if found.deviation is None else f" ± {percentage(found.deviation)}")
 

@@ -21,6 +21,7 @@ from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
 from speechmill.core.tables import read_table, write_arrow_table
 from speechmill.report.anonymise import anonymised, clip_names, is_restricted
+from speechmill.report.breakdown import ComparedRun
 from speechmill.report.card_settings import CardSettings
 from speechmill.scoring.systems import System, selected_rows
 
@@ -30,9 +31,10 @@ FOLDER = "evidence"
 _LM = ("arpa", "text", "weights")
 _STATUS_KEYS = ("dataset", "listed", "kept", "rejected", "differences", "about")
 
+_ERROR_COLUMNS = ["hits", "substitutions", "deletions", "insertions", "character_errors", "characters"]
+
 _SCORED_COLUMNS = [
-    "id", "audio_sha256", "seconds", "hypothesis", "hits", "substitutions", "deletions", "insertions",
-    "character_errors", "characters", "loss",
+    "id", "audio_sha256", "seconds", "hypothesis", *_ERROR_COLUMNS, "loss",
 ]  # fmt: skip
 
 
@@ -61,6 +63,8 @@ class Evidence:
     """What the card of the base model says, if there is one, perhaps through other runs."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
+    compared: dict[str, pd.DataFrame]
+    """The same of each run that the card compares with."""
     vocabulary: list[str]
     training_clips_digest: str
     """The sha256 of the training clips with their texts."""
@@ -91,10 +95,13 @@ def read(model: Path) -> Evidence:
             " version"
         ) from error
 
-    def read_seed(run: str) -> pd.DataFrame:
-        """Return the scores of another run at its selected step."""
-        scores = read_scores(folder / "seeds" / run / "summary.parquet", ["step", "set", "decoder"]).to_pandas()
-        return selected_rows(scores, read_one(f"seeds/{run}/selection.json", "step"))
+    def read_runs(kind: str, runs: Iterable[str]) -> dict[str, pd.DataFrame]:
+        """Return the scores of other runs, each at its selected step."""
+        found = {}
+        for run in runs:
+            scores = read_scores(folder / kind / run / "summary.parquet", ["step", "set", "decoder"]).to_pandas()
+            found[run] = selected_rows(scores, read_one(f"{kind}/{run}/selection.json", "step"))
+        return found
 
     return Evidence(
         settings=settings,
@@ -113,7 +120,8 @@ def read(model: Path) -> Evidence:
         base_card=read_one("base_card.json", "cards", "weights_changed")
         if settings.base_training and settings.base_training.base
         else None,
-        seeds={run: read_seed(run) for run in (settings.sweep.other_seeds if settings.sweep else [])},
+        seeds=read_runs("seeds", settings.sweep.other_seeds if settings.sweep else []),
+        compared=read_runs("compared", settings.compared),
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )
@@ -218,6 +226,51 @@ def write_scored(model: Path, settings: CardSettings, hypotheses: dict[System, P
         write_arrow_table(rows, scored_file(model, system.set, system.decoder))
 
 
+def write_compared(model: Path, breakdown: dict[str, Any], runs: Iterable[ComparedRun]) -> None:
+    """Write the error counts of other runs on each clip of the sets that `breakdown` compares them on.
+
+    The column `speaker` groups the clips for the test: it numbers the speakers, and clips of unknown ones, in the order
+    of their first clips.
+    """
+    hypotheses = {
+        (run.name, system.set, system.decoder): path for run in runs for system, path in run.hypotheses.items()
+    }
+    for row in breakdown["comparisons"]:
+        if row["kind"] == "runs":
+            key = (row["first"]["run"], row["first"]["set"], row["first"]["decoder"])
+            clips = read_table(hypotheses[key], ["speaker_id", "id", *_ERROR_COLUMNS]).to_pandas()
+            groups = clips["speaker_id"].mask(clips["speaker_id"] == "").fillna(clips["id"])
+            columns = clips[_ERROR_COLUMNS].assign(speaker=pd.factorize(groups)[0])
+            write_arrow_table(pa.Table.from_pandas(columns, preserve_index=False), compared_file(model, *key))
+
+
+def compared_clips(model: Path, run: str, row: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scored clips of another run and of this one, as `breakdown.compare` takes them.
+
+    Raises:
+        SpeechmillError: A table is missing or corrupt, or they have different clips.
+    """
+    path = compared_file(model, run, row["first"]["set"], row["first"]["decoder"])
+    theirs = read_scores(path, [*_ERROR_COLUMNS, "speaker"]).to_pandas()
+    scored = scored_file(model, row["second"]["set"], row["second"]["decoder"])
+    ours = read_scores(scored, _ERROR_COLUMNS).to_pandas()
+    if len(ours) != len(theirs):
+        raise _damaged(path, f"has {len(theirs)} clips, but {scored} has {len(ours)}")
+    for clips in (theirs, ours):
+        clips["id"] = clips.index
+        clips["group"] = clips["speaker_id"] = theirs["speaker"]
+        clips["words"] = clips["hits"] + clips["substitutions"] + clips["deletions"]
+        clips["errors"] = clips["substitutions"] + clips["deletions"] + clips["insertions"]
+    if not theirs[["words", "characters"]].equals(ours[["words", "characters"]]):
+        raise _damaged(path, f"has references of other lengths than {scored}")
+    return theirs, ours
+
+
 def scored_file(model: Path, set_name: str, decoder: str) -> Path:
     """Return the path of the table that `write_scored` writes for a set and a decoder."""
     return model / FOLDER / "scored" / set_name / f"{decoder}.parquet"
+
+
+def compared_file(model: Path, run: str, set_name: str, decoder: str) -> Path:
+    """Return the path of the table that `write_compared` writes for a set and a decoder of another run."""
+    return model / FOLDER / "compared" / run / set_name / f"{decoder}.parquet"

@@ -13,7 +13,7 @@ import pandas as pd
 from pydantic import BaseModel
 
 from speechmill.config.evaluation import Decoder, ErrorRate, Protocol
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import Published
 from speechmill.core.command import run_command
 from speechmill.core.files import TEMPLATES, check_folder, read_json, write_text
 from speechmill.core.page import STYLE, page_environment
@@ -21,7 +21,7 @@ from speechmill.core.selection import selected_mean
 from speechmill.core.tables import read_table
 from speechmill.report.breakdown import selected_hypotheses
 from speechmill.report.contamination import BaseTraining, statements
-from speechmill.report.reference_comparison import comparison_table
+from speechmill.report.published_comparison import comparison_table
 from speechmill.report.sweeps import RunPairs, SweepEntry, compare_runs
 from speechmill.scoring.spread import Spread, spread
 from speechmill.scoring.systems import selected_rows
@@ -56,7 +56,7 @@ class RunEntry(BaseModel):
     """The run that transcribed each training dataset with machine-made transcripts."""
     metric: ErrorRate = "wer"
     """The error rate that the run is judged by."""
-    reference_card: ReferenceCard | None = None
+    published: list[Published] = []
     base_training: BaseTraining | None = None
     """What is known about the training data of the model that it starts from or scores; None for random weights."""
 
@@ -69,9 +69,9 @@ class RunsTableSettings(BaseModel):
     sweeps: list[SweepEntry] = []
 
     @property
-    def reference_cards(self) -> dict[str, ReferenceCard]:
-        """The published cards by model, each once."""
-        return {run.reference_card.model: run.reference_card for run in self.runs if run.reference_card is not None}
+    def published(self) -> dict[str, Published]:
+        """The published results of all runs by model, each once."""
+        return {each.name: each for run in self.runs for each in run.published}
 
     def set_title(self, name: str) -> str:
         """Return the title of a set."""
@@ -109,8 +109,8 @@ class Row:
     protocol: str
     scores: dict[str, Score]
     """The scores by run."""
-    reference_rates: dict[str, dict[str, float]] = field(default_factory=dict)
-    """The `wer` and `cer`, fractions, that the cards of published models report, by model."""
+    published_rates: dict[str, dict[str, float]] = field(default_factory=dict)
+    """The published `wer` and `cer`, fractions, by model."""
     incomparable: list[list[str]] = field(default_factory=list)
     """The runs, grouped by the clips and texts they were scored on; empty if these are the same for all."""
     metric: ErrorRate = "wer"
@@ -191,17 +191,20 @@ def _or_none(value: float) -> float | None:
     return None if pd.isna(value) else float(value)
 
 
-def card_rates(card: ReferenceCard) -> dict[Key, dict[str, float]]:
-    """Return the `wer` and `cer`, fractions, that a published card reports for sets of this configuration."""
+def published_rates(published: Published) -> dict[Key, dict[str, float]]:
+    """Return the published `wer` and `cer`, fractions, on sets of this configuration."""
     rates: dict[Key, dict[str, float]] = {}
-    body = card.evaluation
+    body = published.evaluation
     if body is not None and body.set is not None:
         reported = {"wer": body.wer, "cer": body.cer}
         rates[body.set, "greedy", "plain"] = {rate: value for rate, value in reported.items() if value is not None}
-    for result in card.results:
+    for result in published.results:
         for metric in result.metrics:
-            if result.set is not None and metric.type in ("wer", "cer"):
+            if result.set is not None and metric.type in _RATES:
                 rates.setdefault((result.set, metric.decoder, result.protocol), {})[metric.type] = metric.value / 100
+    for score in published.scores:
+        found = rates.setdefault((score.set, score.decoder, score.protocol), {})
+        found |= {rate: value / 100 for rate in _RATES if (value := getattr(score, rate)) is not None}
     return rates
 
 
@@ -211,14 +214,14 @@ def build_rows(settings: RunsTableSettings, scores: Mapping[str, Mapping[Key, Sc
     The lowest rates of a row are marked if at least two runs have one and all runs were scored on the same clips with
     the same texts.
     """
-    cards = {model: card_rates(card) for model, card in settings.reference_cards.items()}
+    published = {model: published_rates(each) for model, each in settings.published.items()}
     rows = []
     for each in settings.sets:
         for decoder in get_args(Decoder):
             for protocol in get_args(Protocol):
                 key = (each.name, decoder, protocol)
                 by_run = {run.name: scores[run.name][key] for run in settings.runs if key in scores[run.name]}
-                by_model = {model: rates[key] for model, rates in cards.items() if rates.get(key)}
+                by_model = {model: rates[key] for model, rates in published.items() if rates.get(key)}
                 if by_run or by_model:
                     metrics = {run.metric for run in settings.runs if run.name in by_run}
                     metric: ErrorRate = "cer" if "cer" in metrics else "wer"
@@ -274,7 +277,7 @@ def render_page(
             over models `selected_by`, the value that the checkpoint was selected by, and `selection`; for trained runs
             also `hours` of speech, those of each dataset in `hours_of`, `wall_seconds`, `device`, `steps`, `epochs`.
         rows: The rows of `build_rows`.
-        comparisons: By run with a published card: the rows of `comparison_table`.
+        comparisons: By run with published results: the rows of `comparison_table`.
         pairs: The paired tests of `compare_runs`.
         base_cards: By run that starts from a base: what the card of the base says.
     """
@@ -365,8 +368,8 @@ def main() -> None:
         }
         hypotheses[run.name] = selected_hypotheses(decided, selection.parent, args.hypotheses)
         scores[run.name] = selected_scores(selected)
-        if run.reference_card is not None:
-            comparisons[run.name] = comparison_table(run.reference_card, selected, settings.set_title)
+        if run.published:
+            comparisons[run.name] = comparison_table(run.published, selected, settings.set_title)
     pairs = compare_runs(hypotheses, {run.name: run.metric for run in settings.runs})
     based = [run.name for run in settings.runs if run.base_training is not None and run.base_training.base]
     base_cards = dict(zip(based, map(read_json, args.base_cards), strict=True))

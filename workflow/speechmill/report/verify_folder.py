@@ -12,13 +12,14 @@ from speechmill.core.files import file_digest, read_json
 from speechmill.core.selection import averaged_column
 from speechmill.core.versions import stage_version
 from speechmill.report import evidence, manifest
+from speechmill.report.breakdown import compare, score_clips
 from speechmill.report.card import CARD, card_files
 from speechmill.report.card_context import INTRODUCTION, PROVENANCE
 from speechmill.report.check_result import CheckResult
 from speechmill.report.evidence import Evidence
 from speechmill.scoring.select import WEIGHTS, mean_is_better, ranked_steps
 from speechmill.scoring.summary import summarise
-from speechmill.scoring.systems import AVERAGE, SELECTED, saved_checkpoints, selected_rows
+from speechmill.scoring.systems import AVERAGE, SELECTED, System, saved_checkpoints, selected_rows
 
 ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
 """The columns of the summary that are sums over clips."""
@@ -144,6 +145,36 @@ def _check_sums(model: Path, found: Evidence) -> list[str]:
     return lines
 
 
+def _check_comparisons(model: Path, found: Evidence) -> list[str]:
+    """Repeat the comparisons with other runs, from the error counts of each clip."""
+    lines = []
+    for row in found.breakdown["comparisons"]:
+        if row["kind"] != "runs":
+            continue
+        run, second = row["first"]["run"], row["second"]
+        theirs, ours = evidence.compared_clips(model, run, row)
+        systems = [System(each["set"], each["step"], each["decoder"]) for each in (row["first"], second)]
+        again = compare("runs", (systems[0], theirs), (systems[1], ours), found.breakdown["metric"])
+        what = f"{second['set']} by {second['decoder']} against the run {run}"
+        lines += [
+            f"evidence/breakdown.json: {key} of {what} is {row[key]}, but the error counts of its clips give {value}"
+            for key, value in again.items()
+            if key not in ("kind", "first", "second") and row[key] != value
+        ]
+        scores = found.compared[run]
+        (score,) = scores[(scores["set"] == systems[0].set) & (scores["decoder"] == systems[0].decoder)].to_dict(
+            "records"
+        )
+        counted = score_clips(theirs)
+        lines += [
+            f"evidence/compared/{run}/summary.parquet: {rate} of {systems[0].set} by {systems[0].decoder} is"
+            f" {score[rate]}, but the error counts of its clips give {counted[rate]}"
+            for rate in ("wer", "cer")
+            if counted[rate] is not None and score[rate] != counted[rate]
+        ]
+    return lines
+
+
 def _check_rendering(model: Path, found: Evidence) -> list[str]:
     """Compare the card and the Hub's result files with those rendered again from the evidence."""
     rendered = card_files(found)
@@ -175,10 +206,12 @@ def _shorten(line: str) -> str:
 
 
 def _check_run(model: Path, found: Evidence) -> list[str]:
-    """Compare the scores with the `metrics.json` files of the run and of other seeds, if the folder is part of them."""
+    """Compare the scores with the `metrics.json` files of the run and of other runs, if the folder is part of them."""
     lines = []
     others = [
-        (model.parent.parent / run, row) for run, scores in found.seeds.items() for row in scores.to_dict("records")
+        (model.parent.parent / run, row)
+        for run, scores in [*found.seeds.items(), *found.compared.items()]
+        for row in scores.to_dict("records")
     ]
     for run, row in [*((model.parent, each) for each in found.summary.to_dict("records")), *others]:
         averaged = row.get("averaged", "")
@@ -209,6 +242,7 @@ _CHECKS = {
     _check_average: f"the averaged checkpoints cannot be compared with {evidence.FOLDER}/selection.json",
     _check_configuration: f"{evidence.FOLDER}/config.yaml cannot be read",
     _check_sums: f"{evidence.FOLDER}/summary.parquet cannot be compared with the clips in {evidence.FOLDER}/scored",
+    _check_comparisons: f"the comparisons with other runs cannot be repeated from {evidence.FOLDER}/compared",
     _check_rendering: f"{CARD} cannot be rendered from the files in {evidence.FOLDER}",
     _check_run: f"{evidence.FOLDER}/summary.parquet cannot be compared with the scores of the run",
     _check_sections: f"the figures in {CARD} cannot be counted",

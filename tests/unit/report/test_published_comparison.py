@@ -1,9 +1,10 @@
-"""Published cards: in the configuration, compared with a run, and rendered by the template of our cards."""
+"""Published results: in the configuration, compared with a run, and cards rendered by the template of our cards."""
 
 import copy
 import functools
 import math
 import re
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
@@ -14,13 +15,13 @@ import yaml
 from huggingface_hub import EvalResult
 
 from material import ROOT
-from speechmill.config.reference_card import ReferenceCard
+from speechmill.config.published import Published
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError
 from speechmill.report import card_context
 from speechmill.report.markdown import Markdown, table
 from speechmill.report.model_index import front_matter
-from speechmill.report.reference_comparison import comparison_table
+from speechmill.report.published_comparison import comparison_table
 
 # The recipes of published models, with their cards, which are compared if they lie next to the clone.
 RECIPES = {"ko_zeroth": "wav2vec2-xls-r-1b-korean.md", "ru_common_voice_8": "wav2vec2-xlsr-1b-ru.md"}
@@ -40,21 +41,19 @@ def raw(recipe: str) -> dict[str, Any]:
     return copy.deepcopy(_recipe(recipe))
 
 
-def reference_card(recipe: str) -> ReferenceCard:
-    """Return the published card in the recipe."""
-    card = load(raw(recipe)).runs[recipe].reference_card
-    assert card is not None
-    return card
+def published_card(recipe: str) -> Published:
+    """Return the published card in the recipe, which is the first entry."""
+    return load(raw(recipe)).runs[recipe].published[0]
 
 
 # In the configuration
 
 
 def error_message(key: str, value: Any) -> str:
-    """Return the error for the Korean recipe with `value` at `key` of its `reference_card`."""
+    """Return the error for the Korean recipe with `value` at `key` of its published card."""
     changed = raw("ko_zeroth")
     *path, last = key.split(".")
-    node: Any = changed["runs"]["ko_zeroth"]["reference_card"]
+    node: Any = changed["runs"]["ko_zeroth"]["published"][0]
     for part in path:
         node = node[int(part)] if isinstance(node, list) else node[part]
     node[int(last) if isinstance(node, list) else last] = value
@@ -70,12 +69,12 @@ def error_message(key: str, value: Any) -> str:
         (
             "evaluation.set",
             "other-test",
-            "`reference_card` refers to other-test, which `evaluation.sets` lacks",
+            "`published` of anantoj/wav2vec2-xls-r-1b-korean refers to other-test, which `evaluation.sets` lacks",
         ),
-        ("model", "wav2vec2-xls-r-1b-korean", "runs.ko_zeroth.reference_card.model: "),
-        ("results.0.metrics", [], "runs.ko_zeroth.reference_card.results.0.metrics: "),
+        ("model", "wav2vec2-xls-r-1b-korean", "runs.ko_zeroth.published.0.model: "),
+        ("results.0.metrics", [], "runs.ko_zeroth.published.0.results.0.metrics: "),
         ("results.0.metrics.0.valeu", 1.0, "unknown key `valeu`; did you mean `value`?"),
-        ("results.0.protocol", "event", "runs.ko_zeroth.reference_card.results.0.protocol: "),
+        ("results.0.protocol", "event", "runs.ko_zeroth.published.0.results.0.protocol: "),
         ("training.rows.3", [1.0, 2.88, 2000, 0.8366], "row 4 of `rows` has 4 cells for 5 `columns`"),
         ("training.rows.3", [1.0, 2.88, 2000, "No log", 0.6], "row 4 of `rows` has `No log` outside the first cell"),
         ("training.rows.3", [1.0, 2.88, 500, 0.8366, 0.6], "the steps, in the third cell of each of `rows`, must be"),
@@ -85,7 +84,7 @@ def error_message(key: str, value: Any) -> str:
             "the steps, in the third cell of each of `rows`, must be",
         ),
         ("training.columns", ["Step", "Wer"], "`columns` must start with Training Loss, Epoch, Step, Validation Loss"),
-        ("versions", {"Pytorch": 1.1}, "runs.ko_zeroth.reference_card.versions.Pytorch: "),
+        ("versions", {"Pytorch": 1.1}, "runs.ko_zeroth.published.0.versions.Pytorch: "),
     ],
 )
 def test_invalid_values_are_named(key: str, value: Any, message: str) -> None:
@@ -94,19 +93,100 @@ def test_invalid_values_are_named(key: str, value: Any, message: str) -> None:
 
 def test_no_log_is_allowed_before_the_first_loss() -> None:
     changed = raw("ko_zeroth")
-    changed["runs"]["ko_zeroth"]["reference_card"]["training"]["rows"][0][0] = "No log"
-    section = load(changed).runs["ko_zeroth"].reference_card
-    assert section is not None
+    changed["runs"]["ko_zeroth"]["published"][0]["training"]["rows"][0][0] = "No log"
+    section = load(changed).runs["ko_zeroth"].published[0]
     assert section.training is not None
     assert section.training.rows[0][:3] == ["No log", 0.72, 500]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_reference_card_survives_json(recipe: str) -> None:
-    card = reference_card(recipe)
-    parsed = ReferenceCard.model_validate_json(card.model_dump_json())
+    card = published_card(recipe)
+    parsed = Published.model_validate_json(card.model_dump_json())
     assert parsed == card
     assert list(map(str, parsed.hyper_parameters.values())) == list(map(str, card.hyper_parameters.values()))
+
+
+def test_single_card_needs_no_list() -> None:
+    changed = raw("ko_zeroth")
+    changed["runs"]["ko_zeroth"]["published"] = changed["runs"]["ko_zeroth"]["published"][0]
+    assert load(changed).runs["ko_zeroth"].published == [published_card("ko_zeroth")]
+
+
+def with_entry(**entry: Any) -> list[Published]:
+    """Return `published` of the Korean recipe with another entry at its end."""
+    changed = raw("ko_zeroth")
+    changed["runs"]["ko_zeroth"]["published"].append(entry)
+    return load(changed).runs["ko_zeroth"].published
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"title": "A", "scores": [{"set": "zeroth-test", "wer": 3}]}, "give `source`, where the figures are from"),
+        ({"title": "A", "source": "a paper", "scores": [{"set": "zeroth-test"}]}, "give `wer`, `cer`, or both"),
+        ({"title": "A", "source": "a paper", "sets": {"Zeroth": "zeroth-test"}}, "`sets` needs `card`"),
+        ({"title": "A", "model": "anantoj/wav2vec2-xls-r-1b-korean"}, "lists anantoj/wav2vec2-xls-r-1b-korean twice"),
+        ({"card": "missing.md", "source": "a paper"}, "`card`: there is no file missing.md"),
+    ],
+)
+def test_incomplete_entries_are_refused(entry: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpeechmillError) as caught:
+        with_entry(**entry)
+    assert message in str(caught.value)
+
+
+CARD = """---
+language: ko
+model-index:
+- name: A published model
+  results:
+  - task: {type: automatic-speech-recognition}
+    dataset: {name: Zeroth Korean, type: kresnik/zeroth_korean, config: clean, split: test}
+    metrics:
+    - {name: Test WER, type: wer, value: 5.5}
+    - {name: Test WER (+LM), type: wer, value: 4.5}
+    - {name: Test CER (no LM), type: cer, value: 1.5}
+  - dataset: {name: Other, type: other}
+    metrics: [{type: wer, value: 30}]
+---
+# A published model
+"""
+
+
+def test_results_are_read_from_a_card_file(tmp_path: Path) -> None:
+    path = tmp_path / "card.md"
+    path.write_text(CARD, encoding="utf-8")
+    found = with_entry(card=str(path), sets={"Zeroth Korean": "zeroth-test"}, differs="It is another model.")[-1]
+    assert (found.title, found.where, found.address) == ("A published model", "card.md", None)
+    table = comparison_table([found], scores({}, {"decoder": "lm"}), str)
+    assert [row[1:4] for row in table[1:]] == [
+        ["zeroth-test", "WER %", "5.50"],
+        ["zeroth-test", "WER %, with a language model", "4.50"],
+        ["zeroth-test", "CER %", "1.50"],
+        ["Other", "WER %", "30.00"],
+    ]
+    # The evidence of a model has the results instead of the path.
+    path.unlink()
+    assert Published.model_validate(found.model_dump(exclude_unset=True)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "sets", "message"),
+    [
+        ("# A card without front matter\n", {}, "has no front matter with a `model-index` and its results"),
+        (CARD.replace("model-index", "model"), {}, "has no front matter with a `model-index` and its results"),
+        (CARD, {"Zeroth": "zeroth-test"}, "has no results on the dataset Zeroth; did you mean `Zeroth Korean`?"),
+    ],
+)
+def test_card_file_without_the_results_is_refused(
+    text: str, sets: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "card.md"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpeechmillError) as caught:
+        with_entry(card=str(path), sets=sets)
+    assert message in str(caught.value)
 
 
 # Compared with a run
@@ -123,9 +203,11 @@ def scores(*rows: dict[str, Any]) -> pd.DataFrame:
 
 
 def compared(section: dict[str, Any], *rows: dict[str, Any]) -> list[list[str]]:
-    """Return the comparison table without its heading for a card with the fields of `section`."""
-    card = ReferenceCard.model_validate({"model": "somebody/model", "title": "A model"} | section)
-    return comparison_table(card, scores(*rows), lambda name: f"<{name}>")[1:]
+    """Return the comparison table, without heading and first column, for a card with the fields of `section`."""
+    card = Published.model_validate({"model": "somebody/model", "title": "A model"} | section)
+    table = comparison_table([card], scores(*rows), lambda name: f"<{name}>")
+    assert {row[0] for row in table[1:]} == {"somebody/model"}
+    return [row[1:] for row in table[1:]]
 
 
 def result(value: float | None = 5.5, **changed: Any) -> dict[str, Any]:
@@ -135,9 +217,9 @@ def result(value: float | None = 5.5, **changed: Any) -> dict[str, Any]:
 
 def test_recipes_are_compared_on_their_sets() -> None:
     sets = ["zeroth-test", "robust_dev_ko-validation", "robust_test_ko-test"]
-    table = comparison_table(reference_card("ko_zeroth"), scores(*({"set": name} for name in sets)), str)
-    assert table[0] == ["Set", "Metric", "Published", "This run", "Difference", "Remarks"]
-    assert [row[:5] for row in table[1:]] == [
+    table = comparison_table([published_card("ko_zeroth")], scores(*({"set": name} for name in sets)), str)
+    assert table[0] == ["Published model", "Set", "Metric", "Published", "This run", "Difference", "Remarks"]
+    assert [row[1:6] for row in table[1:]] == [
         ["zeroth-test", "WER %", "4.49", "5.00", "+0.51"],
         ["zeroth-test", "CER %", "–", "2.00", "–"],
         ["robust_dev_ko-validation", "WER %", "82.07", "6.00", "−76.07"],
@@ -145,7 +227,7 @@ def test_recipes_are_compared_on_their_sets() -> None:
         ["robust_test_ko-test", "WER %", "82.09", "6.00", "−76.09"],
         ["robust_test_ko-test", "CER %", "–", "3.00", "–"],
     ]
-    remarks = [row[5] for row in table[1:]]
+    remarks = [row[6] for row in table[1:]]
     assert "456 of the 457 clips" in remarks[0]
     assert remarks[1] == remarks[5] == "not published"
     assert remarks[2] == ""
@@ -188,6 +270,14 @@ def test_lm_rates_are_compared_with_lm_rates() -> None:
         ["<zeroth-test>", "CER %", "–", "3.00", "–"],
     ]
     assert compared(section, {})[1][3:] == ["–", "–", "not scored here with the decoder lm"]
+
+
+def test_scores_without_a_card_are_compared() -> None:
+    section = {"scores": [{"set": "zeroth-test", "wer": 4.74, "remark": "other text rules"}]}
+    assert compared(section, {}) == [
+        ["<zeroth-test>", "WER %", "4.74", "5.00", "+0.26", "other text rules"],
+        ["<zeroth-test>", "CER %", "–", "2.00", "–", "not published"],
+    ]
 
 
 def test_unscored_set_has_the_name_of_the_card() -> None:
@@ -251,14 +341,14 @@ def known(**items: Any) -> dict[str, Any]:
     return {name: value for name, value in items.items() if value not in (None, [])}
 
 
-def training_rows(section: ReferenceCard) -> list[list[str]]:
+def training_rows(section: Published) -> list[list[str]]:
     """Return the training table as the Trainer prints it, with four decimals for evaluated values."""
     assert section.training is not None
     rows = [[*map(str, row[:3]), *(f"{cell:.4f}" for cell in row[3:])] for row in section.training.rows]
     return [section.training.columns, *rows]
 
 
-def expected(section: ReferenceCard) -> CardContent:
+def expected(section: Published) -> CardContent:
     """Return the content of a card with the fields of `section`."""
     entries = [
         {
@@ -288,7 +378,7 @@ def expected(section: ReferenceCard) -> CardContent:
     )  # fmt: skip
 
 
-def our_card(section: ReferenceCard) -> str:
+def our_card(section: Published) -> str:
     """Return a card by our template with the fields of `section` and nothing else."""
     results = [
         EvalResult(
@@ -338,11 +428,11 @@ def our_card(section: ReferenceCard) -> str:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_our_card_has_all_content_of_published_cards(recipe: str) -> None:
-    section = reference_card(recipe)
+    section = published_card(recipe)
     assert parse(our_card(section)) == expected(section)
 
 
 def test_recipes_have_all_content_of_published_cards() -> None:
     for recipe, seed in RECIPES.items():
         if (SEEDS / seed).is_file():
-            assert parse(our_card(reference_card(recipe))) == parse((SEEDS / seed).read_text(encoding="utf-8"))
+            assert parse(our_card(published_card(recipe))) == parse((SEEDS / seed).read_text(encoding="utf-8"))
