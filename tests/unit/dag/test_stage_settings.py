@@ -211,8 +211,8 @@ def test_scoring_stages_read_all_their_settings() -> None:
     }  # fmt: skip
     settings = scored()
     for stage, kind in classes.items():
-        # Only a run without training has those of log_probs; those of the card, only a run of a sweep, with a base, or with
-        # `compare`.
+        # Only a run without training has those of log_probs. Those of the card depend on the run: whether it is one of
+        # a sweep, has a base, or has `compare`.
         exclude = {
             "log_probs": {"language", "generation"},
             "card": {"sweep", "base_training", "compared"},
