@@ -157,6 +157,19 @@ def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("save_steps", "message"),
+    [
+        (3, "2, in 4 steps; set it to at most 2, or lower runs.demo.plan.save_steps"),
+        (4, "1, in 4 steps; remove it, or lower runs.demo.plan.save_steps"),
+    ],
+)
+def test_average_of_more_checkpoints_than_planned_is_refused(tmp_path: Path, save_steps: int, message: str) -> None:
+    with pytest.raises(SpeechmillError, match=rf"^runs\.demo\.select\.average is 3, but .*{message}"):
+        plan(tmp_path, [4.0] * 4, {"average": 3}, save_steps=save_steps)
+    assert plan(tmp_path, [4.0] * 4, {"average": 2}, save_steps=3)["checkpoints"] == [3, 4]
+
+
 def test_lost_marks_are_listed_with_an_example(tmp_path: Path) -> None:
     marks = {"\u094d": {"times": 1200, "sentence": "नमस्ते", "text": "नमसत"}}
     text = plan_text(plan(tmp_path, [1.0], counts=COUNTS | {"marks_dropped": marks}))

@@ -51,6 +51,8 @@ class PlanSettings(BaseModel):
     gpu_memory_gib: float
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
+    average: int | None = None
+    """The number of checkpoints to average; None averages none."""
     augment: AugmentConfig
     vocab: Literal["characters", "keep"] = "characters"
     """Whether the model keeps the head of its base."""
@@ -79,7 +81,8 @@ def make_plan(
         settings: The settings of the stage.
 
     Raises:
-        SpeechmillError: A setting does not fit the architecture of the model, or a clip is longer than a batch.
+        SpeechmillError: A setting does not fit the architecture of the model, a clip is longer than a batch, or more
+            checkpoints are to be averaged than there will be.
     """
     for error in architecture_errors(config.to_dict(), settings.memory, settings.augment):
         raise SpeechmillError(f"runs.{run}.{error}")
@@ -102,6 +105,13 @@ def make_plan(
         epochs *= stats.batches / planned.batches
     steps = math.ceil(stats.batches / batches_per_step)
     saved = [*range(plan.save_steps, steps, plan.save_steps), steps]
+    if settings.average is not None and settings.average > len(saved):
+        largest = f"set it to at most {len(saved)}" if len(saved) > 1 else "remove it"
+        raise SpeechmillError(
+            f"runs.{run}.select.average is {settings.average}, but the number of planned checkpoints is"
+            f" {len(saved):,}, in {steps:,} steps; {largest}, or lower"
+            f" runs.{run}.plan.save_steps, which is {plan.save_steps:,}"
+        )
     cost = training_cost(
         config,
         settings.memory,
