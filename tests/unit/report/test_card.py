@@ -92,7 +92,7 @@ def scores(*rows: tuple[int, str, float]) -> pd.DataFrame:
         {
             **dict.fromkeys(COLUMNS, 0),
             "run": "demo", "step": step, "set": name, "decoder": "greedy", "protocol": "plain",
-            "outside_vocabulary": "q ё", "unavailable": None,
+            "outside_vocabulary": "q ё", "characters_outside": 1200, "unavailable": None,
             "no_interval": None, "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01, "loss": wer * 2,
             "cer": wer / 4, "cer_low": wer / 5, "cer_high": wer / 3,
             "clips_scored": 9, "clips_expected": 10, "reference_words": 1234,
@@ -465,7 +465,15 @@ def test_front_matter_has_only_bases_of_the_hub(
 
 
 def test_card_lists_characters_outside_vocabulary(written: Path) -> None:
-    assert "Common Voice 8.0 dev: `q` `ё`" in (written / "README.md").read_text()
+    assert "- Common Voice 8.0 dev: 1,200 characters, `q` `ё`\n" in (written / "README.md").read_text()
+
+
+def test_card_counts_what_a_kept_vocabulary_lacks(written: Path) -> None:
+    found = evidence.read(written)
+    kept = found.settings.model_copy(update={"vocab": "keep"})
+    plan = found.plan | {"unwritten": {"characters": 3, "of": 1200}}
+    text = render(card_context(replace(found, settings=kept, plan=plan)))
+    assert "tokens. It lacks 3 of the 1,200 characters of the training text, spaces not counted.\n" in text
 
 
 def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:

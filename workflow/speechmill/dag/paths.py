@@ -60,6 +60,11 @@ def keeps_best(run: Run) -> bool:
     return run.checkpoints.best is not None
 
 
+def keeps_vocab(run: Run) -> bool:
+    """Return whether the run keeps the vocabulary and the head of its base."""
+    return run.vocab == "keep"
+
+
 def averages(run: Run) -> bool:
     """Return whether the mean of the weights of several checkpoints is scored, and may be selected."""
     return run.select.average is not None
