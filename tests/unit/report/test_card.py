@@ -226,12 +226,12 @@ def test_missing_interval_is_a_dash_with_the_reason() -> None:
 def test_data_table_lists_used_and_excluded_clips() -> None:
     counts = {
         "train": {"sets": ["cv-train", "cv-other"], "clips": 46329, "seconds": 7200, "speakers": 12,
-                  "excluded": {"long": 3, "short": 1}},
+                  "excluded": {"label_error": 2, "long": 3}},
         "own-test": {"sets": ["own-test"], "clips": 5, "seconds": 36, "speakers": 0, "excluded": {}},
     }  # fmt: skip
     lines = data_table(SETTINGS, counts).splitlines()
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
-        "train", "Common Voice 8.0 train + Common Voice 8.0 other", "46,329", "2.00", "12", "3 long, 1 short",
+        "train", "Common Voice 8.0 train + Common Voice 8.0 other", "46,329", "2.00", "12", "2 label_error, 3 long",
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == [
         "evaluation", "Our own test", "5", "0.01", "unknown", "none",
@@ -466,6 +466,14 @@ def test_front_matter_has_only_bases_of_the_hub(
 
 def test_card_lists_characters_outside_vocabulary(written: Path) -> None:
     assert "- Common Voice 8.0 dev: 1,200 characters, `q` `ё`\n" in (written / "README.md").read_text()
+
+
+def test_card_counts_corrected_and_scored_sentences(written: Path) -> None:
+    found = evidence.read(written)
+    assert "2 of the training clips have a sentence that was corrected by hand" in (written / "README.md").read_text()
+    assert "After training, the model scored" not in (written / "README.md").read_text()
+    text = render(card_context(replace(found, label_errors={"clips": 1200, "scored": 1199})))
+    assert "the model scored the sentences of 1,199 of the 1,200 training clips, to find wrong ones; the others" in text
 
 
 def test_card_counts_what_a_kept_vocabulary_lacks(written: Path) -> None:

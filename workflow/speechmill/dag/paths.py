@@ -70,6 +70,11 @@ def averages(run: Run) -> bool:
     return run.select.average is not None
 
 
+def scores_labels(run: Run) -> bool:
+    """Return whether the sentences of the training clips are scored after training."""
+    return run.label_errors is not None
+
+
 def is_perturbed(run: Run) -> bool:
     """Return whether perturbed copies of evaluation sets are scored."""
     return bool(_perturbed_sets(run))
@@ -501,7 +506,7 @@ def results(config: Config, run: str) -> list[str]:
     targets = [f"{folder}/model/README.md"] if section.trains else [f"{folder}/evaluation/summary.parquet"]
     if section.evaluation.worst_clips:
         targets += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
-    if section.label_errors:
+    if scores_labels(section):
         targets.append(f"{folder}/label_errors/suspicious.html")
     return [*targets, f"{folder}/evaluation/breakdown.json"]
 

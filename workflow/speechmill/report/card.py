@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
+    parser.add_argument("--label-errors", type=Path, nargs="*", default=[], help="how many sentences were scored")
     parser.add_argument("--seed-summaries", type=Path, nargs="*", default=[], help="scores of runs with other seeds")
     parser.add_argument("--seed-selections", type=Path, nargs="*", default=[], help="the selections of these runs")
     args = parser.parse_args()
@@ -127,6 +128,7 @@ def main() -> None:
     for summary, selection in zip(args.seed_summaries, args.seed_selections, strict=True):
         files |= {f"seeds/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
     files |= dict(zip(["base.json"], args.base_source, strict=False))
+    files |= dict(zip(["label_errors.json"], args.label_errors, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)
     selected = selected_systems(args.hypotheses, selection)

@@ -57,6 +57,8 @@ class Evidence:
     """`text`, `arpa` and `weights`; empty without a language model."""
     base: dict[str, Any] | None
     """The source of the base model, if there is one."""
+    label_errors: dict[str, Any] | None
+    """The numbers of training clips and of those whose sentences were scored, if the run scores them."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     vocabulary: list[str]
@@ -94,6 +96,9 @@ def read(model: Path) -> Evidence:
         scores = read_scores(folder / "seeds" / run / "summary.parquet", ["step", "set", "decoder"]).to_pandas()
         return selected_rows(scores, read_one(f"seeds/{run}/selection.json", "step"))
 
+    def read_if_present(name: str, *keys: str) -> Any:
+        return read_one(name, *keys) if (folder / name).is_file() else None
+
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -107,7 +112,8 @@ def read(model: Path) -> Evidence:
         counts={role: read_one(f"counts/{role}.json", "sets", "clips", "excluded") for role in settings.roles},
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
         lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
-        base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        base=read_if_present("base.json"),
+        label_errors=read_if_present("label_errors.json", "clips", "scored"),
         seeds={run: read_seed(run) for run in (settings.sweep.other_seeds if settings.sweep else [])},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
