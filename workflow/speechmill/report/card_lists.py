@@ -35,11 +35,11 @@ def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[Mar
     rows = scores[scores["outside_vocabulary"] != ""].drop_duplicates("set")
     return [
         Markdown(
-            f"{escape(settings.set_title(row.set))}: {row.characters_outside:,}"
-            f" {'character' if row.characters_outside == 1 else 'characters'},"
-            f" {join(' ', map(code_span, row.outside_vocabulary.split(' ')))}"
+            f"{escape(settings.set_title(row['set']))}: {row['characters_outside']:,}"
+            f" {'character' if row['characters_outside'] == 1 else 'characters'},"
+            f" {join(' ', map(code_span, row['outside_vocabulary'].split(' ')))}"
         )
-        for row in rows.itertuples()
+        for row in rows.to_dict("records")
     ]
 
 
