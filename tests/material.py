@@ -260,6 +260,20 @@ def language_model(
     return folder
 
 
+def random_inputs(model: Any, seconds: float = 1.0) -> Any:
+    """Return random inputs of two clips for a model: samples, or mel spectra."""
+    import torch
+
+    torch.manual_seed(1)
+    if model.main_input_name == "input_values":
+        return torch.randn(2, int(seconds * SAMPLE_RATE))
+    encoder = getattr(model.config, "encoder_config", model.config)
+    width = getattr(encoder, "num_mel_bins", None) or encoder.feature_projection_input_dim
+    # Granite's extractor stacks four spectra.
+    width *= 4 if model.config.model_type == "granite_speech5_ctc" else 1
+    return torch.randn(2, int(100 * seconds), width)
+
+
 def write_tiny_whisper(folder: Path) -> None:
     """Write a Whisper with random weights, which writes letters and spaces that depend on the audio."""
     import torch

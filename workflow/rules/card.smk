@@ -120,6 +120,7 @@ rule card:
         breakdown="results/runs/{run}/evaluation/breakdown.json",
         lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/lm/{file}.json" for file in ("text", "arpa", "weights")]),
         usage="results/runs/{run}/usage.json",
+        label_errors=if_run(paths.scores_labels, "results/runs/{run}/label_errors/counts.json"),
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
         plan="results/runs/{run}/plan.json",
@@ -190,6 +191,7 @@ rule card:
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
         " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
         " --base-card {input.base_card}"
+        " --label-errors {input.label_errors}"
         " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections}"
         " --compared-summaries {input.compared_summaries} --compared-selections {input.compared_selections}"
         " --compared-hypotheses {input.compared_hypotheses} 2>&1 | tee {log}"

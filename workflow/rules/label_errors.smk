@@ -13,7 +13,8 @@ rule label_scores:
         shards=ancient(each("results/data/{dataset}/{split}/shard-{number}.parquet", paths.train_shards)),
         rerun_on="results/runs/{run}/clips/train.sha256",
     output:
-        "results/runs/{run}/label_errors/scores.parquet",
+        scores="results/runs/{run}/label_errors/scores.parquet",
+        counts="results/runs/{run}/label_errors/counts.json",
     log:
         "logs/label_scores/{run}.log",
     conda:
@@ -28,8 +29,8 @@ rule label_scores:
     shell:
         "python -m speechmill.inference.label_scores --run {wildcards.run} --settings {params.settings:q}"
         " --gpus {resources.gpu} --threads {threads} --selection {input.selection}"
-        " --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards} --scores {output}"
-        " 2>&1 | tee {log}"
+        " --model $(dirname {input.model[0]}) --clips {input.clips} --shards {input.shards}"
+        " --scores {output.scores} --counts {output.counts} 2>&1 | tee {log}"
 
 
 rule suspicious:

@@ -11,6 +11,7 @@ checkpoint plan:
         leakage="results/runs/{run}/clips/leakage.json",
         status=each("results/data/{dataset}/status.json", paths.datasets),
         vocab="results/runs/{run}/vocab/vocab.json",
+        characters=if_run(paths.keeps_vocab, "results/runs/{run}/vocab/characters.json"),
         base=ancient(each("results/models/{model}", paths.base)),
         base_source=each("results/models/{model}.json", paths.base),
         # A language model without any text is an error before training.
@@ -37,5 +38,5 @@ checkpoint plan:
     shell:
         "python -m speechmill.training.plan --run {wildcards.run} --settings {params.settings:q} --clips {input.clips}"
         " --counts {input.counts} --scored-counts {input.scored_counts} --leakage {input.leakage}"
-        " --status {input.status} --vocab {input.vocab} --base {input.base} --plan {output.plan}"
-        " --digest {output.digest} --text {output.text} 2>&1 | tee {log}"
+        " --status {input.status} --vocab {input.vocab} --characters {input.characters} --base {input.base}"
+        " --plan {output.plan} --digest {output.digest} --text {output.text} 2>&1 | tee {log}"

@@ -47,6 +47,7 @@ def changed(**sections: Any) -> dict[str, str]:
         ({"gpus": 2}, {"plan", "finetune"}),
         ({"checkpoints": {"best": 2}}, {"plan", "finetune", "finetune_runtime"}),
         ({"gpu_memory_gib": 24}, {"plan"}),
+        ({"select": {"average": 2}}, {"plan"}),
         ({"vocab": {"sentencepiece": {"size": 50}}}, set()),
         ({"finetune": {"workers": 3}}, {"finetune_runtime"}),
         ({"finetune": {"logging_steps": 3}}, {"finetune_runtime"}),
@@ -145,7 +146,8 @@ def test_mixing_knows_the_group_of_each_dataset(by: str, groups: dict[str, str])
 
 
 def test_plan_reads_all_its_settings() -> None:
-    made = changed(mixing={"temperature": 2}, model={"base": "./base", "init": None}, vocab="keep")["plan"]
+    sections = {"mixing": {"temperature": 2}, "model": {"base": "./base", "init": None}, "select": {"average": 2}}
+    made = changed(**sections, vocab="keep")["plan"]
     assert PlanSettings.model_validate_json(made).model_dump(mode="json").keys() == json.loads(made).keys()
 
 

@@ -472,7 +472,7 @@ def test_ctc_outputs_metadata(arguments: dict[str, Any], checkpoints: Path, monk
         "checkpoint_sha256": file_digest(checkpoints / "checkpoint-0" / "model.safetensors"),
         "device": device_name(CPU),
         "unavailable": None,
-        "vocabulary": ["[PAD]", "[UNK]", "|", "a", "b", "c", "d", "e"],
+        "outside_vocabulary": {"q": 1, "z": 1},
         "special_tokens": ["[UNK]"],
         "frame_seconds": 0.02,
     }

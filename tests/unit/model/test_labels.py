@@ -56,6 +56,15 @@ def test_lower_case_tokenizer(tmp_path: Path) -> None:
     model = published(tmp_path, vocab, do_lower_case=True)
     assert LabelEncoder(model)("ab a") == [5, 6, 4, 5]
     assert written_special_tokens(model) == ["</s>", "<s>", "<unk>"]
+    assert LabelEncoder(model).outside_vocabulary(["ab a", "a qzq"]) == {"q": 2, "z": 1}
+
+
+def test_characters_outside_a_vocabulary_are_counted() -> None:
+    letters = processor(vocabulary(["ab chc"], ["ch"]), LAYER, base=None)
+    # Parts of a sequence that is one unit are outside, and special tokens are characters.
+    assert LabelEncoder(letters).outside_vocabulary(["ch h|", "a[UNK] ah"]) == {
+        "h": 2, "|": 1, "[": 1, "U": 1, "N": 1, "K": 1, "]": 1,
+    }  # fmt: skip
 
 
 def test_special_tokens_that_a_hypothesis_can_have(tmp_path: Path) -> None:

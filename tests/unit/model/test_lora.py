@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCTC, PreTrainedModel
 
-from material import ARCHITECTURES, LAYER_NORM
+from material import ARCHITECTURES, LAYER_NORM, random_inputs
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.lora import is_lora, merged_lora, save_merged
@@ -28,20 +28,9 @@ def adapted(init: dict[str, Any], **lora: Any) -> PreTrainedModel:
     return model
 
 
-def features(model: PreTrainedModel) -> torch.Tensor:
-    """Return random inputs of two clips: samples, or mel spectra."""
-    torch.manual_seed(1)
-    if model.main_input_name == "input_values":
-        return torch.randn(2, 16_000)
-    encoder = getattr(model.config, "encoder_config", model.config)
-    width = getattr(encoder, "num_mel_bins", None) or encoder.feature_projection_input_dim
-    # Granite's extractor stacks four spectra.
-    return torch.randn(2, 100, 4 * width if model.config.model_type == "granite_speech5_ctc" else width)
-
-
 def logits(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
-        return model.eval()(features(model)).logits  # type: ignore[no-any-return]
+        return model.eval()(random_inputs(model)).logits  # type: ignore[no-any-return]
 
 
 def trained(model: PreTrainedModel) -> Iterator[tuple[str, torch.nn.Parameter]]:
@@ -68,7 +57,7 @@ def test_merged_folder_equals_base_plus_matrices(name: str, tmp_path: Path) -> N
 def test_every_trained_weight_gets_a_gradient(name: str) -> None:
     # A matrix without one has no effect, and DistributedDataParallel would wait for it.
     model = adapted(ARCHITECTURES[name]).train()
-    model(features(model)).logits.square().sum().backward()
+    model(random_inputs(model)).logits.square().sum().backward()
     without = [each for each, parameter in trained(model) if parameter.grad is None]
     # Used only with SpecAugment.
     assert [each for each in without if not each.endswith("masked_spec_embed")] == []
@@ -112,7 +101,7 @@ def test_weights_after_merging_are_bit_identical() -> None:
     assert after.keys() == before.keys()
     assert all(torch.equal(after[each], tensor) for each, tensor in before.items())
     model.train()
-    model(features(model)).logits.sum().backward()
+    model(random_inputs(model)).logits.sum().backward()
     assert all(parameter.grad is not None for each, parameter in trained(model) if is_lora(each))
 
 

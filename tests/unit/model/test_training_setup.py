@@ -6,7 +6,7 @@ import torch
 from torch._dynamo.utils import counters
 from transformers import PreTrainedModel
 
-from material import LAYER_NORM
+from material import ARCHITECTURES, LAYER_NORM, random_inputs
 from speechmill.config.finetune import MemoryConfig
 from speechmill.core.command import SpeechmillError
 from speechmill.model.models import adapters, forward, model_config, new_model
@@ -126,6 +126,39 @@ def test_checkpointing_keeps_gradients() -> None:
     checkpoint_activations(model)
     assert all(torch.equal(a, b) for a, b in zip(kept, gradients(model, masked_batch()), strict=True))
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("name", ["conformer", "parakeet", "lasr", "granite"])
+def test_checkpointing_counts_a_batch_once_in_running_statistics(name: str) -> None:
+    buffers = []
+    for checkpointing in (False, True):
+        model = build_model(ARCHITECTURES[name])
+        if checkpointing:
+            checkpoint_activations(model)
+        model(random_inputs(model)).logits.square().sum().backward()
+        buffers.append(dict(model.named_buffers()))
+    kept, recomputed = buffers
+    torch.testing.assert_close(recomputed, kept, rtol=0, atol=0)
+    assert {int(value) for each, value in kept.items() if each.endswith("num_batches_tracked")} == {1}
+
+
+# One architecture for each kind of layer.
+@pytest.mark.parametrize("name", ["wavlm", "conformer", "sew-d", "w2v-bert", "parakeet"])
+def test_compiled_layers_with_checkpointing_have_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+
+    def results(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+        for seconds in (1.0, 0.8):
+            model(random_inputs(model, seconds)).logits.square().sum().backward()
+        gradients = {each: parameter.grad for each, parameter in model.named_parameters() if parameter.grad is not None}
+        return gradients | dict(model.named_buffers())
+
+    expected = results(build_model(ARCHITECTURES[name]))
+    model = build_model(ARCHITECTURES[name])
+    checkpoint_activations(model)
+    torch._dynamo.reset()
+    compile_layers(model)
+    torch.testing.assert_close(results(model), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_are_compiled_once_for_all_lengths(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def scores(*rows: tuple[int, str, float]) -> pd.DataFrame:
         {
             **dict.fromkeys(COLUMNS, 0),
             "run": "demo", "step": step, "set": name, "decoder": "greedy", "protocol": "plain",
-            "outside_vocabulary": "q ё", "unavailable": None,
+            "outside_vocabulary": "q ё", "characters_outside": 1200, "unavailable": None,
             "no_interval": None, "wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01, "loss": wer * 2,
             "cer": wer / 4, "cer_low": wer / 5, "cer_high": wer / 3,
             "clips_scored": 9, "clips_expected": 10, "reference_words": 1234,
@@ -261,12 +261,12 @@ def test_missing_interval_is_a_dash_with_the_reason() -> None:
 def test_data_table_lists_used_and_excluded_clips() -> None:
     counts = {
         "train": {"sets": ["cv-train", "cv-other"], "clips": 46329, "seconds": 7200, "speakers": 12,
-                  "excluded": {"long": 3, "short": 1}},
+                  "excluded": {"label_error": 2, "long": 3}},
         "own-test": {"sets": ["own-test"], "clips": 5, "seconds": 36, "speakers": 0, "excluded": {}},
     }  # fmt: skip
     lines = data_table(SETTINGS, counts).splitlines()
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == [
-        "train", "Common Voice 8.0 train + Common Voice 8.0 other", "46,329", "2.00", "12", "3 long, 1 short",
+        "train", "Common Voice 8.0 train + Common Voice 8.0 other", "46,329", "2.00", "12", "2 label_error, 3 long",
     ]  # fmt: skip
     assert [cell.strip() for cell in lines[3].strip("|").split("|")] == [
         "evaluation", "Our own test", "5", "0.01", "unknown", "none",
@@ -550,7 +550,23 @@ def test_card_without_a_base_says_nothing_about_it(written: Path) -> None:
 
 
 def test_card_lists_characters_outside_vocabulary(written: Path) -> None:
-    assert "Common Voice 8.0 dev: `q` `ё`" in (written / "README.md").read_text()
+    assert "- Common Voice 8.0 dev: 1,200 characters, `q` `ё`\n" in (written / "README.md").read_text()
+
+
+def test_card_counts_corrected_and_scored_sentences(written: Path) -> None:
+    found = evidence.read(written)
+    assert "2 of the training clips have a sentence that was corrected by hand" in (written / "README.md").read_text()
+    assert "After training, the model scored" not in (written / "README.md").read_text()
+    text = render(card_context(replace(found, label_errors={"clips": 1200, "scored": 1199})))
+    assert "the model scored the sentences of 1,199 of the 1,200 training clips, to find wrong ones; the others" in text
+
+
+def test_card_counts_what_a_kept_vocabulary_lacks(written: Path) -> None:
+    found = evidence.read(written)
+    kept = found.settings.model_copy(update={"vocab": "keep"})
+    plan = found.plan | {"unwritten": {"characters": 3, "of": 1200}}
+    text = render(card_context(replace(found, settings=kept, plan=plan)))
+    assert "tokens. It lacks 3 of the 1,200 characters of the training text, spaces not counted.\n" in text
 
 
 def test_card_lists_drawn_splits_leakage_differences(written: Path) -> None:

@@ -17,7 +17,7 @@ from speechmill.core.schemas import CLIPS, SAMPLE_RATE
 from speechmill.core.tables import write_table
 from speechmill.dag import stage_settings
 from speechmill.model.models import model_config
-from speechmill.training.plan import PlanSettings, format_plan, make_plan, steps_digest, trainer_steps
+from speechmill.training.plan import PlanSettings, count_unwritten, format_plan, make_plan, steps_digest, trainer_steps
 
 SCORED = [{"seconds": 60.0}, {"seconds": 100.0}]
 COUNTS: dict[str, Any] = {
@@ -155,6 +155,28 @@ def test_clip_longer_than_batch_names_both_keys(tmp_path: Path) -> None:
         "runs.demo.plan.batch.seconds is 10.0, but the longest training clip has 12.50 s; raise it, or lower"
         " runs.demo.clips.max_seconds"
     )
+
+
+@pytest.mark.parametrize(
+    ("save_steps", "message"),
+    [
+        (3, "2, in 4 steps; set it to at most 2, or lower runs.demo.plan.save_steps"),
+        (4, "1, in 4 steps; remove it, or lower runs.demo.plan.save_steps"),
+    ],
+)
+def test_average_of_more_checkpoints_than_planned_is_refused(tmp_path: Path, save_steps: int, message: str) -> None:
+    with pytest.raises(SpeechmillError, match=rf"^runs\.demo\.select\.average is 3, but .*{message}"):
+        plan(tmp_path, [4.0] * 4, {"average": 3}, save_steps=save_steps)
+    assert plan(tmp_path, [4.0] * 4, {"average": 2}, save_steps=3)["checkpoints"] == [3, 4]
+
+
+def test_characters_that_a_kept_vocabulary_lacks_are_counted(tmp_path: Path) -> None:
+    characters = {"characters": {"a": 5, " ": 3, "q": 2, "z": 1}, "unwritten": {"q": {"times": 2}, "z": {"times": 1}}}
+    unwritten = count_unwritten(characters)
+    assert unwritten == {"characters": 3, "of": 8}
+    line = "  vocabulary   of the base; it lacks 3 of 8 characters of the training text\n"
+    assert line in plan_text(plan(tmp_path, [1.0]) | {"unwritten": unwritten})
+    assert "  vocabulary " not in plan_text(plan(tmp_path, [1.0]))
 
 
 def test_lost_marks_are_listed_with_an_example(tmp_path: Path) -> None:

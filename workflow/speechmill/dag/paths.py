@@ -60,9 +60,19 @@ def keeps_best(run: Run) -> bool:
     return run.checkpoints.best is not None
 
 
+def keeps_vocab(run: Run) -> bool:
+    """Return whether the run keeps the vocabulary and the head of its base."""
+    return run.vocab == "keep"
+
+
 def averages(run: Run) -> bool:
     """Return whether the mean of the weights of several checkpoints is scored, and may be selected."""
     return run.select.average is not None
+
+
+def scores_labels(run: Run) -> bool:
+    """Return whether the sentences of the training clips are scored after training."""
+    return run.label_errors is not None
 
 
 def is_perturbed(run: Run) -> bool:
@@ -513,7 +523,7 @@ def results(config: Config, run: str) -> list[str]:
     targets = [f"{folder}/model/README.md"] if section.trains else [f"{folder}/evaluation/summary.parquet"]
     if section.evaluation.worst_clips:
         targets += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
-    if section.label_errors:
+    if scores_labels(section):
         targets.append(f"{folder}/label_errors/suspicious.html")
     return [*targets, f"{folder}/evaluation/breakdown.json"]
 

@@ -22,6 +22,7 @@ from speechmill.core.direction import isolate
 from speechmill.core.versions import stage_version
 from speechmill.dag.paths import (
     SPOKEN,
+    averages,
     base_config,
     compared_runs,
     keeps_log_probs,
@@ -240,6 +241,7 @@ def plan(config: Config, run: str) -> str:
             "gpus": section.gpus,
             "gpu_memory_gib": section.gpu_memory_gib,
             "best": section.checkpoints.best,
+            **({"average": section.select.average} if averages(section) else {}),
             **section.model_dump(include={"augment"}),
             "log_probs": uses_lm(section),
             **_kept_vocab(section),

@@ -2,7 +2,6 @@
 
 import argparse
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +20,6 @@ from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.protocols import apply_protocol
 from speechmill.text.lexicon import check_lm
 from speechmill.text.normaliser import compose
-from speechmill.text.tokens import WORD_START, unit_pattern
 
 
 class EvaluateSettings(BaseModel):
@@ -150,15 +148,6 @@ def main() -> None:
     rows, scores = score(
         clips, hypotheses, outputs["loss"], args.settings.text, args.protocols, metadata["special_tokens"]
     )
-    outside: Counter[str] = Counter()
-    # None for a model that generates text.
-    if metadata["vocabulary"] is not None:
-        known = set(metadata["vocabulary"]) - set(metadata["special_tokens"])
-        if any(token.startswith(WORD_START) for token in known):
-            # Subwords of which the tokenizer spells words in its own way.
-            known = set("".join(known))
-        units = unit_pattern(known)
-        outside.update(c for clip in clips for c in units.findall(clip["text"]) if c != " " and c not in known)
     write_table(rows, HYPOTHESES, args.hypotheses)
     write_json(
         {
@@ -170,7 +159,7 @@ def main() -> None:
             **scores,
             "clips_expected": counts["listed"],
             "unavailable": counts["unavailable"],
-            "characters_outside_vocabulary": dict(outside.most_common()),
+            "characters_outside_vocabulary": metadata["outside_vocabulary"],
             # All decoders of a set share one forward pass, which includes greedy decoding.
             "wall_seconds": metadata["wall_seconds"] + decoding_seconds,
             "forward_seconds": metadata["wall_seconds"],

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from speechmill.config.text import TextConfig
 from speechmill.core.command import run_command
-from speechmill.core.files import check_files, read_json
+from speechmill.core.files import check_files, read_json, write_json
 from speechmill.core.schemas import LABEL_SCORES, SAMPLE_RATE
 from speechmill.core.tables import read_table, write_table
 from speechmill.inference.log_probs import LogProbsSettings, infer
@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, required=True, help="the training clips")
     parser.add_argument("--shards", type=Path, nargs="+", required=True)
     parser.add_argument("--scores", type=Path, required=True)
+    parser.add_argument("--counts", type=Path, required=True, help="JSON: the numbers of clips and of scored clips")
     args = parser.parse_args()
     settings: LabelScoresSettings = args.settings
     torch.set_num_threads(args.threads)
@@ -115,6 +116,8 @@ def main() -> None:
     with acquire_devices(settings.inference.device, f"runs.{args.run}", args.gpus) as (device,):
         rows = label_scores(model, processor, clips, args.shards, settings, device)
     write_table(rows, LABEL_SCORES, args.scores)
+    scored = sum(row["score"] is not None for row in rows)
+    write_json({"clips": len(rows), "scored": scored}, args.counts)
 
 
 if __name__ == "__main__":

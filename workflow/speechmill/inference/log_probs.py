@@ -39,7 +39,7 @@ from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.ctc import clip_losses
 from speechmill.model.devices import acquire_devices, device_name, to_device
-from speechmill.model.labels import written_special_tokens
+from speechmill.model.labels import LabelEncoder, written_special_tokens
 from speechmill.model.models import (
     INPUT_KEYS,
     Processor,
@@ -422,7 +422,7 @@ def main() -> None:
     metadata = {"step": step, "checkpoint_sha256": weights_digest(folder), "device": None, "wall_seconds": 0.0}
     metadata |= {"averaged": averaged} if averaged else {}
     unavailable = read_json(args.counts)["unavailable"]
-    metadata |= {"unavailable": unavailable, "vocabulary": [], "special_tokens": [], "frame_seconds": None}
+    metadata |= {"unavailable": unavailable, "outside_vocabulary": {}, "special_tokens": [], "frame_seconds": None}
     if unavailable is not None:
         write_ctc_outputs(args.ctc_outputs, [], [], None, metadata)
         return
@@ -437,10 +437,11 @@ def main() -> None:
             )
             metadata |= {"device": device_name(device), "wall_seconds": time.monotonic() - started}
         # Its tokens are parts of words, so that no character is known to be missing.
-        write_generated(args.ctc_outputs, clips, hypotheses, metadata | {"vocabulary": None})
+        write_generated(args.ctc_outputs, clips, hypotheses, metadata)
         return
     model, processor = load_checkpoint(folder)
-    metadata["vocabulary"] = vocabulary(model, processor)
+    outside = LabelEncoder(processor).outside_vocabulary(clip["text"] for clip in clips)
+    metadata["outside_vocabulary"] = dict(outside.most_common())
     metadata["special_tokens"] = written_special_tokens(processor)
     metadata["frame_seconds"] = samples_per_frame(model) / SAMPLE_RATE
     args.ctc_outputs.parent.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,14 @@ Labels are looked up here, not by calling the tokenizer: Wav2Vec2CTCTokenizer ta
 its special tokens, of which one is the blank, and deletes the spaces around each token of several characters.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from transformers import Wav2Vec2CTCTokenizer
 
 from speechmill.model.models import Processor
+from speechmill.text.kept_vocab import writes
 from speechmill.text.tokens import unit_pattern
 
 
@@ -34,9 +37,22 @@ class LabelEncoder:
         if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
             ids: list[int | None] = tokenizer(text, split_special_tokens=True, add_special_tokens=False).input_ids
         else:
-            units = self._pattern.findall(text.upper() if tokenizer.do_lower_case else text)
-            ids = [self._ids.get(unit, self._unknown) for unit in units]
+            ids = [self._ids.get(unit, self._unknown) for unit in self._units_of(text)]
         return [i for i in ids if i is not None and i != tokenizer.pad_token_id]
+
+    def outside_vocabulary(self, texts: Iterable[str]) -> Counter[str]:
+        """Return how often each character that the vocabulary cannot write, other than a space, occurs in `texts`."""
+        tokenizer = self._tokenizer
+        if not isinstance(tokenizer, Wav2Vec2CTCTokenizer):
+            counts = Counter(character for text in texts for character in text if not character.isspace())
+            return Counter({each: count for each, count in counts.items() if not writes(tokenizer, each)})
+        units = Counter(
+            unit for text in texts for unit in self._units_of(text) if unit not in self._ids and unit != " "
+        )
+        return Counter({unit.lower(): count for unit, count in units.items()}) if tokenizer.do_lower_case else units
+
+    def _units_of(self, text: str) -> list[str]:
+        return self._pattern.findall(text.upper() if self._tokenizer.do_lower_case else text)
 
 
 def separator_id(processor: Processor) -> int | None:

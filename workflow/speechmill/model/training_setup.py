@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
@@ -65,7 +67,24 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
     The reentrant variant cannot be used: it needs an input with a gradient, which a frozen feature encoder lacks.
     """
-    model.activation_checkpointing_enable({"use_reentrant": False})
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
+
+    @contextmanager
+    def recomputing() -> Iterator[None]:
+        # Otherwise each batch would count twice in the running statistics, which are part of the model.
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, (momentum, batches) in zip(norms, before, strict=True):
+                norm.momentum, norm.num_batches_tracked = momentum, batches
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), recomputing()
+
+    model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
 
 
 def compile_layers(model: PreTrainedModel) -> None:

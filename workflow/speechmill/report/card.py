@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
     parser.add_argument("--base-card", type=Path, nargs="*", default=[], help="what the card of the base says, if any")
+    parser.add_argument("--label-errors", type=Path, nargs="*", default=[], help="how many sentences were scored")
     parser.add_argument("--seed-summaries", type=Path, nargs="*", default=[], help="scores of runs with other seeds")
     parser.add_argument("--seed-selections", type=Path, nargs="*", default=[], help="the selections of these runs")
     parser.add_argument("--compared-summaries", type=Path, nargs="*", default=[], help="scores of compared runs")
@@ -138,6 +139,7 @@ def main() -> None:
             files |= {f"{kind}/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
     files |= dict(zip(["base.json"], args.base_source, strict=False))
     files |= dict(zip(["base_card.json"], args.base_card, strict=False))
+    files |= dict(zip(["label_errors.json"], args.label_errors, strict=False))
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)
     selected = selected_systems(args.hypotheses, selection)

@@ -58,7 +58,9 @@ PROVENANCE = {
     "Intended uses & limitations": Provenance("derived", "`settings.json`, `summary.parquet`"),
     "Error analysis": Provenance("derived", "`breakdown.json`"),
     "Robustness": Provenance("derived", "`breakdown.json`; each error rate is recomputed"),
-    "Training and evaluation data": Provenance("derived", "`status/*.json`, `counts/*.json`, `leakage.json`"),
+    "Training and evaluation data": Provenance(
+        "derived", "`status/*.json`, `counts/*.json`, `leakage.json`, `label_errors.json`"
+    ),
     "Training data of the base": Provenance("derived", "`settings.json`, `base_card.json`"),
     "Training hyperparameters": Provenance("derived", "`training.json`, from the settings in `config.yaml`"),
     "Training results": Provenance("derived", "`training.jsonl`, `summary.parquet`"),
@@ -167,6 +169,7 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "outside_vocabulary": card_lists.outside_vocabulary(settings, selected),
         "data": card_tables.data_table(settings, evidence.counts),
         "corrected": evidence.counts["train"]["corrected"],
+        "label_errors": evidence.label_errors,
         "mixing": card_tables.mixing_table(settings, evidence.plan["mixing"]),
         "corpora": card_tables.corpus_table(settings, evidence.status),
         "aligned": card_lists.aligned_datasets(settings, evidence.status),

@@ -31,11 +31,15 @@ def unavailable_sets(settings: CardSettings, scores: pd.DataFrame) -> list[Markd
 
 
 def outside_vocabulary(settings: CardSettings, scores: pd.DataFrame) -> list[Markdown]:
-    """Return the sets whose references contain characters that the model cannot output, with these characters."""
+    """Return the sets whose references contain characters that the model cannot output, with these and their count."""
     rows = scores[scores["outside_vocabulary"] != ""].drop_duplicates("set")
     return [
-        join(": ", [settings.set_title(name), join(" ", map(code_span, characters.split(" ")))])
-        for name, characters in zip(rows["set"], rows["outside_vocabulary"], strict=True)
+        Markdown(
+            f"{escape(settings.set_title(row['set']))}: {row['characters_outside']:,}"
+            f" {'character' if row['characters_outside'] == 1 else 'characters'},"
+            f" {join(' ', map(code_span, row['outside_vocabulary'].split(' ')))}"
+        )
+        for row in rows.to_dict("records")
     ]
 
 

@@ -61,6 +61,8 @@ class Evidence:
     """The source of the base model, if there is one."""
     base_card: dict[str, Any] | None
     """What the card of the base model says, if there is one, perhaps through other runs."""
+    label_errors: dict[str, Any] | None
+    """The numbers of training clips and of those whose sentences were scored, if the run scores them."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     compared: dict[str, pd.DataFrame]
@@ -103,6 +105,9 @@ def read(model: Path) -> Evidence:
             found[run] = selected_rows(scores, read_one(f"{kind}/{run}/selection.json", "step"))
         return found
 
+    def read_if_present(name: str, *keys: str) -> Any:
+        return read_one(name, *keys) if (folder / name).is_file() else None
+
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -116,10 +121,11 @@ def read(model: Path) -> Evidence:
         counts={role: read_one(f"counts/{role}.json", "sets", "clips", "excluded") for role in settings.roles},
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
         lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
-        base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        base=read_if_present("base.json"),
         base_card=read_one("base_card.json", "cards", "weights_changed")
         if settings.base_training and settings.base_training.base
         else None,
+        label_errors=read_if_present("label_errors.json", "clips", "scored"),
         seeds=read_runs("seeds", settings.sweep.other_seeds if settings.sweep else []),
         compared=read_runs("compared", settings.compared),
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),

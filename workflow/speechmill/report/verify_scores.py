@@ -27,7 +27,7 @@ from speechmill.inference.log_probs import LogProbsSettings
 from speechmill.inference.perturb import apply_effect
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import device_name
-from speechmill.model.labels import written_special_tokens
+from speechmill.model.labels import LabelEncoder, written_special_tokens
 from speechmill.report import evidence
 from speechmill.report.anonymise import clip_names, is_restricted
 from speechmill.report.check_result import CheckResult
@@ -42,6 +42,7 @@ TOLERANCE_POINTS = 0.2
 """The largest difference of an error rate, in percentage points, on another device or with another version of torch."""
 
 _RATES = ["wer", "cer"]
+_OTHER_COUNTS = ["clips_scored", "characters_outside"]
 _SHOWN_CLIPS = 10
 
 
@@ -186,9 +187,11 @@ def _check_set(
             if before != now
         ]
         result.differences += changed or [f"{name}: the texts of its clips are not those that were scored"]
+    outside = LabelEncoder(reference.processor).outside_vocabulary(clip["text"] for clip in clips)
     for row in rows.to_dict("records"):
         special_tokens = written_special_tokens(reference.processor)
         scores = _scores(config, run, name, clips, output.hypotheses[row["decoder"]], output.losses, special_tokens)
+        scores["characters_outside"] = outside.total()
         what = f"{name} by {row['decoder']}"
         lines = compare_scores({str(key): value for key, value in row.items()}, scores, allowed)
         texts = _changed_texts(evidence.scored_file(model, name, row["decoder"]), output.hypotheses[row["decoder"]])
@@ -310,7 +313,7 @@ def compare_scores(row: dict[str, Any], scores: dict[str, Any], allowed: Toleran
         recorded = None if pd.isna(row[key]) else row[key]
         if key in ERROR_COUNTS and not allowed.equal_texts and key != "reference_words":
             continue
-        if value is None or recorded is None or key in (*ERROR_COUNTS, "clips_scored", "no_interval"):
+        if value is None or recorded is None or key in (*ERROR_COUNTS, *_OTHER_COUNTS, "no_interval"):
             same = value == recorded
         elif key == "loss":
             same = abs(value - recorded) <= allowed.loss * max(1.0, abs(recorded))

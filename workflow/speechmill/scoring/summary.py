@@ -18,7 +18,8 @@ _RATES = ["wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high", "loss"]
 
 COLUMNS = [
     "run", "step", "set", "decoder", "protocol", *_RATES, "substitutions", "deletions", "insertions", "reference_words",
-    "clips_expected", "clips_scored", "clips_without_loss", "no_interval", "outside_vocabulary", "unavailable",
+    "clips_expected", "clips_scored", "clips_without_loss", "no_interval", "outside_vocabulary",
+    "characters_outside", "unavailable",
     "audio_seconds", "wall_seconds", "forward_seconds", "decoding_seconds", "device", "checkpoint_sha256",
     "eval_set_sha256", *_BY_PROTOCOL,
 ]  # fmt: skip
@@ -39,6 +40,7 @@ def summarise(metrics: list[Path]) -> pd.DataFrame:
         for column, (rate, protocol) in _BY_PROTOCOL.items():
             row[column] = row["protocols"].get(protocol, {}).get(rate)
         row["outside_vocabulary"] = " ".join(row["characters_outside_vocabulary"])
+        row["characters_outside"] = sum(row["characters_outside_vocabulary"].values())
         row["averaged"] = averaged_column(row.get("averaged", []))
     columns = [*COLUMNS, *(["averaged"] if averaged else [])]
     frame = pd.DataFrame(rows)[columns].astype(dict.fromkeys((*_RATES, *_BY_PROTOCOL), float))

@@ -51,7 +51,7 @@ def unwritten_characters(tokenizer: Any, characters: Mapping[str, int], texts: I
         characters: How often each character occurs in `texts`.
         texts: The texts, among which examples are found.
     """
-    missing = {character for character in characters if not character.isspace() and not _writes(tokenizer, character)}
+    missing = {character for character in characters if not character.isspace() and not writes(tokenizer, character)}
     examples: dict[str, str] = {}
     for text in texts if missing else ():
         if len(examples) == len(missing):
@@ -62,7 +62,8 @@ def unwritten_characters(tokenizer: Any, characters: Mapping[str, int], texts: I
     return {character: Unwritten(count, examples[character]) for character, count in counts.most_common()}
 
 
-def _writes(tokenizer: Any, character: str) -> bool:
+def writes(tokenizer: Any, character: str) -> bool:
+    """Return whether a tokenizer has tokens for a character, other than the blank and the unknown token."""
     ids = tokenizer(character, add_special_tokens=False).input_ids
     return bool(ids) and not {None, tokenizer.unk_token_id, tokenizer.pad_token_id}.intersection(ids)
 

@@ -51,6 +51,8 @@ class PlanSettings(BaseModel):
     gpu_memory_gib: float
     best: int | None
     """The number of checkpoints to keep; None keeps all."""
+    average: int | None = None
+    """The number of checkpoints to average; None averages none."""
     augment: AugmentConfig
     vocab: Literal["characters", "keep"] = "characters"
     """Whether the model keeps the head of its base."""
@@ -66,6 +68,7 @@ def make_plan(
     statuses: Sequence[Mapping[str, Any]],
     config: PreTrainedConfig,
     settings: PlanSettings,
+    unwritten: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `plan.json`: clips, hours, steps, checkpoints, padding, disk space, memory and FLOP.
 
@@ -77,9 +80,11 @@ def make_plan(
         statuses: The statuses of the datasets that the run reads.
         config: The configuration of the model.
         settings: The settings of the stage.
+        unwritten: The result of `count_unwritten`, for a run that keeps a vocabulary.
 
     Raises:
-        SpeechmillError: A setting does not fit the architecture of the model, or a clip is longer than a batch.
+        SpeechmillError: A setting does not fit the architecture of the model, a clip is longer than a batch, or more
+            checkpoints are to be averaged than there will be.
     """
     for error in architecture_errors(config.to_dict(), settings.memory, settings.augment):
         raise SpeechmillError(f"runs.{run}.{error}")
@@ -102,6 +107,13 @@ def make_plan(
         epochs *= stats.batches / planned.batches
     steps = math.ceil(stats.batches / batches_per_step)
     saved = [*range(plan.save_steps, steps, plan.save_steps), steps]
+    if settings.average is not None and settings.average > len(saved):
+        advice = f"set it to at most {len(saved)}" if len(saved) > 1 else "remove it"
+        raise SpeechmillError(
+            f"runs.{run}.select.average is {settings.average}, but the number of planned checkpoints is"
+            f" {len(saved):,}, in {steps:,} steps; {advice}, or lower"
+            f" runs.{run}.plan.save_steps, which is {plan.save_steps:,}"
+        )
     cost = training_cost(
         config,
         settings.memory,
@@ -129,6 +141,7 @@ def make_plan(
         "corrected": counts["corrected"],
         "machine_transcripts": [format_machine_transcripts(each) for each in machine_transcripts(counts, statuses)],
         "marks_dropped": counts["marks_dropped"],
+        "unwritten": unwritten,
         "epochs": epochs,
         "mixing": settings.mixing
         and table.mix
@@ -176,6 +189,16 @@ def make_plan(
         },
         "device": settings.device,
     }
+
+
+def count_unwritten(characters: Mapping[str, Any]) -> dict[str, int]:
+    """Return how many characters of the training text, without spaces, a kept vocabulary cannot write, and of how many.
+
+    `characters` is the content of `characters.json`, as the stage `vocab` writes it for a run that keeps a vocabulary.
+    """
+    counts, unwritten = characters["characters"], characters["unwritten"]
+    total = sum(count for character, count in counts.items() if not character.isspace())
+    return {"characters": sum(each["times"] for each in unwritten.values()), "of": total}
 
 
 def _check_mix(run: str, mixed: Mix, plan: PlanConfig) -> None:
@@ -319,6 +342,7 @@ def format_plan(plan: dict[str, Any], leakage: dict[str, Any], statuses: list[di
             *(f"  machine      {sentence}" for sentence in plan["machine_transcripts"]),
             *_format_mixing(plan),
             *_format_dropped_marks(plan["marks_dropped"]),
+            *_format_unwritten(plan["unwritten"]),
             *(f"  leakage      {sentence}" for sentence in format_leakage(leakage)),
             *(f"  UNAVAILABLE  {s['dataset']}: {s['why']}" for s in statuses if not s["available"]),
             *(f"  pieces       {s['dataset']}: {format_parts(s['about'])}" for s in statuses if "parts" in s["about"]),
@@ -374,6 +398,15 @@ def _format_dropped_marks(marks: dict[str, dict[str, Any]]) -> list[str]:
         f"  MARK LOST    {_code_point(mark)} follows kept letters {each['times']:,} times, but text.keep lacks it:"
         f" `{each['sentence']}` becomes `{each['text']}`; add it to text.keep, or to text.drop if it is no loss"
         for mark, each in sorted(marks.items(), key=lambda item: (-item[1]["times"], item[0]))
+    ]
+
+
+def _format_unwritten(unwritten: dict[str, int] | None) -> list[str]:
+    if unwritten is None:
+        return []
+    return [
+        f"  vocabulary   of the base; it lacks {unwritten['characters']:,} of {unwritten['of']:,} characters of the"
+        " training text"
     ]
 
 
@@ -458,6 +491,7 @@ def main() -> None:
     parser.add_argument("--leakage", type=Path, required=True)
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
     parser.add_argument("--vocab", type=Path, required=True)
+    parser.add_argument("--characters", type=Path, nargs="*", help="the characters of a run that keeps a vocabulary")
     parser.add_argument("--base", type=Path, nargs="*", help="the folder of the base model, if there is one")
     parser.add_argument("--plan", type=Path, required=True)
     parser.add_argument("--digest", type=Path, required=True)
@@ -471,7 +505,11 @@ def main() -> None:
     vocab_size = None if args.settings.vocab == "keep" else len(read_json(args.vocab))
     config = model_config(model.init, base, model.config, vocab_size)
     scored, statuses = ([read_json(path) for path in paths] for paths in (args.scored_counts, args.status))
-    plan = make_plan(args.run, args.clips, read_json(args.counts), scored, statuses, config, args.settings)
+    counts, unwritten = read_json(args.counts), None
+    if args.characters:
+        check_folder(args.characters[0].parent, args.characters[0].name)
+        unwritten = count_unwritten(read_json(args.characters[0]))
+    plan = make_plan(args.run, args.clips, counts, scored, statuses, config, args.settings, unwritten)
     text = printable(format_plan(plan, read_json(args.leakage), statuses, shutil.disk_usage(Path.cwd()).free))
     write_text(text, args.text)
     write_json(plan, args.plan)
