@@ -454,6 +454,8 @@ def _with_program(
     # Without file names and memory addresses, the message is the same in every run.
     message = message.replace(f" `{file}'", "").replace(f"{file}: ", "")
     message = re.sub(r"^(sox FAIL \w+: |(\[\S+ @ 0x[0-9a-f]+\] )+)", "", message)
+    if "matches no streams" in message:
+        message = "there is no audio in it"
     if status == -signal.SIGKILL:
         raise SpeechmillError(f"{program} was killed, perhaps because memory ran out; run snakemake again")
     # ffmpeg also writes warnings to stderr; SoX exits with status 0 after some errors.
