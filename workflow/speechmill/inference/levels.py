@@ -1,7 +1,6 @@
-"""The levels of the frames of a recording, and where sounds begin and end.
+"""The levels of the frames of a recording, which tell where sounds begin and end.
 
-A CTC model emits a token within its sound, often in a single frame, so that its frames tell neither where the first
-sound of a word begins nor where the last one ends; the levels do, where there is a pause.
+A CTC model emits a token within its sound, often in a single frame, so that its frames do not tell that.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,14 +29,3 @@ def frame_levels(
         padded.flat[: len(samples)] = samples
         levels[start:stop] = np.sqrt(np.square(padded).mean(1))
     return levels
-
-
-def quiet_after(levels: NDArray[np.float32], frame: int, reach: int) -> int | None:
-    """Return the first of three quiet frames from `frame` on, within `reach` frames; None if the sound goes on.
-
-    Frames are quiet if they are about as quiet as the quietest, or have a hundredth of the amplitude before.
-    """
-    around = levels[frame : frame + reach]
-    quiet = around <= max(2 * float(around.min()), float(levels[max(0, frame - 5) : frame].max()) / 100)
-    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
-    return frame + int(starts[0]) if len(starts) else None

@@ -26,8 +26,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rapidfuzz.distance import Levenshtein
 
-from speechmill.inference.levels import quiet_after
-
 # The lengths of sequences of tokens that are searched for anchors, without word separators.
 _ANCHOR_TOKENS = (24, 16, 12, 8)
 
@@ -522,10 +520,21 @@ def _timed(
         reach, margin = round(_MAX_TAIL / frame_seconds), round(_MARGIN_BEFORE / frame_seconds)
         for word in np.flatnonzero((first >= 0) & (after > 2 * margin)):
             end = last[word] + 1
-            quiet = quiet_after(levels, int(end), int(min(reach, after[word])))
+            quiet = _quiet_after(levels, int(end), int(min(reach, after[word])))
             if quiet is not None:
                 stop[word] = min(quiet + round(_MARGIN_QUIET / frame_seconds), end + after[word] - margin)
     return _Words(first >= 0, start, stop, before, extra_before, scores, np.diff(text.bounds))
+
+
+def _quiet_after(levels: NDArray[np.float32], frame: int, reach: int) -> int | None:
+    """Return the first of three quiet frames from `frame` on, within `reach` frames; None if the sound goes on.
+
+    Frames are quiet if they are about as quiet as the quietest, or have a hundredth of the amplitude before.
+    """
+    around = levels[frame : frame + reach]
+    quiet = around <= max(2 * float(around.min()), float(levels[max(0, frame - 5) : frame].max()) / 100)
+    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
+    return frame + int(starts[0]) if len(starts) else None
 
 
 def _stretches(

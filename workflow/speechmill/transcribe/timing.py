@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from speechmill.inference.levels import quiet_after
 from speechmill.model.word_times import WordSpan
 
 # The longest time in seconds from the last token of a word to its end, if a pause follows and if none does. Models emit
@@ -35,8 +34,8 @@ def word_bounds(
     """
     bounds: list[tuple[float, float] | None] = []
     known = [span for span in spans if span is not None]
-    following = [*(span.start for span in known[1:]), len(levels)]
-    ends = iter([_end(span, limit, levels, frame_seconds) for span, limit in zip(known, following, strict=True)])
+    limits = [*(span.start for span in known[1:]), len(levels)]
+    ends = (_end(span, limit, levels, frame_seconds) for span, limit in zip(known, limits, strict=False))
     previous = 0
     for span in spans:
         if span is None:
@@ -48,20 +47,31 @@ def word_bounds(
 
 
 def _start(span: WordSpan, previous: int, levels: NDArray[np.float32], frame_seconds: float) -> int:
-    """Return the first frame of a word that is not as quiet as the pause before it, from frame `previous` on."""
-    pause = levels[previous : span.start]
-    quiet = float(levels[span.start : span.stop].max()) / 100
-    if len(pause):
-        quiet = max(quiet, 2 * float(pause.min()))
+    """Return the first frame of a word that is not quiet; the word before it ends at the frame `previous`."""
     latest = min(span.stop - 1, span.start + round(_MAX_EARLY / frame_seconds))
-    return next((frame for frame in range(span.start, latest) if levels[frame] > quiet), latest)
+    quiet = _is_quiet(levels, previous, latest, span)
+    return next((frame for frame in range(span.start, latest) if not quiet[frame - previous]), latest)
 
 
 def _end(span: WordSpan, limit: int, levels: NDArray[np.float32], frame_seconds: float) -> int:
     """Return the frame after the last one of a word; the next word starts at the frame `limit`."""
-    reach = min(limit - span.stop, round(_MAX_TAIL / frame_seconds))
-    quiet = quiet_after(levels, span.stop, reach) if reach > 0 else None
-    return min(limit, span.stop + round(_TAIL_WITHOUT_PAUSE / frame_seconds)) if quiet is None else quiet
+    quiet = _is_quiet(levels, span.stop, min(limit, span.stop + round(_MAX_TAIL / frame_seconds)), span)
+    # A single quiet frame may be within a sound.
+    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
+    if len(starts):
+        return span.stop + int(starts[0])
+    return min(limit, span.stop + round(_TAIL_WITHOUT_PAUSE / frame_seconds))
+
+
+def _is_quiet(levels: NDArray[np.float32], start: int, stop: int, span: WordSpan) -> NDArray[np.bool_]:
+    """Return which frames are quiet, compared with the word of `span`, shape (stop - start,).
+
+    They have a hundredth of its amplitude, or about that of the quietest frame, if that has a quarter of it.
+    """
+    loudest = float(levels[span.start : span.stop].max())
+    around = levels[start:stop]
+    quietest = float(around.min()) if len(around) else 0.0
+    return around <= max(loudest / 100, min(2 * quietest, loudest / 4))
 
 
 def _without_gaps(bounds: Sequence[tuple[float, float] | None], seconds: float) -> list[tuple[float, float]]:
