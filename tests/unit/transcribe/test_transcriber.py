@@ -97,9 +97,7 @@ def test_recording_without_speech_has_no_words(model: Path, spoken: Spoken, writ
     assert transcribe(write("quiet.wav", spoken([seconds])), model) == Transcript("", [], seconds)
 
 
-def test_progress_is_that_of_the_speech(
-    model: Path, spoken: Spoken, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_adds_up(model: Path, spoken: Spoken, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcriber, "_CPU_BATCH_SECONDS", 2.0)
     shares: list[float] = []
     Transcriber(model).transcribe(write("long.wav", long_recording(spoken)), shares.append)

@@ -5,6 +5,7 @@ whole, if it is short, and in pieces between pauses, if it is longer than the cl
 those of beam search with the language model in the folder, if there is one, otherwise greedy.
 """
 
+import ctypes
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +53,9 @@ _GROUP_SECONDS = 600.0
 
 # Longer parts are not decoded and aligned at once, which takes memory; they are divided at a pause.
 _MAX_DECODED_SECONDS = 300.0
+
+# The share of the work that the search for speech is taken for. It is less with a large model on a CPU.
+_SEARCH_SHARE = 0.2
 
 _BYTES_PER_SAMPLE = 2
 
@@ -117,7 +121,7 @@ class Transcriber:
         Args:
             recording: An audio file, or a video, in any format that libsndfile, ffmpeg or SoX reads. Its channels are
                 mixed.
-            advance: Is called with the share of the speech that the model has processed since the last call.
+            advance: Is called with the share of the work that was done since the last call.
 
         Raises:
             SpeechmillError: The file cannot be read, or the device runs out of memory.
@@ -133,22 +137,36 @@ class Transcriber:
             read = partial(_read_spans, file)
             texts: list[str] = []
             words: list[Word] = []
-            pieces = self._pieces(read, decoded.samples)
-            track = partial(_track, num_samples=sum(stop - start for start, stop in pieces), advance=advance)
+            pieces, left = self._pieces(read, decoded.samples, advance)
+            samples_per_share = sum(stop - start for start, stop in pieces) / left
+            track = partial(_track, samples_per_share=samples_per_share, advance=advance)
             for group in _groups(pieces):
                 for text, timed in self._transcribe_pieces(read, group, track):
                     texts.append(text)
                     words += timed
+                _release_memory()
         seconds = decoded.samples / SAMPLE_RATE
         text = " ".join(filter(None, texts))
         return Transcript(text, _within(words, seconds), seconds, decoded.missing_seconds)
 
-    def _pieces(self, read: "_ReadRecording", num_samples: int) -> list[Span]:
-        """Return the parts of a recording that the model transcribes."""
+    def _pieces(
+        self, read: "_ReadRecording", num_samples: int, advance: Callable[[float], object]
+    ) -> tuple[list[Span], float]:
+        """Return the parts of a recording that the model transcribes, and the share of the work that is left."""
         if self._scored.chunk_seconds is not None:
-            return [(0, num_samples)]
-        parts = cut_recording(read, num_samples, _MIN_SECONDS, _MAX_SECONDS)
-        return [span for span, is_speech in parts if is_speech]
+            return [(0, num_samples)], 1.0
+        left = 1.0
+
+        def read_and_advance(spans: Sequence[Span]) -> Iterator[Int16Samples]:
+            nonlocal left
+            for samples in read(spans):
+                yield samples
+                share = _SEARCH_SHARE * len(samples) / num_samples
+                left -= share
+                advance(share)
+
+        parts = cut_recording(read_and_advance, num_samples, _MIN_SECONDS, _MAX_SECONDS)
+        return [span for span, is_speech in parts if is_speech], left
 
     def _transcribe_pieces(
         self, read: "_ReadRecording", pieces: list[Span], track: Callable[..., Iterable[Any]]
@@ -250,11 +268,20 @@ def _read_spans(file: IO[bytes], spans: Sequence[Span]) -> Iterator[Int16Samples
         yield np.frombuffer(file.read((stop - start) * _BYTES_PER_SAMPLE), np.int16)
 
 
-def _track(batches: Iterable[Any], total: int, num_samples: int, advance: Callable[[float], object]) -> Iterator[Any]:
-    """Yield the `total` batches of `infer_clips`, and report the share of `num_samples` that each of them is."""
+def _track(
+    batches: Iterable[Any], total: int, samples_per_share: float, advance: Callable[[float], object]
+) -> Iterator[Any]:
+    """Yield the `total` batches of `infer_clips`, and report the share of the work that each of them is."""
     for batch, inputs in batches:
         yield batch, inputs
-        advance(sum(each.stop - each.start - each.left - each.right for _, each in batch) / num_samples)
+        advance(sum(each.stop - each.start - each.left - each.right for _, each in batch) / samples_per_share)
+
+
+def _release_memory() -> None:
+    """Return freed memory to the system, where the C library is glibc: it would keep hundreds of megabytes."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _within(words: Sequence[Word], seconds: float) -> list[Word]:
