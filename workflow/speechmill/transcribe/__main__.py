@@ -4,8 +4,11 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
+
+from tqdm import tqdm
 
 from speechmill.core.command import DISK_FULL, SpeechmillError, printable, run_command
 from speechmill.core.files import write_text
@@ -111,8 +114,9 @@ def run_jobs(transcriber: Transcriber, jobs: Sequence[Job], failed: list[str]) -
     with progress(total=sum(sizes), desc="transcribe", unit="B", unit_scale=True, unit_divisor=1024) as bar:
         for job, size in zip(jobs, sizes, strict=True):
             before = bar.n
+            advance = partial(_advance, bar, size)
             try:
-                transcript = transcriber.transcribe(job.recording, lambda share, size=size: bar.update(share * size))
+                transcript = transcriber.transcribe(job.recording, advance)
                 for ending, file in job.outputs.items():
                     write_text(FORMATS[ending](transcript, job.recording, file), file)
             except (SpeechmillError, OSError) as error:
@@ -120,6 +124,10 @@ def run_jobs(transcriber: Transcriber, jobs: Sequence[Job], failed: list[str]) -
             else:
                 yield transcript
             bar.update(before + size - bar.n)
+
+
+def _advance(bar: "tqdm[Any]", size: int, share: float) -> None:
+    bar.update(share * size)
 
 
 def _reason(recording: Path, error: SpeechmillError | OSError) -> str:
