@@ -3,10 +3,12 @@
 import io
 import itertools
 import json
+import resource
 import subprocess
 import sys
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,17 @@ def run_measured(command: Sequence[str], **options: Any) -> tuple["subprocess.Co
     measure = [sys.executable, "-c", _MEASURE, *command]
     done = subprocess.run(measure, stdout=subprocess.PIPE, text=True, **options)
     return done, int(done.stdout.split()[-1]) << 10
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file larger than `size` bytes: to a program, that is a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def as_json(value: Any) -> str:

@@ -3,10 +3,7 @@
 import errno
 import os
 import re
-import resource
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -15,7 +12,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import Wav2Vec2Processor
 
-from material import ROOT, as_json
+from material import ROOT, as_json, largest_file
 from speechmill.config.datasets import Dataset
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import corrupt_file_error, write_json
@@ -162,17 +159,6 @@ def test_missing_permission_is_reported(number: int, capsys: pytest.CaptureFixtu
 
 # More than a kilobyte.
 SENTENCES = "".join(f"фраза номер {i}\n" for i in range(200))
-
-
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let this process write no file larger than `size` bytes: to a stage, that is a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("stage", [index, lm_text], ids=lambda stage: stage.__name__)

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jiwer
@@ -17,9 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2Processor, pipeline
+from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor, pipeline
 from transformers.pipelines.automatic_speech_recognition import chunk_iter, rescale_stride
 
+from levels_model import encode_as_levels, levels_model
 from material import LAYER_NORM, ROOT, as_json, noise, recording, store
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import file_digest, read_json, write_digests, write_json, write_plain_json
@@ -38,8 +38,6 @@ from speechmill.inference.log_probs import (
 )
 from speechmill.model.devices import device_name
 from speechmill.model.models import equal_in_batch, load_checkpoint, model_config, new_model
-from speechmill.text.vocab import VocabSettings, vocabulary
-from speechmill.text.vocab import processor as new_processor
 
 CPU = torch.device("cpu")
 # Unsorted, with repetitions and one very short clip.
@@ -278,41 +276,8 @@ def test_out_of_memory_is_reported(tmp_path: Path, checkpoints: Path, monkeypatc
         transcribed(tmp_path, checkpoints, 20, [recording(2.0)] * 5)
 
 
-class Levels(torch.nn.Module):
-    """A perfect model of `encode_as_levels`: in each frame, the amplitude of the samples is the id of the token."""
-
-    def __init__(self, tokens: int) -> None:
-        super().__init__()
-        self.config = Wav2Vec2Config(conv_kernel=[400], conv_stride=[320], conv_dim=[1], vocab_size=tokens)
-        self.config.feat_extract_norm = "layer"
-
-    def forward(self, input_values: torch.Tensor, attention_mask: torch.Tensor | None = None) -> SimpleNamespace:
-        frames = int(self._get_feat_extract_output_lengths(input_values.shape[1]))
-        levels = input_values[:, 160::320][:, :frames] * 32768 / LEVEL
-        ids = torch.arange(self.config.vocab_size)
-        return SimpleNamespace(logits=-((levels[..., None] - ids) ** 2))
-
-    def _get_feat_extract_output_lengths(self, samples: Any) -> Any:
-        return (samples - 400) // 320 + 1
-
-
-LEVEL = 1000
-
-
-def encode_as_levels(text: str, processor: Wav2Vec2Processor) -> Int16Samples:
-    """Samples that `Levels` transcribes as `text`: three frames per character, each followed by two blank frames."""
-    levels = [level for i in processor.tokenizer(f"{text} ").input_ids for level in [i] * 3 + [0] * 2]
-    return np.repeat(np.array(levels, dtype=np.int16) * LEVEL, 320)
-
-
 def test_chunking_does_not_change_wer(tmp_path: Path) -> None:
-    processor = new_processor(
-        vocabulary(["abcdefgh"]),
-        VocabSettings(init={"model_type": "wav2vec2", "feat_extract_norm": "layer"}),
-        base=None,
-    )
-    processor.feature_extractor.do_normalize = False
-    model: Any = Levels(len(processor.tokenizer.get_vocab()))
+    model, processor = levels_model("abcdefgh")
     rng = np.random.default_rng(0)
     words = ["".join(rng.choice(list("abcdefgh"), rng.integers(1, 7))) for _ in range(1700)]
     texts = [" ".join(words[i : i + 13]) for i in range(0, len(words), 13)]

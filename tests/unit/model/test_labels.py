@@ -43,7 +43,7 @@ def test_labels_outside_the_vocabulary_are_unknown(text: str) -> None:
     letters = processor(vocab, LAYER, base=None)
     known = {"a": vocab["a"], "b": vocab["b"]}
     assert LabelEncoder(letters)(text) == [known.get(character, 1) for character in text]
-    assert token_ids(text, letters, "characters", len(vocab)) == [known[c] for c in text if c in known]
+    assert token_ids([text], letters, "characters", len(vocab)) == [[known[c] for c in text if c in known]]
 
 
 def test_characters_without_unknown_token_have_no_label(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_clusters_are_one_label_each(clusters: Wav2Vec2Processor, text: str, uni
     ids = LabelEncoder(clusters)(text)
     assert ids == [vocab[unit] for unit in units]
     assert clusters.tokenizer.decode([i for each in ids for i in (each, each, 0)]) == text
-    words = [token_ids(word, clusters, "characters", len(vocab)) for word in text.split()]
+    words = token_ids(text.split(), clusters, "characters", len(vocab))
     assert [i for word in words for i in word] == [i for i in ids if i != vocab["|"]]
 
 

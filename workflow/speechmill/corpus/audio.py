@@ -32,6 +32,9 @@ Reason = Literal["missing", "unreadable", "truncated", "empty", "outside"]
 # memory than this, even if a small file expands to a very long recording.
 _MAX_HOURS = 6
 
+# 2.6 GiB on the disk.
+_MAX_FILE_HOURS = 24
+
 # Over all channels, 4 MiB as 32-bit floats: nearly every clip is a single block.
 _BLOCK_SAMPLES = 1 << 20
 
@@ -99,6 +102,39 @@ def decode_to_16k(encoded: Encoded, resampler: str, name: str = "") -> Decoded[I
     """
     decoded = decode(encoded, name, partial(_to_16k, resampler=resampler), _MAX_HOURS)
     if len(decoded.samples) == 0:
+        raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
+    return decoded
+
+
+def decode_to_file(encoded: Encoded, name: str, file: BinaryIO) -> Decoded[int]:
+    """Write the samples that `decode_to_16k` returns with the resampler `soxr` to `file`; return their number.
+
+    They are 16-bit integers in the byte order of this machine. One block is held in memory at a time.
+
+    Args:
+        encoded: The file.
+        name: The name of the file; see `decode`.
+        file: An empty file that is open for writing.
+
+    Raises:
+        UnreadableAudioError, SpeechmillError: As for `decode`; files are too long if they are longer than a day.
+        OSError: The samples cannot be written, such as on a full disk.
+    """
+
+    def write(stream: Stream) -> int:
+        # A decoder that failed may have written a part.
+        file.seek(0)
+        file.truncate()
+        num_samples = 0
+        for block in _blocks_at_16k(stream, "soxr"):
+            num_samples += len(block)
+            if num_samples > _MAX_FILE_HOURS * 3600 * SAMPLE_RATE:
+                raise too_long(_MAX_FILE_HOURS)
+            file.write(block.data)
+        return num_samples
+
+    decoded = decode(encoded, name, write, _MAX_FILE_HOURS)
+    if decoded.samples == 0:
         raise UnreadableAudioError("the file is shorter than one sample at 16 kHz", "empty")
     return decoded
 
@@ -418,6 +454,8 @@ def _with_program(
     # Without file names and memory addresses, the message is the same in every run.
     message = message.replace(f" `{file}'", "").replace(f"{file}: ", "")
     message = re.sub(r"^(sox FAIL \w+: |(\[\S+ @ 0x[0-9a-f]+\] )+)", "", message)
+    if "matches no streams" in message:
+        message = "there is no audio in it"
     if status == -signal.SIGKILL:
         raise SpeechmillError(f"{program} was killed, perhaps because memory ran out; run snakemake again")
     # ffmpeg also writes warnings to stderr; SoX exits with status 0 after some errors.
@@ -463,6 +501,11 @@ def _running(command: list[str], errors: BinaryIO, timeout: float) -> Iterator[s
 
 
 def _to_16k(stream: Stream, resampler: str) -> Int16Samples:
+    blocks = _blocks_at_16k(stream, resampler)
+    return _concatenate(blocks, np.dtype(np.int16), _MAX_HOURS * 3600 * SAMPLE_RATE, too_long(_MAX_HOURS))
+
+
+def _blocks_at_16k(stream: Stream, resampler: str) -> Iterator[Int16Samples]:
     dtype: Literal["int16", "float32"] = "int16" if stream.is_target_format else "float32"
     blocks: Iterator[NDArray[Any]] = map(mean_of_channels, stream.blocks(dtype))
     if not stream.is_target_format:
@@ -471,7 +514,7 @@ def _to_16k(stream: Stream, resampler: str) -> Int16Samples:
             resampled = _RESAMPLERS[resampler](blocks, stream.rate)
             blocks = check_finite(resampled, "the samples are too large to be resampled")
         blocks = map(_to_int16, blocks)
-    return _concatenate(blocks, np.dtype(np.int16), _MAX_HOURS * 3600 * SAMPLE_RATE, too_long(_MAX_HOURS))
+    return blocks
 
 
 def check_finite(blocks: Iterable[FloatSamples], message: str) -> Iterator[FloatSamples]:

@@ -11,10 +11,11 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -29,6 +30,7 @@ from transformers import PreTrainedModel
 from speechmill.config.evaluation import GenerationConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_folder, read_json
+from speechmill.core.flac import Int16Samples
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, CTC_OUTPUTS, SAMPLE_RATE
 from speechmill.core.selection import selected_mean
@@ -122,6 +124,9 @@ def split_into_chunks(num_samples: int, chunk: int | None, stride: int = 0) -> l
 Batch = list[tuple[int, Chunk]]
 """Chunks, each with the position of its clip in the table."""
 
+ReadSpans = Callable[[int, Sequence[tuple[int, int]]], Iterator[Int16Samples]]
+"""A function that yields the samples of spans of a clip, given its index."""
+
 
 @dataclass
 class ClipOutput:
@@ -175,37 +180,71 @@ def infer(
     device: torch.device,
     spill: IO[bytes] | None = None,
 ) -> list[ClipOutput]:
-    """Return the output of the model for each clip, in order; a clip that is shorter than one frame has no frames.
+    """Return the output of the model for each clip in `shards`, in order, as `infer_clips` does.
 
-    Clips, or the chunks of all clips, are batched by similar length, or by equal length if padding would change the
-    output, which is tried on short clips and printed to stderr. Log-probabilities are written to the file `spill`, if
-    given, in the order of computation, and `ClipOutput.stored` holds their positions, so that memory use depends
-    neither on the number of clips nor on their length.
+    Whether padding changes the output is tried on short clips and printed to stderr.
 
     Raises:
         SpeechmillError: The strides cover a chunk entirely, a shard is corrupt, or the device runs out of memory.
     """
     model.to(device)  # type: ignore[arg-type]
-    frame = samples_per_frame(model)
-    chunk_and_stride(settings, frame)
+    chunk_and_stride(settings, samples_per_frame(model))
     if not clips:
         return []
+    equal = equal_in_batch(model, processor, device)
+    if equal is not None:
+        print(f"padding changes the output: the clips of a batch have the same number of {equal}", file=sys.stderr)
+    reader = ClipReader(pa.Table.from_pylist(clips, CLIPS), shards)
+    track = partial(progress, desc="log_probs", unit="batch")
+    return infer_clips(model, processor, clips, reader.spans, settings, device, spill, equal, track)
+
+
+def infer_clips(
+    model: PreTrainedModel,
+    processor: Processor,
+    clips: list[dict[str, Any]],
+    read: ReadSpans,
+    settings: LogProbsSettings,
+    device: torch.device,
+    spill: IO[bytes] | None,
+    equal: Literal["frames", "samples"] | None,
+    track: Callable[..., Iterable[Any]],
+) -> list[ClipOutput]:
+    """Return the output of the model for each clip, in order; a clip that is shorter than one frame has no frames.
+
+    Clips, or the chunks of all clips, are batched by similar length, or by equal length if padding would change the
+    output. Log-probabilities are written to the file `spill`, if given, in the order of computation, and
+    `ClipOutput.stored` holds their positions, so that memory use depends neither on the number of clips nor on their
+    length.
+
+    Args:
+        model: The model, on `device`.
+        processor: Its processor.
+        clips: The clips, with `num_samples` and the `text` that the loss is of.
+        read: Returns the samples of spans of a clip, given its index.
+        settings: How the model is run.
+        device: The device of the model.
+        spill: A file for the log-probabilities.
+        equal: What the clips of a batch must have in common, as `equal_in_batch` returns it.
+        track: Is called with the batches and their number as `total`, and yields them, to show the progress.
+
+    Raises:
+        SpeechmillError: The strides cover a chunk entirely, or the device runs out of memory.
+    """
+    frame = samples_per_frame(model)
     chunks = [(i, each) for i, clip in enumerate(clips) for each in clip_chunks(clip["num_samples"], settings, frame)]
     lengths = np.array([chunk.stop - chunk.start for _, chunk in chunks], dtype=np.int64)
     # The model rejects inputs that are shorter than the window of its first frame.
     num_frames = output_frames(model, torch.from_numpy(lengths)).numpy()
     long_enough = np.flatnonzero(num_frames > 0)
-    equal = equal_in_batch(model, processor, device)
-    if equal is not None:
-        print(f"padding changes the output: the clips of a batch have the same number of {equal}", file=sys.stderr)
     must_be_equal = {None: np.zeros_like(lengths), "frames": num_frames, "samples": lengths}[equal]
     batches = [
         long_enough[batch]
         for batch in evaluation_batches(lengths[long_enough], must_be_equal[long_enough], settings.batch_seconds)
     ]
-    loader = _load(clips, shards, processor, [[chunks[i] for i in batch] for batch in batches])
+    loader = _load(clips, read, processor, [[chunks[i] for i in batch] for batch in batches])
     parts: list[list[_ChunkOutput]] = [[] for _ in clips]
-    for batch, inputs in progress(_prefetch(loader), total=len(batches), desc="log_probs", unit="batch"):
+    for batch, inputs in track(_prefetch(loader), total=len(batches)):
         logits, losses, frames = _forward(model, inputs, settings, device)
         best = logits.argmax(-1).cpu().numpy()
         log_probs = torch.log_softmax(logits.float(), -1).half().cpu().numpy() if spill is not None else None
@@ -263,17 +302,17 @@ def clip_chunks(num_samples: int, settings: LogProbsSettings, frame: int) -> lis
 
 
 def _load(
-    clips: list[dict[str, Any]], shards: Sequence[Path], processor: Processor, batches: list[Batch]
+    clips: list[dict[str, Any]], read: ReadSpans, processor: Processor, batches: list[Batch]
 ) -> Iterator[tuple[Batch, dict[str, Any]]]:
     """Yield each batch with the inputs of the model."""
-    reader, collate = ClipReader(pa.Table.from_pylist(clips, CLIPS), shards), Collator(processor)
+    collate = Collator(processor)
     for batch in batches:
         examples = []
         for i, chunks in groupby(batch, key=lambda each: each[0]):
             spans = [(chunk.start, chunk.stop) for _, chunk in chunks]
             # The text matches the audio only if the chunk is the complete clip.
             text = clips[i]["text"] if spans == [(0, clips[i]["num_samples"])] else ""
-            examples += [{"samples": each, "text": text, "batch": 0, "weight": 1.0} for each in reader.spans(i, spans)]
+            examples += [{"samples": each, "text": text, "batch": 0, "weight": 1.0} for each in read(i, spans)]
         yield batch, collate(examples)
 
 

@@ -22,6 +22,7 @@ from speechmill.core.files import check_folder
 from speechmill.core.flac import Int16Samples, encode_flac
 from speechmill.core.schemas import CLIPS, SAMPLE_RATE
 from speechmill.core.tables import read_table
+from speechmill.inference.levels import frame_levels
 from speechmill.inference.log_probs import ClipOutput, LogProbsSettings, infer
 from speechmill.inference.piece_table import Amount, part_of, write_pieces
 from speechmill.inference.segmentation import SegmentSettings, Stretch, align
@@ -41,9 +42,6 @@ _BATCH_SECONDS = 120.0
 
 # Recordings whose log-probabilities are on the disk at the same time; a longer one is there alone.
 _GROUP_SAMPLES = 3600 * SAMPLE_RATE
-
-# Frames whose samples are in memory at the same time: 20 s for frames of 20 ms.
-_LEVEL_FRAMES = 1000
 
 # The smallest share of the letters and digits of a transcript that the vocabulary has.
 _MIN_KNOWN = 0.5
@@ -199,7 +197,7 @@ def _parts(
                         frame_samples / SAMPLE_RATE,
                         settings,
                         recording.transcript.line_ends,
-                        _levels(recording.read, output.frames, frame_samples),
+                        frame_levels(recording.read, output.frames, frame_samples),
                     )
                 yield from _rows(recording, sorted([*found.pieces, *found.left_out]))
 
@@ -235,23 +233,6 @@ def _in_order(spill: IO[bytes], output: ClipOutput, vocabulary: int, file: IO[by
     file.writelines(output.log_probs(spill))
     file.flush()
     return np.memmap(file, "<f2", "r", shape=(output.frames, vocabulary))
-
-
-def _levels(
-    read: Callable[[list[tuple[int, int]]], Iterator[Int16Samples]], frames: int, frame_samples: int
-) -> NDArray[np.float32]:
-    """Return the root mean square of the samples of each frame, shape (frames,); `read` returns the samples of spans.
-
-    Frames after the end of the recording, which some models output, have 0.
-    """
-    levels = np.zeros(frames, np.float32)
-    blocks = [(start, min(start + _LEVEL_FRAMES, frames)) for start in range(0, frames, _LEVEL_FRAMES)]
-    spans = [(start * frame_samples, stop * frame_samples) for start, stop in blocks]
-    for (start, stop), samples in zip(blocks, read(spans), strict=True):
-        padded = np.zeros((stop - start, frame_samples), np.float32)
-        padded.flat[: len(samples)] = samples
-        levels[start:stop] = np.sqrt(np.square(padded).mean(1))
-    return levels
 
 
 def _rows(recording: _Recording, stretches: list[Stretch]) -> Iterator[dict[str, Any]]:

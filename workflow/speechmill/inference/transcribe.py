@@ -13,7 +13,8 @@ import hashlib
 import io
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from pydantic import BaseModel
 
 from speechmill.core.command import run_command
 from speechmill.core.files import check_files, check_folder, corrupt_file_error, read_json, scratch_folder
-from speechmill.core.flac import decode_spans, encode_flac
+from speechmill.core.flac import Int16Samples, decode_spans, encode_flac
 from speechmill.core.progress import progress
 from speechmill.core.schemas import SAMPLE_RATE, clip_schema
 from speechmill.core.tables import read_rows, read_table, write_in_row_groups
@@ -59,22 +60,25 @@ class TranscribeSettings(BaseModel):
     """The output units of the run."""
 
 
-def cut_recording(encoded: bytes, num_samples: int, settings: TranscribeSettings) -> list[tuple[Span, bool]]:
+def cut_recording(
+    read: Callable[[Sequence[Span]], Iterator[Int16Samples]], num_samples: int, min_seconds: float, max_seconds: float
+) -> list[tuple[Span, bool]]:
     """Return the parts of a recording at 16 kHz in order, each with whether it is speech; together they are all of it.
 
     Args:
-        encoded: The recording as FLAC. Only a minute of it is decoded at a time.
+        read: Yields the samples of spans of the recording; they are a minute long.
         num_samples: Its length.
-        settings: The lengths of pieces.
+        min_seconds: The shortest part with speech.
+        max_seconds: The longest part with speech; a recording that is no longer is one part.
     """
-    if num_samples <= settings.max_seconds * SAMPLE_RATE:
+    if num_samples <= max_seconds * SAMPLE_RATE:
         return [((0, num_samples), True)]
     starts = range(0, num_samples, _BLOCK_SAMPLES)
     blocks = [(start, min(start + _BLOCK_SAMPLES, num_samples)) for start in starts]
-    probabilities = speech_probabilities(decode_spans(io.BytesIO(encoded), blocks))
+    probabilities = speech_probabilities(read(blocks))
     parts: list[tuple[Span, bool]] = []
     end = 0
-    for piece in speech_pieces(probabilities, num_samples, settings.min_seconds, settings.max_seconds):
+    for piece in speech_pieces(probabilities, num_samples, min_seconds, max_seconds):
         if piece[0] > end:
             parts.append(((end, piece[0]), False))
         parts.append((piece, True))
@@ -153,7 +157,8 @@ def _speech(
     for recording in recordings:
         encoded, row = recording["audio"]["bytes"], listed[recording["id"]]
         try:
-            cuts = cut_recording(encoded, recording["num_samples"], settings)
+            read, limits = partial(decode_spans, io.BytesIO(encoded)), (settings.min_seconds, settings.max_seconds)
+            cuts = cut_recording(read, recording["num_samples"], *limits)
             spans = [span for span, is_speech in cuts if is_speech]
             samples = decode_spans(io.BytesIO(encoded), spans)
             for (start, end), is_speech in cuts:

@@ -4,7 +4,8 @@ silero-vad gives the probability of speech in each window of 512 samples (32 ms)
 functions here know recordings only as these probabilities, so that memory use does not depend on their length.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -36,12 +37,21 @@ _CUT_WINDOWS = 8
 
 @cache
 def _silero() -> Any:
-    threads = torch.get_num_threads()
     import silero_vad
 
-    # The import sets the number of threads to 1.
-    torch.set_num_threads(threads)
     return silero_vad.load_silero_vad()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread of torch in the block: the model is so small that several would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        # The import of silero_vad sets the number to 1, too.
+        torch.set_num_threads(threads)
 
 
 def speech_probabilities(blocks: Iterable[Int16Samples]) -> NDArray[np.float32]:
@@ -50,11 +60,11 @@ def speech_probabilities(blocks: Iterable[Int16Samples]) -> NDArray[np.float32]:
     `blocks` are its consecutive samples; the length of each, except the last one, is a multiple of WINDOW. The last
     window is completed with zeros.
     """
-    model = _silero()
-    # The model keeps its state, that of a recurrent network, from one window to the next.
-    model.reset_states()
     probabilities: list[float] = []
-    with torch.inference_mode():
+    with _one_thread(), torch.inference_mode():
+        model = _silero()
+        # The model keeps its state, that of a recurrent network, from one window to the next.
+        model.reset_states()
         for block in blocks:
             padded = np.zeros(-(-len(block) // WINDOW) * WINDOW, np.float32)
             padded[: len(block)] = block / np.float32(32768)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torchaudio.functional import forced_align, merge_tokens
+from torchaudio.functional import TokenSpan, forced_align, merge_tokens
 from transformers import PreTrainedModel
 
 from speechmill.model.labels import LabelEncoder, separator_id
@@ -44,25 +44,37 @@ def word_times(
             spaces.
     """
     separator = separator_id(processor) if separated else None
-    ids = [token_ids(word, processor, units, log_probs.shape[-1]) for word in words]
+    ids = token_ids(words, processor, units, log_probs.shape[-1])
     spans = word_spans(log_probs, ids, separator, model.config.pad_token_id)
     frame_seconds = seconds / max(1, len(log_probs))
     return [
-        Word(word) if span is None else Word(word, span[0] * frame_seconds, span[1] * frame_seconds)
+        Word(word) if span is None else Word(word, span.start * frame_seconds, span.stop * frame_seconds)
         for word, span in zip(words, spans, strict=True)
     ]
 
 
-def token_ids(word: str, processor: Processor, units: str, num_outputs: int) -> list[int]:
-    """Return the token ids of a word, without the tokens that a model with `num_outputs` outputs cannot emit."""
-    ids = LabelEncoder(processor)(to_units(word, units))
-    return [i for i in ids if i != processor.tokenizer.unk_token_id and i < num_outputs]
+def token_ids(words: Sequence[str], processor: Processor, units: str, num_outputs: int) -> list[list[int]]:
+    """Return the token ids of each word, without the tokens that a model with `num_outputs` outputs cannot emit."""
+    encode, unknown = LabelEncoder(processor), processor.tokenizer.unk_token_id
+    return [[i for i in encode(to_units(word, units)) if i != unknown and i < num_outputs] for word in words]
+
+
+class WordSpan(NamedTuple):
+    """The frames of a word in the alignment, from the first of its first token to the last of its last one.
+
+    `stop` is the frame after the last one. The confidence, from 0 to 1, is the mean probability of the word's tokens in
+    the frames that are aligned with them; the blanks between them do not count.
+    """
+
+    start: int
+    stop: int
+    confidence: float
 
 
 def word_spans(
     log_probs: torch.Tensor, words: Sequence[Sequence[int]], separator: int | None, blank: int
-) -> list[tuple[int, int] | None]:
-    """Return the first frame of each word and the frame after its last one, by CTC forced alignment.
+) -> list[WordSpan | None]:
+    """Return the frames of each word, by CTC forced alignment.
 
     Args:
         log_probs: The log-probabilities of the clip, shape (frames, vocabulary).
@@ -85,5 +97,13 @@ def word_spans(
     if not tokens or len(log_probs) < len(tokens) + repeats:
         return [None] * len(words)
     aligned, scores = forced_align(log_probs[None], torch.tensor([tokens], dtype=torch.int32), blank=blank)
-    spans = merge_tokens(aligned[0], scores[0], blank=blank)
-    return [(spans[first].start, spans[stop - 1].end) if stop > first else None for first, stop in positions]
+    # The score of a token is the mean over its frames.
+    spans = merge_tokens(aligned[0], scores[0].exp(), blank=blank)
+    return [_word_span(spans[first:stop]) for first, stop in positions]
+
+
+def _word_span(tokens: Sequence[TokenSpan]) -> WordSpan | None:
+    if not tokens:
+        return None
+    confidence = sum(each.score * len(each) for each in tokens) / sum(map(len, tokens))
+    return WordSpan(tokens[0].start, tokens[-1].end, min(1.0, confidence))

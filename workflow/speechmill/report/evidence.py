@@ -16,7 +16,7 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
-from speechmill.config.root import Config, load
+from speechmill.config.root import Config, Run, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
 from speechmill.core.tables import read_table, write_arrow_table
@@ -144,6 +144,19 @@ def read_configuration(model: Path, run: str) -> Config:
     if run not in config.runs:
         raise _damaged(path, f"lacks the run {run}")
     return config
+
+
+def read_run(model: Path) -> Run:
+    """Return the section of the configuration of the run that made a model.
+
+    Raises:
+        SpeechmillError: A file is missing or corrupt, or lacks the run.
+    """
+    path = model / FOLDER / "settings.json"
+    settings = _read(path, read_json)
+    if not isinstance(settings, dict) or "run" not in settings:
+        raise _damaged(path, "lacks the name of the run")
+    return read_configuration(model, settings["run"]).runs[settings["run"]]
 
 
 def read_scores(path: Path, columns: list[str]) -> pa.Table:
