@@ -192,7 +192,9 @@ def tiny_config(archive: str) -> dict[str, Any]:
 
 def faulty_config() -> dict[str, Any]:
     """Return the configuration of the fixture `finished`."""
-    return tiny_config("corpus.tar.gz")
+    config = tiny_config("corpus.tar.gz")
+    config["runs"]["demo_ru"]["export"] = ["fp32", "int8"]
+    return config
 
 
 def plant_faults(archive: Path, target: Path) -> None:

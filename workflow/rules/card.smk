@@ -130,12 +130,14 @@ rule card:
         base_source=each("results/models/{model}.json", paths.base),
         seed_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.other_seeds),
         seed_selections=each("results/runs/{other}/selection.json", paths.other_seeds),
+        exports=each("results/runs/{run}/export/{set_name}/metrics.json", paths.exported_sets),
         # The card shows this plot, and the manifest lists every file of the model's folder.
         robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
         after=ancient(
             all_of(
                 *[f"results/runs/{{run}}/model/{file}" for file in paths.MODEL_FILES],
                 if_run(paths.uses_lm, *[f"results/runs/{{run}}/model/lm/{file}" for file in paths.DECODING_FILES]),
+                if_run(paths.exports, "results/runs/{run}/model/onnx"),
             )
         ),
     output:
@@ -184,7 +186,8 @@ rule card:
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
-        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
+        " --hypotheses {input.hypotheses} --lm {input.lm} --exports {input.exports}"
+        " --base-source {input.base_source}"
         " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
 
 

@@ -21,6 +21,7 @@ from speechmill.config.datasets import (
     with_inherited,
 )
 from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
+from speechmill.config.export import ExportPrecision
 from speechmill.config.finetune import Device, FinetuneConfig
 from speechmill.config.hub_metadata import HubLanguage
 from speechmill.config.label_errors import LabelErrorsConfig
@@ -125,6 +126,13 @@ class Run(Section):
     )
     reference_card: ReferenceCard | None = Field(
         None, description="contents of a published card of the same model, to compare the results of the run to"
+    )
+    export: list[ExportPrecision] = Field(
+        [],
+        description="the selected model in ONNX, `fp32` or `int8` or both, with a program that needs no torch, in"
+        " `results/runs/{run}/model/onnx/`; each is scored on all sets, on the CPU, and compared with the checkpoint by"
+        " greedy decoding; only CTC models can be exported",
+        exclude_if=lambda precisions: not precisions,
     )
     publish: PublishConfig | None = Field(
         None,
@@ -263,6 +271,16 @@ class Run(Section):
         if best is not None and average is not None and average > best:
             raise ValueError(
                 f"`select.average` is {average}, but `checkpoints.best` keeps {best}: raise `best`, or lower `average`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _exports_are_compared(self) -> "Run":
+        if len(set(self.export)) < len(self.export):
+            raise ValueError("`export` lists a precision twice")
+        if self.export and "greedy" not in self.evaluation.decoders:
+            raise ValueError(
+                "`export` compares greedy hypotheses: add greedy to `evaluation.decoders`, or remove `export`"
             )
         return self
 

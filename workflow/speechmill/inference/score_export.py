@@ -12,7 +12,8 @@ the models. `metrics.json`:
     exports.{precision}             file; its bytes, with weights beside it; sha256; wall_seconds of scoring;
                                     timed_seconds; different_clips, whose hypothesis is not that of the checkpoint;
                                     comparison: the error rate `metric` minus that of the checkpoint, with the interval
-                                    and the p-value of `scoring/significance.py`; and the scores as in an evaluation
+                                    and the p-value of `scoring/significance.py`, or `why` there are none; and the
+                                    scores as in an evaluation
 """
 
 import argparse
@@ -48,6 +49,7 @@ from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import device_name
 from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import forward, load_checkpoint, model_inputs
+from speechmill.scoring.intervals import why_no_interval
 from speechmill.scoring.significance import paired_difference
 from speechmill.scoring.systems import selected_systems
 
@@ -180,7 +182,7 @@ def compare(
     pairs = zip(rows, original, strict=True)
     return {
         "different_clips": sum(row["hypothesis"] != before["hypothesis"] for row, before in pairs),
-        "comparison": {"metric": metric, **found._asdict()},
+        "comparison": {"metric": metric, **found._asdict(), "why": why_no_interval(lengths, groups)},
     }
 
 
@@ -289,11 +291,8 @@ def main() -> None:
     }
     write_json(about | metrics, args.metrics)
     for name, export in metrics["exports"].items():
-        rates = ", ".join(
-            f"{rate.upper()} {100 * export[rate]:.2f}%" for rate in ("wer", "cer") if export[rate] is not None
-        )
         print(
-            f"{name}: {rates} on {args.set}, {export['different_clips']} of {len(clips)} hypotheses are not those of the"
+            f"{name} on {args.set}: {export['different_clips']} of {len(clips)} hypotheses differ from those of the"
             " checkpoint",
             file=sys.stderr,
         )

@@ -48,6 +48,7 @@ PROVENANCE = {
     ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
+    "Exports": Provenance("derived", "`export/*.json`; scores are recomputed, real-time factors are recorded"),
     "Comparison with the published model": Provenance(
         "recorded", "the published card, in `settings.json`; the figures of this model as in Results"
     ),
@@ -139,6 +140,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "reference_card": settings.reference_card,
         "comparison_table": settings.reference_card
         and table(comparison_table(settings.reference_card, selected, settings.set_title)),
+        "exports": card_tables.exports_table(settings, selected, evidence.exports),
+        "export_metrics": next(iter(evidence.exports.values()), None),
         "robustness": card_tables.robustness_table(settings, breakdown),
         "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
         "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),

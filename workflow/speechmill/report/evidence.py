@@ -57,6 +57,8 @@ class Evidence:
     """`text`, `arpa` and `weights`; empty without a language model."""
     base: dict[str, Any] | None
     """The source of the base model, if there is one."""
+    exports: dict[str, dict[str, Any]]
+    """By set: the scores of the exported models; empty if the model was not exported."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     vocabulary: list[str]
@@ -94,6 +96,7 @@ def read(model: Path) -> Evidence:
         scores = read_scores(folder / "seeds" / run / "summary.parquet", ["step", "set", "decoder"]).to_pandas()
         return selected_rows(scores, read_one(f"seeds/{run}/selection.json", "step"))
 
+    exported = [name for name in settings.roles if "-" in name] if (folder / "export").is_dir() else []
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -108,6 +111,7 @@ def read(model: Path) -> Evidence:
         status=[read_one(f"status/{name}.json", *_STATUS_KEYS) for name in settings.datasets],
         lm={name: read_one(f"lm/{name}.json") for name in _LM if (folder / "lm").is_dir()},
         base=read_one("base.json") if (folder / "base.json").is_file() else None,
+        exports={name: read_one(f"export/{name}.json", "exports") for name in exported},
         seeds={run: read_seed(run) for run in (settings.sweep.other_seeds if settings.sweep else [])},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
