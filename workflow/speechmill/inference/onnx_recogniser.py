@@ -34,8 +34,8 @@ class Recogniser:
         """Return the natural log-probabilities of samples between -1 and 1, shape (frames, vocabulary)."""
         if len(samples) < self.config["min_samples"]:
             return np.empty((0, len(self.config["vocabulary"])), dtype=np.float32)
-        outputs: list[NDArray[np.float32]] = self._session.run(["log_probs"], {"samples": samples[None]})
-        return outputs[0][0]
+        outputs: NDArray[np.float32] = self._session.run(["log_probs"], {"samples": samples[None]})[0][0]
+        return outputs
 
     def text(self, log_probs: NDArray[np.float32]) -> str:
         """Return the greedy hypothesis."""

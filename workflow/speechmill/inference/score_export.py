@@ -146,7 +146,8 @@ def timed_parts(
     clips: Sequence[Mapping[str, Any]], reader: ClipReader, inference: LogProbsSettings, config: Mapping[str, Any]
 ) -> list[Int16Samples]:
     """Return the first chunks of a set, about a minute of them, without those that are too short for the model."""
-    frame, timed, length = round(config["frame_seconds"] * SAMPLE_RATE), [], 0
+    frame, length = round(config["frame_seconds"] * SAMPLE_RATE), 0
+    timed: list[Int16Samples] = []
     for i, clip in enumerate(clips):
         spans = [(chunk.start, chunk.stop) for chunk in clip_chunks(clip["num_samples"], inference, frame)]
         for samples in reader.spans(i, spans):
@@ -238,8 +239,8 @@ def score_exports(
     parts = timed_parts(clips, reader, settings.inference, recognisers[settings.precisions[0]].config)
     models = {"pytorch": in_torch} | {name: recogniser.log_probs for name, recogniser in recognisers.items()}
     timed = time_models(models, parts) if parts else dict.fromkeys(models)
-    for name, export in exports.items():
-        export["timed_seconds"] = timed[name]
+    for precision, export in exports.items():
+        export["timed_seconds"] = timed[precision]
     weights = [file for kind in ("model*.safetensors", "pytorch_model*.bin") for file in model.glob(kind)]
     return rows, {
         "timed_audio_seconds": sum(map(len, parts)) / SAMPLE_RATE,

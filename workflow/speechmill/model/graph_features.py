@@ -39,6 +39,9 @@ class _Samples(nn.Module):
 class _MelPower(nn.Module):
     """The energy in each band of the mel scale, shape (1, spectra, bands)."""
 
+    kernel: Tensor
+    filters: Tensor
+
     def __init__(self, frame: Tensor, fft: int, hop: int, filters: Any) -> None:
         """Prepare a transform.
 
