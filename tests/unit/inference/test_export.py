@@ -211,6 +211,18 @@ def test_fp32_has_the_hypotheses_of_the_checkpoint(
     assert chunk_seconds or metrics["timed_audio_seconds"] == pytest.approx(sum(SECONDS) - 0.01)
 
 
+def test_corrupt_export_is_named(model: Path, exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "runs" / "mine" / "model" / "onnx"
+    shutil.copytree(exported, folder)
+    (folder / "model.onnx").write_bytes(b"no graph")
+    clips, shards = store(tmp_path, RECORDINGS[:1], TEXTS[:1])
+    settings = ScoreExportSettings(
+        precisions=["fp32"], text=TextConfig(), metric="wer", chunk_seconds=None, stride_seconds=None
+    )
+    with pytest.raises(SpeechmillError, match=rf"model\.onnx has changed .* delete {folder} and run snakemake again"):
+        score_exports(folder, model, clips, shards, [], settings, ["plain"], threads=1)
+
+
 def test_differences_are_paired_by_speaker() -> None:
     row = {"id": "1", "speaker_id": None, "hits": 9, "substitutions": 1, "deletions": 0, "insertions": 0,
            "character_errors": 1, "characters": 50, "hypothesis": "a"}  # fmt: skip

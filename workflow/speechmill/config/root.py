@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from speechmill.config.architectures import adapter_errors
+from speechmill.config.architectures import adapter_errors, export_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section, nearest
 from speechmill.config.card import CardConfig
@@ -503,9 +503,11 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _adapters_exist(self) -> "Config":
+    def _settings_fit_the_architecture(self) -> "Config":
         for name, run in self.runs.items():
             init = self.start(name).init
+            for error in export_errors(init["model_type"]) if init is not None and run.export else []:
+                raise ValueError(f"runs.{name}.{error}")
             if init is not None and run.finetune is not None:
                 for error in adapter_errors(init | run.model.config, run.finetune):
                     raise ValueError(f"runs.{name}.{error}")

@@ -102,7 +102,7 @@ def ingest_model_trainings(config: Config, model: str) -> str:
 
 
 def ingest_model_uses(config: Config, model: str) -> str:
-    """Return the keys that need a CTC model, and those that need a model that generates text."""
+    """Return the keys that need a CTC model, those that need a model that generates text, and the runs that export."""
     ctc = [f"datasets.{name}.model" for name, each in config.segmented.items() if each.model.base_name == model]
     generation = []
     for name, run in config.runs.items():
@@ -115,7 +115,12 @@ def ingest_model_uses(config: Config, model: str) -> str:
         ctc += [f"runs.{name}.export"] if run.export else []
         ctc += [f"datasets.{dataset}.by" for dataset, each in config.transcribed.items() if each.by == name]
         generation += [f"runs.{name}.evaluation.generation"] if evaluation.generation is not None else []
-    return _json({"ctc": ctc, "generation": generation})
+    exports = [
+        name
+        for name, run in config.runs.items()
+        if run.export and (start := config.start(name)).base is not None and start.base_name == model
+    ]
+    return _json({"ctc": ctc, "generation": generation} | ({"exports": exports} if exports else {}))
 
 
 def ingest_model_runtime(config: Config, model: str) -> int:
