@@ -147,8 +147,8 @@ def hypotheses_of_selected(run):
 
 def selected_greedy_hypotheses(wildcards):
     """The hypotheses of a set by greedy decoding, of the selected checkpoint of a run, known after its selection."""
-    end = f"/{wildcards.set_name}/greedy/hypotheses.parquet"
-    return [file for file in hypotheses_of_selected(wildcards.run) if file.endswith(end)]
+    files = hypotheses_of_selected(wildcards.run)
+    return [file for file in files if file.split("/")[-3:-1] == [wildcards.set_name, "greedy"]]
 
 
 def set_hypotheses(wildcards):
