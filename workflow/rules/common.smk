@@ -148,7 +148,7 @@ def hypotheses_of_selected(run):
 def selected_greedy_hypotheses(wildcards):
     """The hypotheses of a set by greedy decoding, of the selected checkpoint of a run, known after its selection."""
     files = hypotheses_of_selected(wildcards.run)
-    return [file for file in files if file.split("/")[-3:-1] == [wildcards.set_name, "greedy"]]
+    return [file for file in files if Path(file).parts[-3:-1] == (wildcards.set_name, "greedy")]
 
 
 def set_hypotheses(wildcards):
