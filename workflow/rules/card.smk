@@ -135,12 +135,14 @@ rule card:
         compared_summaries=each("results/runs/{other}/evaluation/summary.parquet", paths.compared_runs),
         compared_selections=each("results/runs/{other}/selection.json", paths.compared_runs),
         compared_hypotheses=ancient(compared_hypotheses),
+        exports=each("results/runs/{run}/export/{set_name}/metrics.json", paths.exported_sets),
         # The card shows this plot, and the manifest lists every file of the model's folder.
         robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
         after=ancient(
             all_of(
                 *[f"results/runs/{{run}}/model/{file}" for file in paths.MODEL_FILES],
                 if_run(paths.uses_lm, *[f"results/runs/{{run}}/model/lm/{file}" for file in paths.DECODING_FILES]),
+                if_run(paths.exports, "results/runs/{run}/model/onnx"),
             )
         ),
     output:
@@ -189,8 +191,8 @@ rule card:
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
-        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
-        " --base-card {input.base_card}"
+        " --hypotheses {input.hypotheses} --lm {input.lm} --exports {input.exports}"
+        " --base-source {input.base_source} --base-card {input.base_card}"
         " --label-errors {input.label_errors}"
         " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections}"
         " --compared-summaries {input.compared_summaries} --compared-selections {input.compared_selections}"

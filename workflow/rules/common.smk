@@ -132,15 +132,23 @@ def compared_hypotheses(wildcards):
 
 def selected_hypotheses(wildcards):
     """The hypotheses of the selected checkpoint of every run, known after its selection."""
-    files = []
-    for run in SETTINGS.runs:
-        steps = scored_steps(run)
-        if SETTINGS.runs[run].trains:
-            selection = checkpoints.select.get(run=run).output.selection
-            with fetched(selection):
-                steps = [paths.selected_step(selection)]
-        files += [f"{folder}/hypotheses.parquet" for folder in paths.all_scores(SETTINGS, run, steps)]
-    return files
+    return [file for run in SETTINGS.runs for file in hypotheses_of_selected(run)]
+
+
+def hypotheses_of_selected(run):
+    """The hypotheses of the selected checkpoint of a run, of every set and decoder."""
+    steps = scored_steps(run)
+    if SETTINGS.runs[run].trains:
+        selection = checkpoints.select.get(run=run).output.selection
+        with fetched(selection):
+            steps = [paths.selected_step(selection)]
+    return [f"{folder}/hypotheses.parquet" for folder in paths.all_scores(SETTINGS, run, steps)]
+
+
+def selected_greedy_hypotheses(wildcards):
+    """The hypotheses of a set by greedy decoding, of the selected checkpoint of a run, known after its selection."""
+    files = hypotheses_of_selected(wildcards.run)
+    return [file for file in files if Path(file).parts[-3:-1] == (wildcards.set_name, "greedy")]
 
 
 def set_hypotheses(wildcards):

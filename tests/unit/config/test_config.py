@@ -476,6 +476,8 @@ def test_unknown_source_lists_the_known_sources(source: object) -> None:
         ("runs.demo.train", ["cv_train"], "match pattern"),
         ("datasets.c-v", RAW["datasets"]["cv"], "match pattern"),
         ("runs.demo.device", "tpu", "'gpu', 'cpu' or 'auto' (found 'tpu')"),
+        ("runs.demo.export", ["fp32", "fp32"], "`export` lists a precision twice"),
+        ("runs.demo.export", ["fp16"], "'fp32' or 'int8' (found 'fp16')"),
     ],
 )
 def test_invalid_value_is_reported_with_its_key(path: str, value: Any, expected: str) -> None:
@@ -603,6 +605,20 @@ def test_set_is_a_name_or_a_section() -> None:
     assert [each.protocols for each in evaluation.sets] == [["plain"], ["plain", "robust_speech_event"]]
     assert [each.stride for each in evaluation.sets] == [0, 1]
     assert evaluation.set_config("cv-test-noisy") == evaluation.set_config("cv-test") == evaluation.sets[1]
+
+
+def test_exports_need_greedy_hypotheses_to_compare() -> None:
+    run = RAW["runs"]["demo"]
+    assert load(changed("runs.demo.export", ["int8"])).runs["demo"].export == ["int8"]
+    evaluation = {**run["evaluation"], "decoders": ["lm"]}
+    with pytest.raises(SpeechmillError, match=r"add greedy to `evaluation.decoders`, or remove `export`"):
+        load(changed("runs.demo", {**run, "export": ["int8"], "evaluation": evaluation, "select": {"decoder": "lm"}}))
+
+
+def test_export_of_an_architecture_without_one_is_refused() -> None:
+    run = {**RAW["runs"]["demo"], "export": ["int8"], "model": {"init": {"model_type": "granite_speech5_ctc"}}}
+    with pytest.raises(SpeechmillError, match=r"runs\.demo\.export: granite_speech5_ctc has operations"):
+        load(changed("runs.demo", run))
 
 
 def test_language_model_defaults_for_the_lm_decoder() -> None:

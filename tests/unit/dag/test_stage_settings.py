@@ -11,7 +11,7 @@ import yaml
 from material import ROOT
 from speechmill.config.root import load
 from speechmill.core.command import SpeechmillError
-from speechmill.dag import stage_settings
+from speechmill.dag import paths, stage_settings
 from speechmill.training.plan import PlanSettings
 
 DEMO = yaml.safe_load((ROOT / "config" / "config.yaml").read_text(encoding="utf-8"))
@@ -422,6 +422,26 @@ def test_keys_that_need_a_ctc_model_or_generation_are_listed() -> None:
         "ctc": ["runs.peer.evaluation.sets, chunk_seconds"],
         "generation": ["runs.peer.evaluation.generation"],
     }
+
+
+def test_runs_that_export_are_listed_for_their_base() -> None:
+    raw = with_model(HUB_BASE)
+    raw["runs"]["tuned"]["export"] = ["int8"]
+    config = load(raw)
+    uses = json.loads(stage_settings.ingest_model_uses(config, config.runs["demo_ru"].model.base_name))
+    assert uses["exports"] == ["tuned"]
+
+
+def test_exports_change_the_settings_of_no_other_stage() -> None:
+    raw = copy.deepcopy(DEMO)
+    raw["runs"]["demo_ru"]["export"] = ["fp32", "int8"]
+    plain, exporting = load(DEMO), load(raw)
+    for stage in (stage_settings.plan, stage_settings.finetune, stage_settings.select, stage_settings.card):
+        assert stage(plain, "demo_ru") == stage(exporting, "demo_ru")
+    assert json.loads(stage_settings.export(exporting, "demo_ru"))["precisions"] == ["fp32", "int8"]
+    (first, *_), others = (paths.exported_sets(config, "demo_ru") for config in (exporting, plain))
+    assert first == {"set_name": "demo_ru-dev"}
+    assert others == []
 
 
 def test_language_decides_only_what_is_stored_of_a_base() -> None:

@@ -239,6 +239,8 @@ def test_generation_settings_are_fetched_only_for_a_model_that_generates_text(tm
             Uses(ctc=["datasets.pieces.by"]),
             r"datasets\.pieces\.by: .* \(whisper\) generates text",
         ),
+        ("whisper", Uses(ctc=["runs.x.export"], exports=["x"]), r"runs\.x\.export: .* \(whisper\) generates text"),
+        ("granite_speech5_ctc", Uses(exports=["x"]), r"runs\.x\.export: granite_speech5_ctc has operations that"),
         ("wav2vec2", Uses(generation=["runs.x.evaluation.generation"]), r"evaluation\.generation: .* is a CTC model"),
     ],
 )

@@ -53,6 +53,7 @@ from speechmill.report.card_tables import (
     compared_table,
     corpus_table,
     data_table,
+    exports_table,
     pieces_table,
     protocols_table,
     results_table,
@@ -1170,3 +1171,23 @@ def test_invalid_evidence_is_named_also_with_a_new_manifest(written: Path, tmp_p
         ):
             evidence.read(tmp_path / "model")
         path.write_bytes(valid)
+
+
+def test_exports_are_compared_with_the_checkpoint() -> None:
+    export = {
+        "bytes": 1_353_249, "wer": 0.13, "cer": 0.03, "timed_seconds": 0.75, "different_clips": 2,
+        "comparison": {"difference": -0.0027, "interval": [-0.0075, 0.0021], "p_value": 0.2086, "why": None},
+    }  # fmt: skip
+    alone = export | {"comparison": {"difference": 0.0, "interval": None, "p_value": None, "why": "one speaker"}}
+    metrics = {
+        "unavailable": None, "timed_audio_seconds": 60.0, "pytorch": {"bytes": 3_000_092, "timed_seconds": 6.0},
+        "exports": {"fp32": alone, "int8": export},
+    }  # fmt: skip
+
+    rows = exports_table(SETTINGS, BEST, {"cv-dev": metrics, "own-test": metrics | {"unavailable": "it is gone"}})
+
+    _, _, torch, fp32, int8 = (re.split(r" *\| *", line)[2:-1] for line in rows.splitlines())
+    assert torch == ["PyTorch", "3.0", "12.35", "3.09", "–", "–", "–", "–", "0.100"]
+    assert fp32[4:8] == ["+0.00", "– (one speaker)", "–", "2 / 9"]
+    assert int8 == ["ONNX int8", "1.4", "13.00", "3.00", "−0.27", "−0.75 to +0.21", "0.209", "2 / 9", "0.013"]
+    assert exports_table(SETTINGS, BEST, {}) == ""

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 
-from speechmill.config.architectures import adapter_errors
+from speechmill.config.architectures import adapter_errors, export_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.base import EvalSet, Name, Section, nearest
 from speechmill.config.card import CardConfig
@@ -21,6 +21,7 @@ from speechmill.config.datasets import (
     with_inherited,
 )
 from speechmill.config.evaluation import ErrorRate, EvaluationConfig, Metric, SelectConfig
+from speechmill.config.export import ExportPrecision
 from speechmill.config.finetune import Device, FinetuneConfig
 from speechmill.config.hub_metadata import HubLanguage
 from speechmill.config.label_errors import LabelErrorsConfig
@@ -127,6 +128,13 @@ class Run(Section):
         default_factory=list,
         description="published results to compare those of the run to: the contents of the card of the same model,"
         " and figures of others on the same data",
+    )
+    export: list[ExportPrecision] = Field(
+        [],
+        description="the selected model in ONNX, `fp32` or `int8` or both, with a program that needs no torch, in"
+        " `results/runs/{run}/model/onnx/`; each is scored on all sets, on the CPU, and compared with the checkpoint by"
+        " greedy decoding; only CTC models can be exported",
+        exclude_if=lambda precisions: not precisions,
     )
     publish: PublishConfig | None = Field(
         None,
@@ -270,6 +278,16 @@ class Run(Section):
         if best is not None and average is not None and average > best:
             raise ValueError(
                 f"`select.average` is {average}, but `checkpoints.best` keeps {best}: raise `best`, or lower `average`"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _exports_are_compared(self) -> "Run":
+        if len(set(self.export)) < len(self.export):
+            raise ValueError("`export` lists a precision twice")
+        if self.export and "greedy" not in self.evaluation.decoders:
+            raise ValueError(
+                "`export` compares greedy hypotheses: add greedy to `evaluation.decoders`, or remove `export`"
             )
         return self
 
@@ -536,9 +554,11 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
-    def _adapters_exist(self) -> "Config":
+    def _settings_fit_the_architecture(self) -> "Config":
         for name, run in self.runs.items():
             init = self.start(name).init
+            for error in export_errors(init["model_type"]) if init is not None and run.export else []:
+                raise ValueError(f"runs.{name}.{error}")
             if init is not None and run.finetune is not None:
                 for error in adapter_errors(init | run.model.config, run.finetune):
                     raise ValueError(f"runs.{name}.{error}")

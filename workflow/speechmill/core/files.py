@@ -27,7 +27,7 @@ _CONTENT = "content"
 _SHA256 = "sha256:"
 
 # Outputs of rules that are directories: snakemake does not notice when a file inside one is missing.
-_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/average)(?=/)")
+_DIRECTORY_OUTPUTS = re.compile(r"(?:.*/)?results/(?:raw/[^/]+|models/[^/]+|runs/[^/]+/(?:average|model/onnx))(?=/)")
 
 # Outputs of the rule that trains: without one of them, snakemake deletes the others and trains again.
 _TRAINING_OUTPUTS = re.compile(r"((?:.*/)?results/runs/[^/]+)/(?:checkpoints/checkpoint-(\d+)/.+|training\.jsonl?)")

@@ -198,3 +198,6 @@ HYPOTHESES = pa.schema(
     ]
 )
 """Scored clips: the sentence of the corpus, the hypothesis as decoded, both as they are compared, and the counts."""
+
+EXPORT_HYPOTHESES = pa.schema([("precision", pa.string()), *HYPOTHESES])
+"""Scored clips of the exported models; there are no losses."""

@@ -20,6 +20,8 @@ _RECORDINGS_MB = 550
 _PADDED_SECOND_MB = 20
 # A base is loaded beside the model that takes its weights, and weights are copied from the device to be saved.
 _COPIES = 3
+# Measured: the model, its graph as it is traced, written and read again, and the tensors that are quantised.
+_EXPORT_COPIES = 5
 _BEAM_SEARCH_THREADS = 4
 # A word of the lexicon, spelled out in the beam search's tree of characters.
 _LEXICON_WORD_MB = 0.005
@@ -167,6 +169,11 @@ def log_probs_mb(config: Config, run: str, input: Any) -> int:
     section = config.runs[run]
     batch = 0 if section.device == "gpu" else _PADDED_SECOND_MB * section.evaluation.batch_seconds
     return round(_PROCESS_MB + _COPIES * weights + batch)
+
+
+def export_mb(config: Config, run: str, input: Any) -> int:
+    """Return the memory of exporting a model, and of running it beside its exports, from the size of its weights."""
+    return round(_PROCESS_MB + _EXPORT_COPIES * _folder_mb(folder_of(config, run, input.model)))
 
 
 def decoding_threads(config: Config, run: str, decoder: str) -> int:

@@ -75,6 +75,11 @@ def scores_labels(run: Run) -> bool:
     return run.label_errors is not None
 
 
+def exports(run: Run) -> bool:
+    """Return whether the selected model is exported."""
+    return bool(run.export)
+
+
 def is_perturbed(run: Run) -> bool:
     """Return whether perturbed copies of evaluation sets are scored."""
     return bool(_perturbed_sets(run))
@@ -184,6 +189,12 @@ def scored_sets(config: Config, run: str) -> Items:
     section = config.runs[run]
     names = dict.fromkeys([*([section.dev] if section.dev else []), *section.evaluation.set_names])
     return [{"set_name": name} for name in names]
+
+
+def exported_sets(config: Config, run: str) -> Items:
+    """Return the evaluation sets that exports are scored on; nothing where the model is not exported."""
+    section = config.runs[run]
+    return [{"set_name": name} for name in (section.evaluation.set_names if section.export else [])]
 
 
 def evaluated_sets(config: Config, run: str) -> Items:
@@ -525,6 +536,7 @@ def results(config: Config, run: str) -> list[str]:
         targets += [f"{folder}/worst/{name}.html" for name in section.evaluation.set_names]
     if scores_labels(section):
         targets.append(f"{folder}/label_errors/suspicious.html")
+    targets += [f"{folder}/export/{each['set_name']}/metrics.json" for each in exported_sets(config, run)]
     return [*targets, f"{folder}/evaluation/breakdown.json"]
 
 

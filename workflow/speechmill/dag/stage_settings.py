@@ -108,7 +108,7 @@ def ingest_model_trainings(config: Config, model: str) -> str:
 
 
 def ingest_model_uses(config: Config, model: str) -> str:
-    """Return the keys that need a CTC model, and those that need a model that generates text."""
+    """Return the keys that need a CTC model, those that need a model that generates text, and the runs that export."""
     ctc = [f"datasets.{name}.model" for name, each in config.segmented.items() if each.model.base_name == model]
     generation = []
     for name, run in config.runs.items():
@@ -118,9 +118,15 @@ def ingest_model_uses(config: Config, model: str) -> str:
         ctc += [f"runs.{name}.evaluation.decoders, lm"] if uses_lm(run) else []
         chunked = any(each.chunk_seconds is not None for each in evaluation.sets)
         ctc += [f"runs.{name}.evaluation.sets, chunk_seconds"] if chunked else []
+        ctc += [f"runs.{name}.export"] if run.export else []
         ctc += [f"datasets.{dataset}.by" for dataset, each in config.transcribed.items() if each.by == name]
         generation += [f"runs.{name}.evaluation.generation"] if evaluation.generation is not None else []
-    return _json({"ctc": ctc, "generation": generation})
+    exports = [
+        name
+        for name, run in config.runs.items()
+        if run.export and (start := config.start(name)).base is not None and start.base_name == model
+    ]
+    return _json({"ctc": ctc, "generation": generation} | ({"exports": exports} if exports else {}))
 
 
 def ingest_model_runtime(config: Config, model: str) -> int:
@@ -298,6 +304,19 @@ def protocols(config: Config, run: str, set_name: str) -> list[str]:
 def decoder_version(config: Config, run: str, decoder: str) -> list[int]:
     """Return the versions that scores by a decoder depend on; those of beam search are its own."""
     return [stage_version(stage) for stage in ("evaluate", *(["decoders"] if decoder == "lm" else []))]
+
+
+def export(config: Config, run: str) -> str:
+    """Return the precisions, and the units of the hypotheses."""
+    section = config.runs[run]
+    return _json({"precisions": section.export, "units": section.text.units})
+
+
+def score_export(config: Config, run: str, set_name: str) -> str:
+    """Return the precisions, the text rules, the error rate to compare, and the chunks of a set."""
+    section = config.runs[run]
+    settings = {"precisions": section.export, "text": section.text.model_dump(), "metric": section.error_rate}
+    return _json({**settings, **_chunks(section, set_name)})
 
 
 def lm_text(config: Config, run: str) -> str:

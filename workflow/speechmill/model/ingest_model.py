@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # re-exported at run time
 from pydantic import BaseModel, TypeAdapter
 
+from speechmill.config.architectures import export_errors
 from speechmill.config.augment import AugmentConfig
 from speechmill.config.finetune import FinetuneConfig
 from speechmill.config.model import ModelConfig
@@ -64,10 +65,14 @@ class Training(BaseModel):
 
 
 class Uses(BaseModel):
-    """The keys of the configuration that need a CTC model, and those that need a model that generates text."""
+    """What the configuration needs of a base model."""
 
     ctc: list[str] = []
+    """The keys that need a CTC model."""
     generation: list[str] = []
+    """The keys that need a model that generates text."""
+    exports: list[str] = []
+    """The runs that export it, or a model that is trained from it."""
 
 
 _TRAININGS = TypeAdapter(dict[str, Training])
@@ -153,7 +158,10 @@ def fetch_model(
 
 
 def _check_uses(title: str, architecture: str | None, generates: bool, uses: Uses) -> None:
-    """Refuse the first key of the configuration that needs a model of the other kind."""
+    """Refuse the first key of the configuration that needs a model of the other kind, or another architecture."""
+    for run in uses.exports:
+        for error in export_errors(architecture):
+            raise SpeechmillError(f"runs.{run}.{error}")
     unfit = uses.ctc if generates else uses.generation
     if unfit:
         raise SpeechmillError(

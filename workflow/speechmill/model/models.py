@@ -3,7 +3,8 @@
 Any architecture is accepted that transformers loads with `AutoModelForCTC`. Some, such as wav2vec2, process samples
 with convolutions; others, such as w2v-BERT 2.0, process the mel spectra that their feature extractors compute. Which of
 both, and how many frames a clip has, is asked of the model's class and of its feature extractor. Code that depends on
-the architecture belongs into this module and, for feature extractors, into `text/vocab.py`, and nowhere else.
+the architecture belongs into this module and, for feature extractors, into `text/vocab.py` and `graph_features.py`, and
+nowhere else.
 """
 
 import copy

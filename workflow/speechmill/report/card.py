@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="the clips of each scored set")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
+    parser.add_argument("--exports", type=Path, nargs="*", default=[], help="scores of the exported models, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
     parser.add_argument("--base-card", type=Path, nargs="*", default=[], help="what the card of the base says, if any")
     parser.add_argument("--label-errors", type=Path, nargs="*", default=[], help="how many sentences were scored")
@@ -129,6 +130,7 @@ def main() -> None:
     files: dict[str, Path] = {path.name: path for path in (getattr(args, name) for name in inputs)}
     files |= {"training.jsonl": args.training_log, "train.sha256": args.train_digest}
     files |= {f"counts/{path.name}": path for path in args.counts} | {f"lm/{path.name}": path for path in args.lm}
+    files |= {f"export/{path.parent.name}.json": path for path in args.exports}
     files |= {f"status/{path.parent.name}.json": path for path in args.status}
     others = {
         "seeds": zip(args.seed_summaries, args.seed_selections, strict=True),

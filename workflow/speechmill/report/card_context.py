@@ -52,6 +52,7 @@ PROVENANCE = {
     ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
+    "Exports": Provenance("derived", "`export/*.json`; scores are recomputed, real-time factors are recorded"),
     "Comparison with published results": Provenance(
         "recorded", "the published figures, in `settings.json`; the figures of this model as in Results"
     ),
@@ -147,6 +148,8 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "language_model_effects": card_lists.language_model_effects(breakdown, settings.set_title),
         "published": card_lists.published_sources(settings),
         "published_table": table(comparison_table(settings.published, selected, settings.set_title)),
+        "exports": card_tables.exports_table(settings, selected, evidence.exports),
+        "export_metrics": next(iter(evidence.exports.values()), None),
         "robustness": card_tables.robustness_table(settings, breakdown),
         "error_analysis": card_lists.error_analysis(breakdown, decoder, settings.set_title),
         "robust_speech_event_sets": card_lists.robust_speech_event_sets(settings, selected),

@@ -249,6 +249,54 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> Markd
     return table([heading, *rows]) if rows else Markdown()
 
 
+def exports_table(settings: CardSettings, scores: pd.DataFrame, exports: dict[str, dict[str, Any]]) -> Markdown:
+    """Return the table that compares exported models with the checkpoint, or "" if there are none.
+
+    Args:
+        settings: The settings of the card.
+        scores: The rows of the summary at the selected step, without perturbed copies.
+        exports: The metrics of the stage `score_export` by set.
+    """
+    first, second = both_rates(settings.metric)
+    rows = []
+    for name, metrics in exports.items():
+        if metrics["unavailable"] is not None:
+            continue
+        (checkpoint,) = scores[(scores["set"] == name) & (scores["decoder"] == "greedy")].to_dict("records")
+        seconds = metrics["timed_audio_seconds"]
+        for model, values, timed in (
+            ("PyTorch", checkpoint, metrics["pytorch"]),
+            *((f"ONNX {precision}", each, each) for precision, each in metrics["exports"].items()),
+        ):
+            rows.append(
+                [
+                    settings.set_title(name),
+                    model,
+                    f"{timed['bytes'] / 1e6:,.1f}",
+                    percentage(values[first]),
+                    percentage(values[second]),
+                    *_export_differences(values, checkpoint["clips_scored"]),
+                    fixed(timed["timed_seconds"] / seconds if seconds else None, 3),
+                ]
+            )
+    heading = ["Set", "Model", "MB", f"{first.upper()} %", f"{second.upper()} %", "Difference", INTERVAL, "p"]
+    return table([[*heading, "Other hypotheses", "Real-time factor"], *rows]) if rows else Markdown()
+
+
+def _export_differences(values: dict[Hashable, Any], clips: int) -> list[str]:
+    """Return the cells that compare an exported model with the checkpoint, which has none."""
+    comparison = values.get("comparison")
+    if comparison is None:
+        return ["–"] * 4
+    why, interval, p = (comparison[key] for key in ("why", "interval", "p_value"))
+    return [
+        points(comparison["difference"]),
+        f"– ({why})" if interval is None else " to ".join(map(points, interval)),
+        fixed(p, 3),
+        f"{values['different_clips']} / {clips}",
+    ]
+
+
 def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdown:
     """Return the table of the clips that each split of each corpus lists, and of those kept, rejected and shortened."""
     rows = [["Corpus", "Licence", "Split", "Listed", "Kept", "Rejected", "Shortened"]]

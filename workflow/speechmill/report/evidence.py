@@ -63,6 +63,8 @@ class Evidence:
     """What the card of the base model says, if there is one, perhaps through other runs."""
     label_errors: dict[str, Any] | None
     """The numbers of training clips and of those whose sentences were scored, if the run scores them."""
+    exports: dict[str, dict[str, Any]]
+    """By set: the scores of the exported models; empty if the model was not exported."""
     seeds: dict[str, pd.DataFrame]
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     compared: dict[str, pd.DataFrame]
@@ -108,6 +110,7 @@ def read(model: Path) -> Evidence:
     def read_if_present(name: str, *keys: str) -> Any:
         return read_one(name, *keys) if (folder / name).is_file() else None
 
+    exported = [name for name in settings.roles if "-" in name] if (folder / "export").is_dir() else []
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -128,6 +131,7 @@ def read(model: Path) -> Evidence:
         label_errors=read_if_present("label_errors.json", "clips", "scored"),
         seeds=read_runs("seeds", settings.sweep.other_seeds if settings.sweep else []),
         compared=read_runs("compared", settings.compared),
+        exports={name: read_one(f"export/{name}.json", "exports") for name in exported},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )

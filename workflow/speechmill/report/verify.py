@@ -10,6 +10,7 @@ from pathlib import Path
 
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.model.devices import acquire_devices
+from speechmill.report.verify_exports import check_exports
 from speechmill.report.verify_folder import check_folder
 from speechmill.report.verify_pieces import check_pieces
 from speechmill.report.verify_scores import check_scores
@@ -34,6 +35,7 @@ def main() -> None:
             result.add(check_pieces(model, args.data.parent / "pieces"))
             with acquire_devices("auto", str(model), args.gpus) as (device,):
                 result.add(check_scores(model, args.data, device))
+            result.add(check_exports(model, args.data))
         print(model)
         for line in result.passed:
             print(f"  {line}")
