@@ -198,3 +198,16 @@ HYPOTHESES = pa.schema(
     ]
 )
 """Scored clips: the sentence of the corpus, the hypothesis as decoded, both as they are compared, and the counts."""
+
+CONFIDENCE = pa.schema(
+    [
+        ("decoder", pa.string()),
+        ("id", pa.string()),
+        ("confidence", pa.list_(pa.float32())),
+        ("right", pa.list_(pa.bool_())),
+    ]
+)
+"""The clips of a set, for each decoder, with the confidence of each word of the hypothesis before calibration.
+
+`right` is whether each word is right. Both are null for a clip whose words cannot be told right from wrong.
+"""

@@ -13,6 +13,7 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
 from speechmill.config.label_errors import LabelErrorsConfig
+from speechmill.config.languages import separates_words
 from speechmill.config.lm import LmConfig
 from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
@@ -405,6 +406,17 @@ def suspicious(config: Config, run: str) -> str:
 def select(config: Config, run: str) -> str:
     """Return the set, the decoder and the metric that decide, and how many checkpoints are averaged, if any."""
     return _json(_selection(config.runs[run]))
+
+
+def confidence(config: Config, run: str) -> str:
+    """Return the output units, and whether the language is written with spaces between words."""
+    section = config.runs[run]
+    return _json({"units": section.text.units, "separated": separates_words(section.language)})
+
+
+def calibration(config: Config, run: str) -> str:
+    """Return the set that calibrators are fitted on."""
+    return _json({"dev": str(config.runs[run].dev)})
 
 
 def breakdown(config: Config, run: str) -> str:
