@@ -119,6 +119,8 @@ rule card:
         selection="results/runs/{run}/selection.json",
         breakdown="results/runs/{run}/evaluation/breakdown.json",
         lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/lm/{file}.json" for file in ("text", "arpa", "weights")]),
+        confidence=each("results/runs/{run}/confidence/{set_name}.parquet", paths.scored_sets),
+        calibration="results/runs/{run}/model/confidence.json",
         usage="results/runs/{run}/usage.json",
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
@@ -167,6 +169,12 @@ rule card:
             labels={"run": "{run}", "what": "error rates by length, rate and speaker"},
             caption="../report/breakdown.rst",
         ),
+        reliability=report(
+            "results/runs/{run}/model/plots/reliability.png",
+            category="Runs",
+            labels={"run": "{run}", "what": "accuracy of words by confidence"},
+            caption="../report/reliability.rst",
+        ),
     log:
         "logs/card/{run}.log",
     conda:
@@ -184,7 +192,7 @@ rule card:
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
-        " --hypotheses {input.hypotheses} --lm {input.lm} --base-source {input.base_source}"
+        " --hypotheses {input.hypotheses} --confidence {input.confidence} --lm {input.lm} --base-source {input.base_source}"
         " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections} 2>&1 | tee {log}"
 
 

@@ -23,7 +23,7 @@ from material import as_json
 from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
 from speechmill.core.files import write_json
-from speechmill.core.schemas import CLIPS, HYPOTHESES
+from speechmill.core.schemas import CLIPS, CONFIDENCE, HYPOTHESES
 from speechmill.core.tables import write_table
 from speechmill.report import card, evidence, manifest, plots, robustness
 from speechmill.report.card_context import (
@@ -56,6 +56,7 @@ from speechmill.report.card_tables import (
 from speechmill.report.markdown import table
 from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
 from speechmill.report.verify_folder import check_folder, count_figures
+from speechmill.scoring.calibration import calibrate
 from speechmill.scoring.error_rates import percent
 from speechmill.scoring.summary import COLUMNS
 
@@ -325,6 +326,13 @@ def with_lm(wer: tuple[float, float], interval: tuple[float, float] | None, p: f
     return comparison("decoders", "cv-dev 200 greedy", "cv-dev 200 lm", wer, interval, p)
 
 
+WORDS: dict[str, Any] = {
+    "cv-dev": [([0.9, 0.8, 0.5, 0.7], [True, True, False, True])],
+    "own-test": [([0.75, 0.95], [True, False])],
+}
+CALIBRATION = calibrate({name: {"greedy": words} for name, words in WORDS.items()}, "cv-dev")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a run that kept two of four checkpoints, with its card."""
@@ -368,6 +376,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
                       "sha256": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}},
         "training": training, "plan": PLAN, "model/vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
         "train": counts, "cv/status": STATUS, "own/status": STATUS | {"dataset": "own", "about": {}},
+        "model/confidence": CALIBRATION.model_dump(),
         "leakage": leakage, "base": {"commit": "c0ffee"}, "breakdown": breakdown, "usage": usage,
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -380,7 +389,11 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
         write_table([clip], HYPOTHESES, tmp_path / "200" / name / "greedy" / "hypotheses.parquet")
         clip_row = dict.fromkeys(CLIPS.names) | {"id": "clip-007", "audio_sha256": "a0d10"}
         write_table([clip_row], CLIPS, tmp_path / f"{name}.parquet")
+    for name, words in WORDS.items():
+        rows = [{"decoder": "greedy", "id": "clip-007", "confidence": list(c), "right": list(r)} for c, r in words]
+        write_table(rows, CONFIDENCE, tmp_path / "confidence" / f"{name}.parquet")
     arguments: dict[str, Any] = {
+        "confidence": sorted(tmp_path.glob("confidence/*.parquet")),
         "settings": [SETTINGS.model_dump_json()], "configuration": ['{"runs": {"demo": {}}}'],
         **{name: [tmp_path / f"{name}.json"] for name in ("selection", "training", "plan", "leakage", "breakdown",
                                                           "usage")},

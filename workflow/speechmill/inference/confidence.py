@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from transformers import AutoConfig
 
 from speechmill.core.command import SpeechmillError, run_command
-from speechmill.core.files import read_json
+from speechmill.core.files import check_files, read_json
 from speechmill.core.schemas import CONFIDENCE
 from speechmill.core.tables import read_rows, read_table, write_table
 from speechmill.model.models import load_processor
@@ -108,7 +108,9 @@ def main() -> None:
     parser.add_argument("--confidence", type=Path, required=True, help="the table to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    selected = selected_systems(args.hypotheses, read_json(args.selection))
+    selection = read_json(args.selection)
+    check_files(args.model, selection["sha256"])
+    selected = selected_systems(args.hypotheses, selection)
     hypotheses = {system.decoder: read_table(path).to_pylist() for system, path in selected.items()}
     align = partial(
         align_hypothesis,

@@ -21,7 +21,7 @@ from speechmill.report.card_context import card_context, hub_result_files, rende
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import dev_rates
 from speechmill.report.evidence import Evidence
-from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
+from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_reliability
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.systems import selected_systems
 from speechmill.text.lexicon import ABOUT
@@ -51,6 +51,8 @@ def plot(found: Evidence, model: Path) -> None:
     metric = found.settings.metric
     by_step = {rate: dev_rates(found.log, rate) for rate in both_rates(metric)}
     plot_error_rates(scores, by_step, title, found.selection, folder / "wer.png")
+    if found.calibration is not None:
+        plot_reliability(found.calibration, found.confidence, title, folder / "reliability.png")
     plot_breakdown(found.breakdown["sets"], title, folder / "breakdown.png", metric)
 
 
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="the clips of each scored set")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
+    parser.add_argument("--confidence", type=Path, nargs="+", required=True, help="the confidence of words in each set")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
     parser.add_argument("--seed-summaries", type=Path, nargs="*", default=[], help="scores of runs with other seeds")
@@ -131,6 +134,7 @@ def main() -> None:
     selection = read_json(args.selection)
     selected = selected_systems(args.hypotheses, selection)
     evidence.write_scored(args.model, args.settings, selected, args.clips)
+    evidence.write_confidence(args.model, args.settings, args.confidence)
     found = evidence.read(args.model)
     plot(found, args.model)
     # The folder is an output of the rule, so it must exist even if none of the sets is on the Hub.

@@ -64,7 +64,8 @@ def fit(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibrator
 
 def calibrate(sets: dict[str, dict[Decoder, Clips]], dev: str) -> Calibration:
     """Return the calibrators for each decoder, fitted on `dev` alone, and their calibration errors on all sets."""
-    calibrators = {decoder: fit(*joined(clips)) for decoder, clips in sets[dev].items()}
+    decoders = dict.fromkeys(decoder for each in sets.values() for decoder in each)
+    calibrators = {decoder: fit(*joined(sets[dev].get(decoder, []))) for decoder in decoders}
     return Calibration(
         dev=dev,
         calibrators=calibrators,
