@@ -120,7 +120,7 @@ rule card:
         breakdown="results/runs/{run}/evaluation/breakdown.json",
         lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/lm/{file}.json" for file in ("text", "arpa", "weights")]),
         confidence=each("results/runs/{run}/confidence/{set_name}.parquet", paths.scored_sets),
-        calibration="results/runs/{run}/model/confidence.json",
+        calibration=["results/runs/{run}/model/confidence.json", "results/runs/{run}/model/plots/reliability.png"],
         usage="results/runs/{run}/usage.json",
         training="results/runs/{run}/training.json",
         training_log="results/runs/{run}/training.jsonl",
@@ -168,12 +168,6 @@ rule card:
             category="Runs",
             labels={"run": "{run}", "what": "error rates by length, rate and speaker"},
             caption="../report/breakdown.rst",
-        ),
-        reliability=report(
-            "results/runs/{run}/model/plots/reliability.png",
-            category="Runs",
-            labels={"run": "{run}", "what": "accuracy of words by confidence"},
-            caption="../report/reliability.rst",
         ),
     log:
         "logs/card/{run}.log",

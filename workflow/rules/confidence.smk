@@ -1,6 +1,7 @@
 # Needs: the selected checkpoint of a run, its hypotheses for dev and the evaluation sets, and its CTC outputs for them,
 # of one more forward pass where all checkpoints are scored on a set.
-# Makes: the confidence of each word, and whether it is right; calibrators, which are fitted on dev.
+# Makes: the confidence of each word, and whether it is right; calibrators, which are fitted on dev; a plot of accuracy by
+# confidence.
 
 
 rule confidence:
@@ -33,7 +34,13 @@ rule calibration:
     input:
         each("results/runs/{run}/confidence/{set_name}.parquet", paths.scored_sets),
     output:
-        "results/runs/{run}/model/confidence.json",
+        calibration="results/runs/{run}/model/confidence.json",
+        plot=report(
+            "results/runs/{run}/model/plots/reliability.png",
+            category="Runs",
+            labels={"run": "{run}", "what": "accuracy of words by confidence"},
+            caption="../report/reliability.rst",
+        ),
     log:
         "logs/calibration/{run}.log",
     conda:
@@ -45,5 +52,5 @@ rule calibration:
         settings=from_config(stage_settings.calibration),
         version=stage_version("calibration"),
     shell:
-        "python -m speechmill.scoring.calibration --settings {params.settings:q} --confidence {input}"
-        " --calibration {output} 2>&1 | tee {log}"
+        "python -m speechmill.report.calibration --settings {params.settings:q} --confidence {input}"
+        " --calibration {output.calibration} --plot {output.plot} 2>&1 | tee {log}"

@@ -122,7 +122,9 @@ def test_confidence_comes_from_all_decoders_and_every_score_of_a_set() -> None:
     config = evaluated("demo_ru-test", decoders=["greedy", "lm"], robustness=NOISY)
     scores = [f"{RUN}/evaluation/{step}/demo_ru-test/{decoder}" for step in (7, 8) for decoder in ("greedy", "lm")]
     assert paths.confidence_scores(config, "demo_ru", "demo_ru-test", [7, 8]) == scores
-    # Dev is not scored in this run.
+    # Dev is not scored where another set selects the checkpoint.
+    evaluation = {"sets": ["demo_ru-test"], "decoders": ["greedy", "lm"]}
+    config = demo_config(evaluation=evaluation, select={"set": "demo_ru-test"})
     dev = [f"{RUN}/evaluation/selected/demo_ru-dev/{decoder}" for decoder in ("greedy", "lm")]
     assert paths.confidence_scores(config, "demo_ru", "demo_ru-dev", [7, 8]) == dev
 

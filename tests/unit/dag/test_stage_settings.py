@@ -172,7 +172,7 @@ def scored(**evaluation: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "stages"),
     [
-        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, {"card"}),
+        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, {"card", "calibration"}),
         ({"sets": ["demo_ru-dev", "demo_ru-test"]}, {"log_probs", "worst"}),
         ({"precision": "bf16"}, {"log_probs"}),
         ({"batch_seconds": 7}, {"log_probs", "worst"}),
@@ -202,10 +202,10 @@ def test_scoring_stages_read_all_their_settings() -> None:
     from speechmill.lm.lm import LmSettings
     from speechmill.lm.lm_text import LmTextSettings
     from speechmill.lm.lm_weights import LmWeightsSettings
+    from speechmill.report.calibration import CalibrationSettings
     from speechmill.report.card_settings import CardSettings
     from speechmill.report.robustness import RobustnessSettings
     from speechmill.report.worst import WorstSettings
-    from speechmill.scoring.calibration import CalibrationSettings
 
     classes = {
         "evaluate": EvaluateSettings, "log_probs": LogProbsSettings, "lm": LmSettings, "lm_text": LmTextSettings,

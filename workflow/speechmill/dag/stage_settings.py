@@ -28,6 +28,7 @@ from speechmill.dag.paths import (
     perturbed_sets,
     role_sets,
     run_roles,
+    scored_sets,
     uses_lm,
 )
 from speechmill.text.normaliser import output_clusters
@@ -415,8 +416,9 @@ def confidence(config: Config, run: str) -> str:
 
 
 def calibration(config: Config, run: str) -> str:
-    """Return the set that calibrators are fitted on."""
-    return _json({"dev": str(config.runs[run].dev)})
+    """Return the set that calibrators are fitted on, and the titles of the sets to plot."""
+    titles = {each["set_name"]: _title(config, each["set_name"]) for each in scored_sets(config, run)}
+    return _json({"dev": str(config.runs[run].dev), "titles": titles})
 
 
 def breakdown(config: Config, run: str) -> str:

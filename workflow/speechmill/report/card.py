@@ -21,7 +21,7 @@ from speechmill.report.card_context import card_context, hub_result_files, rende
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import dev_rates
 from speechmill.report.evidence import Evidence
-from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_reliability
+from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.systems import selected_systems
 from speechmill.text.lexicon import ABOUT
@@ -51,8 +51,6 @@ def plot(found: Evidence, model: Path) -> None:
     metric = found.settings.metric
     by_step = {rate: dev_rates(found.log, rate) for rate in both_rates(metric)}
     plot_error_rates(scores, by_step, title, found.selection, folder / "wer.png")
-    if found.calibration is not None:
-        plot_reliability(found.calibration, found.confidence, title, folder / "reliability.png")
     plot_breakdown(found.breakdown["sets"], title, folder / "breakdown.png", metric)
 
 

@@ -154,7 +154,7 @@ def _check_calibration(model: Path, found: Evidence) -> list[str]:
     if recorded is None:
         return []
     # Imports torch, which the other checks do not need.
-    from speechmill.scoring.calibration import calibrate
+    from speechmill.report.calibration import calibrate
 
     again = calibrate(found.confidence, recorded.dev)
     pairs = [

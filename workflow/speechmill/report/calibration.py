@@ -1,4 +1,4 @@
-"""calibration: fit the calibrators of a model's confidence on dev, and measure them on all scored sets."""
+"""calibration: fit the calibrators of a model's confidence on dev, measure them on all scored sets, and plot that."""
 
 import argparse
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from speechmill.config.evaluation import Decoder
 from speechmill.core.command import run_command
 from speechmill.core.files import write_json
+from speechmill.report.plots import plot_reliability
 from speechmill.scoring.reliability import (
     Calibration,
     Calibrator,
@@ -28,6 +29,8 @@ class CalibrationSettings(BaseModel):
 
     dev: str
     """The set to fit calibrators on."""
+    titles: dict[str, str]
+    """The titles of the sets."""
 
 
 def fit(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibrator:
@@ -83,10 +86,13 @@ def main() -> None:
     parser.add_argument("--settings", type=CalibrationSettings.model_validate_json, required=True)
     parser.add_argument("--confidence", type=Path, nargs="+", required=True, help="the table of each set")
     parser.add_argument("--calibration", type=Path, required=True, help="the file to write")
+    parser.add_argument("--plot", type=Path, required=True, help="the plot to write")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    found = calibrate({path.stem: read_clips(path) for path in args.confidence}, args.settings.dev)
+    sets = {path.stem: read_clips(path) for path in args.confidence}
+    found = calibrate(sets, args.settings.dev)
     write_json(found.model_dump(), args.calibration)
+    plot_reliability(found, sets, args.settings.titles.__getitem__, args.plot)
     for each in found.sets:
         print(
             f"{each.set} by {each.decoder}: expected calibration error {each.ece_before} before, {each.ece_after} after"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import write_json
-from speechmill.scoring.calibration import calibrate, fit
+from speechmill.report.calibration import calibrate, fit
 from speechmill.scoring.reliability import (
     BINS,
     Calibrator,
