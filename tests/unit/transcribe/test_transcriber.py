@@ -132,10 +132,6 @@ def test_words_without_spaces_are_characters(
     assert in_order(found)
 
 
-def test_combining_marks_belong_to_their_character() -> None:
-    assert transcriber._characters("กิน ข้าว") == ["กิ", "น", "ข้", "า", "ว"]
-
-
 @pytest.mark.parametrize("greedy", [False, True])
 def test_language_model_of_the_folder_is_used(model: Path, spoken: Spoken, write: Write, greedy: bool) -> None:
     # All words of the language model are from its text, so that it corrects the last word.
