@@ -82,7 +82,8 @@ def test_commands_use_existing_targets_and_files(page: Path) -> None:
     targets = names(r"^([a-z-]+):", ROOT / "Makefile")
     commands = code(page)
     for module in re.findall(r"python -P -m speechmill\.([\w.]+)", commands):
-        file = ROOT / "workflow" / "speechmill" / f"{module.replace('.', '/')}.py"
+        path = ROOT / "workflow" / "speechmill" / module.replace(".", "/")
+        file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
         assert file.is_file(), module
         assert "def main(" in text(file), module
     assert set(re.findall(r"(?:^|\n)make ([a-z-]+)", commands)) <= targets

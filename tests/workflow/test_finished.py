@@ -11,6 +11,7 @@ import pytest
 from working_copy import WorkingCopy, faulty_config
 
 from material import write_tiny_whisper
+from speechmill.transcribe import Transcriber
 
 RUN = Path("results/runs/demo_ru")
 DATA = Path("results/data/demo_ru")
@@ -272,3 +273,15 @@ def test_model_is_fine_tuned_with_a_new_vocabulary(reused: Reused) -> None:
     assert "д" not in vocab
     assert model["vocab_size"] == len(vocab)
     assert model["hidden_dropout"] == 0.1
+
+
+def test_transcripts_are_the_scored_hypotheses(finished: WorkingCopy, tmp_path: Path) -> None:
+    model = finished.folder / RUN / "model"
+    audio = pd.read_parquet(finished.folder / DATA / "test" / "shard-00000.parquet").set_index("id")["audio"]
+    for decoder in ("greedy", "lm"):
+        scored = pd.read_parquet(model / "evidence" / "scored" / "demo_ru-test" / f"{decoder}.parquet")
+        transcriber = Transcriber(model, "cpu", greedy=decoder == "greedy")
+        assert transcriber.uses_lm == (decoder == "lm")
+        for clip, hypothesis in zip(scored["id"], scored["hypothesis"], strict=True):
+            (tmp_path / "clip.flac").write_bytes(audio[clip]["bytes"])
+            assert transcriber.transcribe(tmp_path / "clip.flac").text == hypothesis

@@ -144,7 +144,10 @@ def test_commands_print_what_the_page_describes(walkthrough: Walkthrough) -> Non
     assert f"speakers    {len(SPEAKERS)}" in walkthrough.output("make recipe")
     assert "steps" in walkthrough.output("plan.txt")
     assert "results/runs/mine/model/README.md" in walkthrough.output("snakemake --cores 2 --configfile")
-    assert walkthrough.output("transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")
+    assert walkthrough.output("python transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")
+    annotated = walkthrough.copy.folder / "recordings" / "anna"
+    assert f"transcribed {len(SENTENCES)} (" in walkthrough.output("speechmill.transcribe")
+    assert {path.stem for path in annotated.glob("*.eaf")} == {path.stem for path in annotated.glob("*.wav")}
 
 
 def test_files_named_on_the_page_exist(walkthrough: Walkthrough) -> None:

@@ -117,6 +117,31 @@ def test_resampling_keeps_the_duration(resampler: str, rate: int) -> None:
     assert abs(len(decode_to_16k(audio_file(noise(1.0, rate), rate), resampler)) - 16_000) <= 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: audio_file(np.stack([noise(0.7, 44_100), noise(0.7, 44_100, seed=1)], 1), 44_100),
+        lambda: by_ffmpeg("-f", "adts"),
+    ],
+    ids=["wav", "aac"],
+)
+def test_samples_in_a_file_are_those_in_memory(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    encoded = make()
+    with (tmp_path / "samples").open("w+b") as file:
+        # A decoder that failed may have written a part.
+        file.write(b"part")
+        decoded = audio.decode_to_file(encoded, "", file)
+    written = np.fromfile(tmp_path / "samples", np.int16)
+    assert decoded.samples == len(written)
+    np.testing.assert_array_equal(written, decode_to_16k(encoded, "soxr"))
+
+
+def test_file_longer_than_a_day_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "_MAX_FILE_HOURS", 1 / 3600)
+    with (tmp_path / "samples").open("w+b") as file, pytest.raises(UnreadableAudioError, match="longer than"):
+        audio.decode_to_file(audio_file(noise(1.1)), "", file)
+
+
 @pytest.mark.parametrize("resampler", RESAMPLERS)
 def test_decoding_is_deterministic(resampler: str) -> None:
     encoded = audio_file(noise(0.5, 44_100), 44_100)

@@ -24,7 +24,7 @@ def spoken(words: list[tuple[str, float, float]], separator: str = " ") -> Trans
 WORDS = st.tuples(
     st.text("abcdefghij", min_size=1, max_size=12),
     st.sampled_from([0.0, 0.0, 0.05, 0.2, 0.6, 1.5]),
-    st.floats(0.1, 1.2),
+    st.floats(0.1, 1.2) | st.floats(0.1, 9.0),
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from material import audio_file, language_model, recording, store
 from speechmill.config.evaluation import EvaluationConfig
@@ -148,7 +149,7 @@ def test_short_recording_has_the_scored_hypothesis(tmp_path: Path, checkpoints: 
     folder = checkpoints / "checkpoint-0"
     samples = [recording(seconds, seed=i) for i, seconds in enumerate((1.0, 2.3, 0.7))]
     scored, _ = log_probs.transcribe(
-        *load_checkpoint(folder), *store(tmp_path, samples, ["a"] * 3), 60, log_probs.torch.device("cpu")
+        *load_checkpoint(folder), *store(tmp_path, samples, ["a"] * 3), 60, torch.device("cpu")
     )
     load = Transcriber(folder)
     for each, hypothesis in zip(samples, scored, strict=True):
@@ -189,9 +190,21 @@ def test_unusable_model_is_named(model: Path, break_model: Callable[[Path], obje
 
 
 def test_missing_gpu_is_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transcriber.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SpeechmillError, match="there is no GPU that PyTorch can use"):
         Transcriber(model, "gpu")
+
+
+def test_full_memory_of_a_gpu_is_reported(
+    model: Path, spoken: Spoken, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forward(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    load = Transcriber(model)
+    monkeypatch.setattr(log_probs, "forward", forward)
+    with pytest.raises(SpeechmillError, match=r"the GPU ran out of memory \(CUDA out of memory.\); use the device cpu"):
+        load.transcribe(write("a.wav", spoken([0.5, "abc"])))
 
 
 def test_file_without_audio_is_reported(model: Path, tmp_path: Path) -> None:

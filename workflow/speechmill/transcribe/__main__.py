@@ -21,6 +21,10 @@ from speechmill.transcribe.transcript import Transcript
 # Videos, whose sound is transcribed if ffmpeg reads it.
 _VIDEO_ENDINGS = {".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 
+# What is counted.
+_RECORDINGS, _SECONDS = "recordings", "seconds"
+_NO_SPEECH, _SHORTENED = "without speech", "shorter than their headers state"
+
 # The exit status of a program that Ctrl-C ends.
 _INTERRUPTED = 130
 
@@ -139,17 +143,10 @@ def _reason(recording: Path, error: SpeechmillError | OSError) -> str:
     return f"{recording}: {error}" if isinstance(error, OSError) else str(error)
 
 
-def _report(transcripts: Sequence[Transcript], skipped: int, failed: list[str], left: int) -> None:
+def _report(done: "Counter[str]", skipped: int, failed: list[str], left: int) -> None:
     """Print how many recordings were transcribed, had all files, failed and why, and are left after Ctrl-C."""
-    hours = sum(each.seconds for each in transcripts) / 3600
-    counts = Counter(
-        {
-            "without speech": sum(not each.text for each in transcripts),
-            "shorter than their headers state": sum(each.missing_seconds > 0 for each in transcripts),
-        }
-    )
-    details = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    print(f"transcribed {len(transcripts)} ({hours:.2f} h{', of which ' if details else ''}{details})")
+    details = ", ".join(f"{done[what]} {what}" for what in (_NO_SPEECH, _SHORTENED) if done[what])
+    print(f"transcribed {done[_RECORDINGS]} ({done[_SECONDS] / 3600:.2f} h{', of which ' if details else ''}{details})")
     if skipped:
         print(f"skipped {skipped}, whose files exist; --overwrite writes them again")
     if failed:
@@ -173,18 +170,22 @@ def main() -> None:
     parser.add_argument("--greedy", action="store_true", help="do not use the language model of the folder")
     args = parser.parse_args()
     jobs, skipped, failed = plan_jobs(find_recordings(args.recordings), args.endings, args.output, args.overwrite)
-    transcripts: list[Transcript] = []
+    done: Counter[str] = Counter()
     # Those that cannot be transcribed are known before; more are added.
     known = len(failed)
     interrupted = False
     try:
         if jobs:
             transcriber = Transcriber(args.model, args.device, args.greedy)
-            transcripts.extend(run_jobs(transcriber, jobs, failed))
+            for transcript in run_jobs(transcriber, jobs, failed):
+                done[_RECORDINGS] += 1
+                done[_SECONDS] += round(transcript.seconds)
+                done[_NO_SPEECH] += not transcript.text
+                done[_SHORTENED] += transcript.missing_seconds > 0
     except KeyboardInterrupt:
         interrupted = True
-    left = len(jobs) - len(transcripts) - (len(failed) - known)
-    _report(transcripts, skipped, failed, left if interrupted else 0)
+    left = len(jobs) - done[_RECORDINGS] - (len(failed) - known)
+    _report(done, skipped, failed, left if interrupted else 0)
     if interrupted:
         sys.exit(_INTERRUPTED)
     if failed:

@@ -131,11 +131,14 @@ def _joined_if_short(groups: Sequence[list[Token]]) -> list[list[Token]]:
 
 
 def _shown_long_enough(found: Sequence[Cue], transcript: Transcript) -> list[Cue]:
-    """Return the subtitles, those shorter than a second longer, as far as their neighbours leave time."""
+    """Return the subtitles, those shorter than a second longer, as far as their neighbours leave time.
+
+    That of a single word that is longer than 7 seconds, because there is a pause within it, is shorter.
+    """
     shown: list[Cue] = []
     for i, cue in enumerate(found):
         latest = found[i + 1].start if i + 1 < len(found) else transcript.seconds
-        end = max(cue.end, min(cue.start + _MIN_SECONDS, latest))
+        end = max(min(cue.end, cue.start + _MAX_SECONDS), min(cue.start + _MIN_SECONDS, latest))
         earliest = shown[-1].end if shown else 0.0
         start = min(cue.start, max(end - _MIN_SECONDS, earliest))
         shown.append(replace(cue, start=start, end=end))

@@ -25,7 +25,7 @@ def word_bounds(
     if that is later. A word without a span gets an equal share of the time between those before and after it.
 
     On the sentences of the demo, with pauses of 0.1 to 1.2 s between them, the frames of the tokens alone are 29 ms
-    (median) from the start of the first word, and 64 ms from the end of the last one; the result, 12 and 13 ms.
+    (median) from the start of the first word, and 64 ms from the end of the last one; the result, 13 ms from both.
 
     Args:
         spans: The frames of each word, as `word_spans` returns them.

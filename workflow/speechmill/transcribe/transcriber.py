@@ -180,10 +180,15 @@ class Transcriber:
             return read([(pieces[i][0] + start, pieces[i][0] + stop) for start, stop in spans])
 
         with tempfile.TemporaryFile() as spill:
-            outputs = infer_clips(
-                *(self._model, self._processor, clips, read_piece, self._inference, self._device, spill, self._equal),
-                track,
-            )
+            inputs = (clips, read_piece, self._inference, self._device, spill, self._equal, track)
+            try:
+                outputs = infer_clips(self._model, self._processor, *inputs)
+            except SpeechmillError as error:
+                if isinstance(error.__cause__, torch.OutOfMemoryError):
+                    raise SpeechmillError(
+                        f"the GPU ran out of memory ({error.__cause__}); use the device cpu"
+                    ) from error
+                raise
             for (start, _), output in zip(pieces, outputs, strict=True):
                 for log_probs in self._decoded_at_once(output, spill):
                     text = compose(self._hypothesis(log_probs, output))
