@@ -163,7 +163,7 @@ def test_card_is_complete_with_a_row_per_checkpoint(finished: WorkingCopy) -> No
     table = card.split("### Training results")[1].split("###")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert [int(row.split("|")[3]) for row in rows] == finished.read_json(RUN / "plan.json")["checkpoints"]
-    for plot in ("loss.png", "wer.png"):
+    for plot in ("loss.png", "wer.png", "reliability.png"):
         assert (finished.folder / RUN / "model" / "plots" / plot).stat().st_size > 10_000
 
 

@@ -9,7 +9,8 @@ rule confidence:
         ctc_outputs="results/runs/{run}/evaluation/selected/{set_name}/ctc_outputs.parquet",
         hypotheses=confidence_hypotheses,
         selection="results/runs/{run}/selection.json",
-        model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
+        # Where it changes, so do its digests in the selection.
+        model=ancient(expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES)),
     output:
         "results/runs/{run}/confidence/{set_name}.parquet",
     log:
