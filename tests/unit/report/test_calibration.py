@@ -1,6 +1,7 @@
 """Calibration of the confidence of words."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,8 +83,9 @@ def test_only_dev_decides_on_calibrators() -> None:
     assert found.sets[0].ece_after < found.sets[0].ece_before
 
 
-def test_without_dev_no_calibrator_is_fitted() -> None:
-    found = calibrate({"a-dev": {}, "a-test": {"greedy": [([0.9, 0.8], [False, True])]}}, "a-dev")
+@pytest.mark.parametrize("unavailable", [{"a-dev": {}}, {}])
+def test_without_dev_no_calibrator_is_fitted(unavailable: Any) -> None:
+    found = calibrate({**unavailable, "a-test": {"greedy": [([0.9, 0.8], [False, True])]}}, "a-dev")
     assert not found.calibrators["greedy"].is_fitted
     assert found.sets[0].ece_after == found.sets[0].ece_before
 

@@ -1022,6 +1022,16 @@ def test_changed_calibration_is_found(written: Path, tmp_path: Path) -> None:
     assert found[1].startswith("confidence.json: ece_after of own-test by greedy is ")
 
 
+def test_sets_that_are_not_available_have_empty_reliability_plots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = plotted(
+        monkeypatch,
+        lambda: plot_reliability(calibrate({}, "cv-dev"), {"cv-dev": {}}, SETTINGS.set_title, tmp_path / "plot.png"),
+    )
+    assert [len(axes.texts) for axes in figure.axes] == [0]
+
+
 def test_reliability_plot_has_every_set_and_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sets: Any = {name: {"greedy": words, "lm": []} for name, words in WORDS.items()}
     figure = plotted(

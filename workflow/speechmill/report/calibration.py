@@ -66,9 +66,12 @@ def fit(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> Calibrator
 
 
 def calibrate(sets: dict[str, dict[Decoder, Clips]], dev: str) -> Calibration:
-    """Return the calibrators for each decoder, fitted on `dev` alone, and their calibration errors on all sets."""
+    """Return the calibrators for each decoder, fitted on `dev` alone, and their calibration errors on all sets.
+
+    A set that is not available has no decoders, or is not among `sets`.
+    """
     decoders = dict.fromkeys(decoder for each in sets.values() for decoder in each)
-    calibrators = {decoder: fit(*joined(sets[dev].get(decoder, []))) for decoder in decoders}
+    calibrators = {decoder: fit(*joined(sets.get(dev, {}).get(decoder, []))) for decoder in decoders}
     return Calibration(
         dev=dev,
         calibrators=calibrators,

@@ -164,11 +164,11 @@ def plot_reliability(
     The numbers are those of the words in each bin. `confidence` has the words of each set by decoder.
     """
     figure, panels = plt.subplots(
-        max(1, len(confidence)), max(1, len(calibration.calibrators)), squeeze=False, layout="constrained",
+        len(confidence), max(1, len(calibration.calibrators)), squeeze=False, layout="constrained",
         figsize=(1 + 4.6 * len(calibration.calibrators), 1 + 4.2 * len(confidence)),
     )  # fmt: skip
     for row, (name, decoders) in zip(panels, confidence.items(), strict=True):
-        for axes, (decoder, calibrator) in zip(row, calibration.calibrators.items(), strict=True):
+        for axes, (decoder, calibrator) in zip(row, calibration.calibrators.items(), strict=False):
             raw, right = joined(decoders.get(decoder, []))
             axes.plot([0, 100], [0, 100], ":", color="#888888", label="confidence equals accuracy")
             for values, label, colour, marker, above in (
