@@ -57,6 +57,8 @@ READ_FOR = {
     f"{RUN}/evaluation/summary.parquet": [f"{SCORES}/greedy/metrics.json"],
     f"{RUN}/selection.json": [f"{RUN}/evaluation/steps.parquet", f"{CHECKPOINT}/vocab.json"],
     f"{RUN}/evaluation/breakdown.json": [f"{RUN}/selection.json", f"{SCORES}/greedy/hypotheses.parquet"],
+    f"{RUN}/confidence/demo_ru-dev.parquet": [f"{SCORES}/lm/hypotheses.parquet", f"{RUN}/model/vocab.json"],
+    f"{RUN}/model/confidence.json": [f"{RUN}/confidence/demo_ru-test.parquet"],
     f"{RUN}/worst/demo_ru-test.html": [f"{RUN}/model/model.safetensors", f"{RUN}/model/config.json"],
     f"{RUN}/model/README.md": [
         f"{RUN}/training.json",
@@ -65,6 +67,8 @@ READ_FOR = {
         f"{RUN}/usage.json",
         f"{RUN}/evaluation/summary.parquet",
         f"{RUN}/evaluation/breakdown.json",
+        f"{RUN}/model/confidence.json",
+        f"{RUN}/confidence/demo_ru-test.parquet",
     ],
 }
 
@@ -140,8 +144,9 @@ def _untimed(values: dict[str, Any]) -> dict[str, Any]:
 def jobs(finished: WorkingCopy, tmp_path_factory: pytest.TempPathFactory) -> Jobs:
     jobs = Jobs(finished.copy(tmp_path_factory.mktemp("damaged") / "copy"))
     # Temporary files, which the finished run does not have any more.
-    for outputs in ("ctc_outputs", "log_probs"):
-        status, printed = jobs.run(f"{SCORES}/{outputs}.parquet")
+    selected = f"{RUN}/evaluation/selected/demo_ru-dev"
+    for outputs in (f"{SCORES}/ctc_outputs", f"{SCORES}/log_probs", f"{selected}/ctc_outputs"):
+        status, printed = jobs.run(f"{outputs}.parquet")
         assert status == 0, printed
     return jobs
 

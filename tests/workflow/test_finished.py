@@ -99,6 +99,21 @@ def test_model_includes_the_files_for_beam_search(finished: WorkingCopy) -> None
         assert model.read_bytes() == lm.read_bytes() != b""
 
 
+def test_confidence_is_measured_on_every_set_by_every_decoder(finished: WorkingCopy) -> None:
+    step = finished.read_json(f"{RUN}/selection.json")["step"]
+    found = finished.read_json(f"{RUN}/model/confidence.json")
+    assert found["dev"] == "demo_ru-dev"
+    assert set(found["calibrators"]) == {"greedy", "lm"}
+    assert {(each["set"], each["decoder"]) for each in found["sets"]} == {
+        (name, decoder) for name in ("demo_ru-dev", "demo_ru-test") for decoder in ("greedy", "lm")
+    }
+    for each in found["sets"]:
+        folder = finished.folder / RUN / "evaluation" / str(step) / each["set"] / each["decoder"]
+        counts = pd.read_parquet(folder / "hypotheses.parquet")[["hits", "substitutions", "insertions"]].sum()
+        assert each["clips_left_out"] == 0
+        assert (each["words"], each["wrong"]) == (counts.sum(), counts["substitutions"] + counts["insertions"])
+
+
 def test_ctc_outputs_and_perturbed_audio_are_removed(finished: WorkingCopy) -> None:
     assert not [*(finished.folder / RUN).rglob("ctc_outputs.parquet")]
     assert not [*(finished.folder / RUN).rglob("log_probs.parquet")]
@@ -148,7 +163,7 @@ def test_card_is_complete_with_a_row_per_checkpoint(finished: WorkingCopy) -> No
     table = card.split("### Training results")[1].split("###")[0]
     rows = [line for line in table.splitlines() if line.startswith("|")][2:]
     assert [int(row.split("|")[3]) for row in rows] == finished.read_json(RUN / "plan.json")["checkpoints"]
-    for plot in ("loss.png", "wer.png"):
+    for plot in ("loss.png", "wer.png", "reliability.png"):
         assert (finished.folder / RUN / "model" / "plots" / plot).stat().st_size > 10_000
 
 

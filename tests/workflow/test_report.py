@@ -22,7 +22,7 @@ PAGES = {
     f"{RUN}/worst/demo_ru-dev.html": "Spoken Russian digits demo-1.0 dev: the worst clips",
     f"{RUN}/worst/demo_ru-test.html": "Spoken Russian digits demo-1.0 test: the worst clips",
 }
-PICTURES = {f"{RUN}/model/plots/{plot}.png" for plot in ("loss", "wer", "breakdown", "robustness")}
+PICTURES = {f"{RUN}/model/plots/{plot}.png" for plot in ("loss", "wer", "breakdown", "robustness", "reliability")}
 PICTURES |= {f"{RUN}/lm/surface.png"}
 
 pytestmark = pytest.mark.slow

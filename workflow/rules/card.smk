@@ -119,6 +119,8 @@ rule card:
         selection="results/runs/{run}/selection.json",
         breakdown="results/runs/{run}/evaluation/breakdown.json",
         lm=if_run(paths.uses_lm, *[f"results/runs/{{run}}/lm/{file}.json" for file in ("text", "arpa", "weights")]),
+        confidence=each("results/runs/{run}/confidence/{set_name}.parquet", paths.scored_sets),
+        calibration=["results/runs/{run}/model/confidence.json", "results/runs/{run}/model/plots/reliability.png"],
         usage="results/runs/{run}/usage.json",
         label_errors=if_run(paths.scores_labels, "results/runs/{run}/label_errors/counts.json"),
         training="results/runs/{run}/training.json",
@@ -191,7 +193,7 @@ rule card:
         " --selection {input.selection} --breakdown {input.breakdown} --training {input.training}"
         " --training-log {input.training_log} --plan {input.plan} --leakage {input.leakage} --usage {input.usage}"
         " --train-digest {input.train_digest} --counts {input.counts} --status {input.status} --clips {input.clips}"
-        " --hypotheses {input.hypotheses} --lm {input.lm} --exports {input.exports}"
+        " --hypotheses {input.hypotheses} --confidence {input.confidence} --lm {input.lm} --exports {input.exports}"
         " --base-source {input.base_source} --base-card {input.base_card}"
         " --label-errors {input.label_errors}"
         " --seed-summaries {input.seed_summaries} --seed-selections {input.seed_selections}"

@@ -157,6 +157,12 @@ def set_hypotheses(wildcards):
     return [f"{folder}/hypotheses.parquet" for folder in folders]
 
 
+def confidence_hypotheses(wildcards):
+    """The hypotheses of a set by all decoders at every step, or of dev at the selected one where it is not scored."""
+    folders = paths.confidence_scores(SETTINGS, wildcards.run, wildcards.set_name, scored_steps(wildcards.run))
+    return [f"{folder}/hypotheses.parquet" for folder in folders]
+
+
 def folder_of(name):
     """A parameter function: the folder of the model or tokenizer that the input `name` stands for."""
     return lambda wildcards, input: paths.folder_of(SETTINGS, wildcards.run, input[name])

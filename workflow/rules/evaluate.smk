@@ -4,7 +4,8 @@
 # tables of all scores; the pages of the clips with the most errors.
 #
 # A step is a number; or `tuning`, the checkpoint on whose dev clips the language model's weights are tuned; or `average`,
-# the mean of the weights of several checkpoints; or `selected`, for sets that no other checkpoint is scored on.
+# the mean of the weights of several checkpoints; or `selected`, for sets that no other checkpoint is scored on, and for
+# the confidence of words.
 
 
 rule log_probs:

@@ -90,7 +90,8 @@ def test_named_step_has_a_record(step: str, record: list[str]) -> None:
     ("decoders", "step", "name", "outputs", "needed"),
     [
         (["greedy"], "300", "demo_ru-dev", "ctc_outputs", False),
-        (["greedy"], "selected", "demo_ru-test", "ctc_outputs", False),
+        (["greedy"], "selected", "demo_ru-test-noisy", "ctc_outputs", False),
+        (["greedy", "lm"], "selected", "demo_ru-test-noisy", "ctc_outputs", True),
         # The greedy scores of dev precede tuning; beam search reads those of a second forward pass.
         (["greedy", "lm"], "300", "demo_ru-dev", "ctc_outputs", False),
         (["greedy", "lm"], "300", "demo_ru-dev", "log_probs", True),
@@ -102,11 +103,30 @@ def test_named_step_has_a_record(step: str, record: list[str]) -> None:
 def test_log_probs_are_kept_for_beam_search_only(
     decoders: list[str], step: str, name: str, outputs: str, needed: bool
 ) -> None:
-    config = evaluated("demo_ru-test", decoders=decoders)
+    config = evaluated("demo_ru-test", decoders=decoders, robustness=NOISY)
     assert paths.keeps_log_probs(config, "demo_ru", step, name, outputs) == needed
     # Without the weights, beam search could not follow at once.
     weights = paths.weights_before_log_probs(config, "demo_ru", step, name, outputs)
     assert weights == ([f"{RUN}/lm/weights.json"] if needed and step != "tuning" else [])
+
+
+@pytest.mark.parametrize("name", ["demo_ru-dev", "demo_ru-test"])
+def test_log_probs_of_the_selected_checkpoint_are_kept_for_confidence(name: str) -> None:
+    config = evaluated("demo_ru-test")
+    assert paths.keeps_log_probs(config, "demo_ru", "selected", name, "ctc_outputs")
+    # There is no language model to wait for.
+    assert paths.weights_before_log_probs(config, "demo_ru", "selected", name, "ctc_outputs") == []
+
+
+def test_confidence_comes_from_all_decoders_and_every_score_of_a_set() -> None:
+    config = evaluated("demo_ru-test", decoders=["greedy", "lm"], robustness=NOISY)
+    scores = [f"{RUN}/evaluation/{step}/demo_ru-test/{decoder}" for step in (7, 8) for decoder in ("greedy", "lm")]
+    assert paths.confidence_scores(config, "demo_ru", "demo_ru-test", [7, 8]) == scores
+    # Dev is not scored where another set selects the checkpoint.
+    evaluation = {"sets": ["demo_ru-test"], "decoders": ["greedy", "lm"]}
+    config = demo_config(evaluation=evaluation, select={"set": "demo_ru-test"})
+    dev = [f"{RUN}/evaluation/selected/demo_ru-dev/{decoder}" for decoder in ("greedy", "lm")]
+    assert paths.confidence_scores(config, "demo_ru", "demo_ru-dev", [7, 8]) == dev
 
 
 def test_scored_base_is_tuned_on_dev_before_other_sets() -> None:

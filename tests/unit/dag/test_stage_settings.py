@@ -163,7 +163,7 @@ def scored(**evaluation: Any) -> dict[str, str]:
     raw = copy.deepcopy(DEMO)
     raw["runs"]["demo_ru"]["evaluation"] = EVALUATION | evaluation
     config = load(raw)
-    names = ("evaluate", "lm_text", "lm", "lm_weights", "robustness", "card")
+    names = ("evaluate", "lm_text", "lm", "lm_weights", "robustness", "card", "confidence", "calibration")
     return {name: getattr(stage_settings, name)(config, "demo_ru") for name in names} | {
         "log_probs": stage_settings.log_probs(config, "demo_ru", "demo_ru-test"),
         "perturb": stage_settings.perturb(config, "demo_ru", "noisy"),
@@ -174,7 +174,7 @@ def scored(**evaluation: Any) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("change", "stages"),
     [
-        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, {"card"}),
+        ({"sets": [*EVALUATION["sets"], "demo_ru-train"]}, {"card", "calibration"}),
         ({"sets": ["demo_ru-dev", "demo_ru-test"]}, {"log_probs", "worst"}),
         ({"precision": "bf16"}, {"log_probs"}),
         ({"batch_seconds": 7}, {"log_probs", "worst"}),
@@ -198,11 +198,13 @@ def test_default_stride_is_a_sixth_of_the_chunk() -> None:
 
 
 def test_scoring_stages_read_all_their_settings() -> None:
+    from speechmill.inference.confidence import ConfidenceSettings
     from speechmill.inference.evaluate import EvaluateSettings
     from speechmill.inference.log_probs import LogProbsSettings
     from speechmill.lm.lm import LmSettings
     from speechmill.lm.lm_text import LmTextSettings
     from speechmill.lm.lm_weights import LmWeightsSettings
+    from speechmill.report.calibration import CalibrationSettings
     from speechmill.report.card_settings import CardSettings
     from speechmill.report.robustness import RobustnessSettings
     from speechmill.report.worst import WorstSettings
@@ -210,6 +212,7 @@ def test_scoring_stages_read_all_their_settings() -> None:
     classes = {
         "evaluate": EvaluateSettings, "log_probs": LogProbsSettings, "lm": LmSettings, "lm_text": LmTextSettings,
         "lm_weights": LmWeightsSettings, "card": CardSettings, "robustness": RobustnessSettings, "worst": WorstSettings,
+        "confidence": ConfidenceSettings, "calibration": CalibrationSettings,
     }  # fmt: skip
     settings = scored()
     for stage, kind in classes.items():

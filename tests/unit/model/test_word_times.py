@@ -6,7 +6,7 @@ import torch
 from transformers import Wav2Vec2Processor
 
 from speechmill.model.models import load_checkpoint
-from speechmill.model.word_times import Word, WordSpan, token_ids, word_spans, word_times
+from speechmill.model.word_times import Word, WordSpan, split_words, token_ids, word_spans, word_times
 
 
 def peaks(ids: Sequence[int], vocabulary: int = 5) -> torch.Tensor:
@@ -70,3 +70,7 @@ def test_word_times_are_in_seconds(checkpoints: Path) -> None:
     assert word_times(["a", "q", "b"], frames, 4.0, model, processor, "characters") == [
         Word("a", 0.5, 1.0), Word("q"), Word("b", 2.0, 3.0),
     ]  # fmt: skip
+
+
+def test_combining_marks_belong_to_their_character() -> None:
+    assert split_words("กิน ข้าว", False) == ["กิ", "น", "ข้", "า", "ว"]

@@ -25,10 +25,11 @@ from speechmill.config.published import Published
 from speechmill.core.command import SpeechmillError
 from speechmill.core.direction import isolate
 from speechmill.core.files import read_json, write_json
-from speechmill.core.schemas import CLIPS, HYPOTHESES
+from speechmill.core.schemas import CLIPS, CONFIDENCE, HYPOTHESES
 from speechmill.core.tables import write_table
 from speechmill.core.versions import stage_version
 from speechmill.report import card, evidence, manifest, plots, robustness
+from speechmill.report.calibration import calibrate
 from speechmill.report.card_context import (
     PROVENANCE,
     TEMPLATE,
@@ -61,7 +62,7 @@ from speechmill.report.card_tables import (
     training_results,
 )
 from speechmill.report.markdown import table
-from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_robustness
+from speechmill.report.plots import plot_breakdown, plot_error_rates, plot_loss, plot_reliability, plot_robustness
 from speechmill.report.verify_folder import check_folder, count_figures
 from speechmill.scoring.error_rates import percent
 from speechmill.scoring.summary import COLUMNS
@@ -362,6 +363,13 @@ def with_lm(wer: tuple[float, float], interval: tuple[float, float] | None, p: f
     return comparison("decoders", "cv-dev 200 greedy", "cv-dev 200 lm", wer, interval, p)
 
 
+WORDS: dict[str, Any] = {
+    "cv-dev": [([0.9, 0.8, 0.5, 0.7], [True, True, False, True])],
+    "own-test": [([0.75, 0.95], [True, False])],
+}
+CALIBRATION = calibrate({name: {"greedy": words} for name, words in WORDS.items()}, "cv-dev")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model folder of a run that kept two of four checkpoints, with its card."""
@@ -405,6 +413,7 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
                       "sha256": {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}},
         "training": training, "plan": PLAN, "model/vocab": {"[PAD]": 0, "[UNK]": 1, "|": 2, "а": 3},
         "train": counts, "cv/status": STATUS, "own/status": STATUS | {"dataset": "own", "about": {}},
+        "model/confidence": CALIBRATION.model_dump(),
         "leakage": leakage, "base": {"commit": "c0ffee"}, "base_card": BASE_CARD, "breakdown": breakdown,
         "usage": usage,
     }.items():  # fmt: skip
@@ -418,7 +427,11 @@ def write_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, breakdown: dict[
         write_table([clip], HYPOTHESES, tmp_path / "200" / name / "greedy" / "hypotheses.parquet")
         clip_row = dict.fromkeys(CLIPS.names) | {"id": "clip-007", "audio_sha256": "a0d10"}
         write_table([clip_row], CLIPS, tmp_path / f"{name}.parquet")
+    for name, words in WORDS.items():
+        rows = [{"decoder": "greedy", "id": "clip-007", "confidence": list(c), "right": list(r)} for c, r in words]
+        write_table(rows, CONFIDENCE, tmp_path / "confidence" / f"{name}.parquet")
     arguments: dict[str, Any] = {
+        "confidence": sorted(tmp_path.glob("confidence/*.parquet")),
         "settings": [SETTINGS.model_dump_json()], "configuration": ['{"runs": {"demo": {}}}'],
         **{name: [tmp_path / f"{name}.json"] for name in ("selection", "training", "plan", "leakage", "breakdown",
                                                           "usage")},
@@ -1109,6 +1122,66 @@ def test_corpus_that_must_not_be_redistributed_leaves_no_words_or_ids(
     assert "most frequent character deletions: `␣` 5 of 50" in text
     scored = pd.read_parquet(evidence.scored_file(folder, "own-test-gsm", "greedy"))
     assert scored[["id", "audio_sha256"]].to_numpy().tolist() == [["1", "a0d10"]]
+    assert pd.read_parquet(evidence.confidence_file(folder, "own-test"))["id"].to_list() == ["1"]
+
+
+def test_card_has_calibration_errors_and_plot(written: Path) -> None:
+    text = (written / "README.md").read_text()
+    section = text.partition("### Word confidence\n")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "greedy" in line]
+    assert [row[:5] for row in rows] == [
+        ["Common Voice 8.0 dev", "greedy", "4", "1", "0"],
+        ["Our own test", "greedy", "2", "1", "0"],
+    ]
+    # By hand: 0.95 is the confidence of a wrong word, 0.75 of a right one.
+    assert rows[1][5] == "60.00"
+    assert "fitted on Common Voice 8.0 dev" in section
+    assert "not calibrated" not in section
+    assert "(plots/reliability.png)" in section
+
+
+def test_card_says_which_decoder_is_not_calibrated(written: Path) -> None:
+    words = {"cv-dev": {"lm": [([0.9, 0.8], [True, True])]}}
+    text = render(card_context(replace(evidence.read(written), calibration=calibrate(words, "cv-dev"))))
+    assert (
+        "not calibrated, which takes right and wrong words on Common Voice 8.0 dev:\n- lm: 0 of 2 words are wrong"
+        in text
+    )
+
+
+def test_changed_calibration_is_found(written: Path, tmp_path: Path) -> None:
+    shutil.copytree(written, tmp_path / "model")
+    content = CALIBRATION.model_dump()
+    content["calibrators"]["greedy"]["slope"] += 0.01
+    content["sets"][1]["ece_after"] += 0.01
+    write_json(content, tmp_path / "model" / "confidence.json")
+    found = [line for line in check_folder(tmp_path / "model").differences if line.startswith("confidence.json: ")]
+    assert len(found) == 2
+    assert found[0].startswith("confidence.json: slope of greedy is ")
+    assert found[1].startswith("confidence.json: ece_after of own-test by greedy is ")
+
+
+def test_sets_that_are_not_available_have_empty_reliability_plots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = plotted(
+        monkeypatch,
+        lambda: plot_reliability(calibrate({}, "cv-dev"), {"cv-dev": {}}, SETTINGS.set_title, tmp_path / "plot.png"),
+    )
+    assert [len(axes.texts) for axes in figure.axes] == [0]
+
+
+def test_reliability_plot_has_every_set_and_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets: Any = {name: {"greedy": words, "lm": []} for name, words in WORDS.items()}
+    figure = plotted(
+        monkeypatch,
+        lambda: plot_reliability(calibrate(sets, "cv-dev"), sets, SETTINGS.set_title, tmp_path / "plot.png"),
+    )
+    assert [axes.get_title() for axes in figure.axes] == [
+        f"{title}, {decoder}" for title in ("Common Voice 8.0 dev", "Our own test") for decoder in ("greedy", "lm")
+    ]
+    # Before and after calibration, the number of words in each bin.
+    assert sum(int(each.get_text()) for each in figure.axes[0].texts) == 2 * 4
 
 
 def test_hub_result_files_cover_sets_on_the_hub(written: Path) -> None:

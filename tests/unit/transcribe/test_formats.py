@@ -81,6 +81,7 @@ def test_json_has_all_fields(tmp_path: Path) -> None:
         ],
         "seconds": found.seconds,
         "missing_seconds": 0.0,
+        "calibrated": False,
     }
 
 

@@ -17,6 +17,7 @@ from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.inference import log_probs
 from speechmill.model.models import load_checkpoint
+from speechmill.scoring.reliability import Calibration, Calibrator
 from speechmill.transcribe import Transcriber, Transcript, transcribe, transcriber
 
 Spoken = Callable[[Sequence[str | float]], Int16Samples]
@@ -48,6 +49,22 @@ def test_words_have_their_times_and_confidence(model: Path, spoken: Spoken, writ
     assert all(0.5 < word.confidence < 0.6 for word in found.words)
     assert in_order(found)
     assert found.seconds == pytest.approx(3.0 + 6 * 0.1)
+
+
+@pytest.mark.parametrize(("wrong", "calibrated"), [(1, True), (0, False)])
+def test_confidence_is_calibrated_if_the_model_has_a_calibrator(
+    model: Path, spoken: Spoken, write: Write, wrong: int, calibrated: bool
+) -> None:
+    file = write("a.wav", spoken([1.0, "abc de"]))
+    before = transcribe(file, model)
+    calibrator = Calibrator(slope=2.0, intercept=1.0, words=9, wrong=wrong)
+    found = Calibration(dev="a-dev", calibrators={"greedy": calibrator}, sets=[])
+    write_json(found.model_dump(), model / "confidence.json")
+    after = transcribe(file, model)
+    assert (before.calibrated, after.calibrated) == (False, calibrated)
+    raw = np.array([word.confidence for word in before.words])
+    assert [word.confidence for word in after.words] == pytest.approx(calibrator(raw))
+    assert (before.words != after.words) == calibrated
 
 
 def test_long_recording_is_its_sentences(model: Path, spoken: Spoken, write: Write) -> None:
@@ -114,10 +131,6 @@ def test_words_without_spaces_are_characters(
     assert found.text == "abc de"
     assert [word.text for word in found.words] == ["a", "b", "c", "d", "e"]
     assert in_order(found)
-
-
-def test_combining_marks_belong_to_their_character() -> None:
-    assert transcriber._characters("กิน ข้าว") == ["กิ", "น", "ข้", "า", "ว"]
 
 
 @pytest.mark.parametrize("greedy", [False, True])

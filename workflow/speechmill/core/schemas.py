@@ -201,3 +201,16 @@ HYPOTHESES = pa.schema(
 
 EXPORT_HYPOTHESES = pa.schema([("precision", pa.string()), *HYPOTHESES])
 """Scored clips of the exported models; there are no losses."""
+
+CONFIDENCE = pa.schema(
+    [
+        ("decoder", pa.string()),
+        ("id", pa.string()),
+        ("confidence", pa.list_(pa.float32())),
+        ("right", pa.list_(pa.bool_())),
+    ]
+)
+"""The clips of a set, for each decoder, with the confidence of each word of the hypothesis before calibration.
+
+`right` is whether each word is right. Both are null for a clip whose words cannot be told right from wrong.
+"""

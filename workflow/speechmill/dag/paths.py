@@ -402,6 +402,16 @@ def set_scores(config: Config, run: str, set_name: str, steps: Iterable[int]) ->
     return [folder for folder in all_scores(config, run, steps) if folder.endswith(end)]
 
 
+def confidence_scores(config: Config, run: str, set_name: str, steps: Iterable[int]) -> list[str]:
+    """Return the folders with the scores of one set by all decoders, at every step.
+
+    Of dev, if it is no evaluation set, only the selected checkpoint is scored by all decoders, for this purpose.
+    """
+    decoders = config.runs[run].evaluation.decoders
+    selected = [f"results/runs/{run}/evaluation/selected/{set_name}/{decoder}" for decoder in decoders]
+    return [folder for folder in all_scores(config, run, steps) if folder.split("/")[-2] == set_name] or selected
+
+
 def shared_scores(config: Config, run: str, other: str, steps: Iterable[int]) -> list[str]:
     """Return the folders with the scores of another run on the evaluation sets of a run."""
     sets = config.runs[run].evaluation.set_names
@@ -432,11 +442,14 @@ def ctc_outputs(config: Config, run: str, step: str, set_name: str, decoder: str
 
 
 def keeps_log_probs(config: Config, run: str, step: str, set_name: str, outputs: str) -> bool:
-    """Return whether a forward pass stores log-probabilities, for beam search, beside the greedy hypotheses.
+    """Return whether a forward pass stores log-probabilities beside the greedy hypotheses.
 
+    They are for beam search, and of the selected checkpoint, except on perturbed copies, for the confidence of words.
     `outputs` is the name of its output, `ctc_outputs` or `log_probs`.
     """
     section = config.runs[run]
+    if step == "selected" and set_name not in _perturbed_sets(section):
+        return True
     return uses_lm(section) and (outputs == "log_probs" or not _precedes_tuning(section, step, set_name))
 
 
@@ -457,7 +470,7 @@ def weights_before_log_probs(config: Config, run: str, step: str, set_name: str,
     Beam search then follows at once, and log-probabilities are deleted before those of later checkpoints exist.
     """
     tunes = f"results/runs/{run}/evaluation/{step}/{set_name}/{outputs}.parquet" == tuning_ctc_outputs(config, run)
-    waits = keeps_log_probs(config, run, step, set_name, outputs) and not tunes
+    waits = uses_lm(config.runs[run]) and keeps_log_probs(config, run, step, set_name, outputs) and not tunes
     return [f"results/runs/{run}/lm/weights.json"] if waits else []
 
 

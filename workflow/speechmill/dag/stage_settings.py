@@ -13,6 +13,7 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
 from speechmill.config.label_errors import LabelErrorsConfig
+from speechmill.config.languages import separates_words
 from speechmill.config.lm import LmConfig
 from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
@@ -29,6 +30,7 @@ from speechmill.dag.paths import (
     perturbed_sets,
     role_sets,
     run_roles,
+    scored_sets,
     teachers,
     uses_lm,
 )
@@ -436,6 +438,18 @@ def suspicious(config: Config, run: str) -> str:
 def select(config: Config, run: str) -> str:
     """Return the set, the decoder and the metric that decide, and how many checkpoints are averaged, if any."""
     return _json(_selection(config.runs[run]))
+
+
+def confidence(config: Config, run: str) -> str:
+    """Return the output units, and whether the language is written with spaces between words."""
+    section = config.runs[run]
+    return _json({"units": section.text.units, "separated": separates_words(section.language)})
+
+
+def calibration(config: Config, run: str) -> str:
+    """Return the set that calibrators are fitted on, and the titles of the sets to plot."""
+    titles = {each["set_name"]: _title(config, each["set_name"]) for each in scored_sets(config, run)}
+    return _json({"dev": str(config.runs[run].dev), "titles": titles})
 
 
 def breakdown(config: Config, run: str) -> str:

@@ -1,10 +1,13 @@
 """The times of words in a clip, by CTC forced alignment of a text with the model's log-probabilities."""
 
 import itertools
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchaudio.functional import TokenSpan, forced_align, merge_tokens
 from transformers import PreTrainedModel
 
@@ -51,6 +54,47 @@ def word_times(
         Word(word) if span is None else Word(word, span.start * frame_seconds, span.stop * frame_seconds)
         for word, span in zip(words, spans, strict=True)
     ]
+
+
+def align_hypothesis(
+    hypothesis: str, log_probs: NDArray[np.float16], processor: Processor, blank: int, units: str, *, separated: bool
+) -> list[tuple[str, "WordSpan | None"]]:
+    """Return the words of a hypothesis as `split_words` does, each with its frames as `word_spans` finds them.
+
+    Args:
+        hypothesis: The text, decoded from `log_probs` by any decoder.
+        log_probs: The log-probabilities, shape (frames, vocabulary).
+        processor: The processor of the model.
+        blank: The id of the CTC blank.
+        units: The output units of the model, `text.units` of the configuration.
+        separated: Whether the language is written with spaces between words.
+    """
+    words = split_words(hypothesis, separated)
+    ids = token_ids(words, processor, units, log_probs.shape[1])
+    separator = separator_id(processor) if separated else None
+    spans = word_spans(torch.from_numpy(log_probs.astype(np.float32)), ids, separator, blank)
+    return list(zip(words, spans, strict=True))
+
+
+def raw_confidence(span: "WordSpan | None") -> float:
+    """Return the confidence of a word before calibration; 0 for one without a span."""
+    return 0.0 if span is None else span.confidence
+
+
+def split_words(text: str, separated: bool) -> list[str]:
+    """Return the words of a text, or, in a language that is written without spaces between words, its characters.
+
+    A character has the combining marks that follow it. Spaces are in none of them.
+    """
+    if separated:
+        return text.split()
+    found: list[str] = []
+    for character in text:
+        if found and unicodedata.category(character)[0] == "M":
+            found[-1] += character
+        elif not character.isspace():
+            found.append(character)
+    return found
 
 
 def token_ids(words: Sequence[str], processor: Processor, units: str, num_outputs: int) -> list[list[int]]:

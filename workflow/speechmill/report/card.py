@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--status", type=Path, nargs="+", required=True, help="the status of each dataset")
     parser.add_argument("--clips", type=Path, nargs="+", required=True, help="the clips of each scored set")
     parser.add_argument("--hypotheses", type=Path, nargs="+", required=True, help="of every set, step and decoder")
+    parser.add_argument("--confidence", type=Path, nargs="+", required=True, help="the confidence of words in each set")
     parser.add_argument("--lm", type=Path, nargs="*", default=[], help="text.json, arpa.json, weights.json, if any")
     parser.add_argument("--exports", type=Path, nargs="*", default=[], help="scores of the exported models, if any")
     parser.add_argument("--base-source", type=Path, nargs="*", default=[], help="the source of the base model, if any")
@@ -148,6 +149,7 @@ def main() -> None:
     evidence.write_scored(args.model, args.settings, selected, args.clips)
     runs = load_compared_runs(args.compared_summaries, args.compared_selections, args.compared_hypotheses)
     evidence.write_compared(args.model, read_json(args.breakdown), runs)
+    evidence.write_confidence(args.model, args.settings, args.confidence)
     found = evidence.read(args.model)
     plot(found, args.model)
     # The folder is an output of the rule, so it must exist even if none of the sets is on the Hub.

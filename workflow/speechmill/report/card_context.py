@@ -18,6 +18,7 @@ from speechmill.report.model_index import front_matter, result_files
 from speechmill.report.published_comparison import comparison_table
 from speechmill.scoring.error_rates import both_rates, percent
 from speechmill.scoring.intervals import CONFIDENCE
+from speechmill.scoring.reliability import BINS
 from speechmill.scoring.systems import base_set, saved_checkpoints, selected_rows
 from speechmill.text.tokens import PAD, SPACE, UNKNOWN
 
@@ -52,6 +53,7 @@ PROVENANCE = {
     ),
     "Other checkpoints and decoders": Provenance("derived", "`breakdown.json`"),
     "Language model": Provenance("derived", "`lm/*.json`"),
+    "Word confidence": Provenance("derived", "`confidence/*.parquet` and the file `confidence.json` of the folder"),
     "Exports": Provenance("derived", "`export/*.json`; scores are recomputed, real-time factors are recorded"),
     "Comparison with published results": Provenance(
         "recorded", "the published figures, in `settings.json`; the figures of this model as in Results"
@@ -142,6 +144,11 @@ def card_context(evidence: Evidence) -> dict[str, Any]:
         "other_checkpoints": card_lists.other_checkpoints(breakdown, select_set, decoder),
         "usage": evidence.usage,
         "usage_titles": {each["set"]: settings.set_title(each["set"]) for each in evidence.usage},
+        "calibration": evidence.calibration,
+        "calibration_dev": evidence.calibration and settings.set_title(evidence.calibration.dev),
+        "calibration_table": card_tables.calibration_table(settings, evidence.calibration),
+        "uncalibrated": card_lists.uncalibrated(evidence.calibration),
+        "bins": BINS,
         "lm": lm,
         "lm_text_table": card_tables.lm_text_table(settings, lm["text"]) if lm else None,
         "lm_title": settings.set_title(lm["weights"]["set"]) if lm else None,

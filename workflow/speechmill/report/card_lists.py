@@ -9,6 +9,7 @@ from speechmill.config.evaluation import ErrorRate
 from speechmill.report.card_settings import CardSettings
 from speechmill.report.card_tables import INTERVAL, percentage, points
 from speechmill.report.markdown import Markdown, code_span, escape, join
+from speechmill.scoring.reliability import Calibration
 
 SetTitle = Callable[[str], str]
 """A function that returns the display name of a set."""
@@ -89,6 +90,15 @@ def text_rules(counts: dict[str, Any]) -> list[Markdown]:
             shown = ", ".join(f"{code_span(character)} {number:,}" for character, number in most_frequent)
             lines.append(Markdown(f"{what}: {shown}"))
     return lines
+
+
+def uncalibrated(calibration: Calibration | None) -> list[Markdown]:
+    """Return the decoders whose confidence is not calibrated, each with the words on dev."""
+    return [
+        Markdown(f"{decoder}: {each.wrong:,} of {each.words:,} words are wrong")
+        for decoder, each in (calibration.calibrators.items() if calibration else ())
+        if not each.is_fitted
+    ]
 
 
 def language_model_effects(breakdown: dict[str, Any], title: SetTitle) -> list[Markdown]:

@@ -14,6 +14,7 @@ from speechmill.report.evidence import Evidence
 from speechmill.report.markdown import Markdown, code_span, escape, join, table
 from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.intervals import CONFIDENCE
+from speechmill.scoring.reliability import Calibration
 from speechmill.scoring.spread import Spread, spread
 
 NOT_KEPT = "†"
@@ -227,6 +228,16 @@ def protocols_table(settings: CardSettings, scores: pd.DataFrame) -> Markdown:
             if protocol != row["protocol"] and not pd.isna(row[f"wer_{protocol}"]):
                 rates = [percentage(row[f"{name}_{protocol}"]) for name in names]
                 rows.append([settings.set_title(str(row["set"])), str(row["decoder"]), code_span(protocol), *rates])
+    return table(rows) if len(rows) > 1 else Markdown()
+
+
+def calibration_table(settings: CardSettings, calibration: Calibration | None) -> Markdown:
+    """Return the table of the calibration errors of the confidence of words, or "" without calibration."""
+    rows = [["Set", "Decoder", "Words", "Wrong", "Hypotheses left out", "ECE % before", "ECE % after"]]
+    for each in calibration.sets if calibration else []:
+        counts = [f"{number:,}" for number in (each.words, each.wrong, each.clips_left_out)]
+        errors = [percentage(each.ece_before), percentage(each.ece_after)]
+        rows.append([settings.set_title(each.set), each.decoder, *counts, *errors])
     return table(rows) if len(rows) > 1 else Markdown()
 
 

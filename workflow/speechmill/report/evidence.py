@@ -16,6 +16,7 @@ import pyarrow as pa
 import yaml
 from pydantic import ValidationError
 
+from speechmill.config.evaluation import Decoder
 from speechmill.config.root import Config, Run, load
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import atomic_write, read_json, write_json, write_text
@@ -23,6 +24,7 @@ from speechmill.core.tables import read_table, write_arrow_table
 from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.breakdown import ComparedRun
 from speechmill.report.card_settings import CardSettings
+from speechmill.scoring.reliability import CALIBRATION, Calibration, Clips, read_calibration, read_clips
 from speechmill.scoring.systems import System, selected_rows
 
 FOLDER = "evidence"
@@ -69,6 +71,10 @@ class Evidence:
     """By run of the same sweep that differs only in its seed: its scores at the step that was selected."""
     compared: dict[str, pd.DataFrame]
     """The same of each run that the card compares with."""
+    calibration: Calibration | None
+    """The calibrators of the model's confidence and their errors; None in a folder of release 0.1.0."""
+    confidence: dict[str, dict[Decoder, Clips]]
+    """By set and decoder, the confidence of the words of each clip before calibration, and whether each is right."""
     vocabulary: list[str]
     training_clips_digest: str
     """The sha256 of the training clips with their texts."""
@@ -111,6 +117,9 @@ def read(model: Path) -> Evidence:
         return read_one(name, *keys) if (folder / name).is_file() else None
 
     exported = [name for name in settings.roles if "-" in name] if (folder / "export").is_dir() else []
+    path = model / CALIBRATION
+    calibration: Calibration | None = _read(path, read_calibration) if path.is_file() else None
+    sets = [] if calibration is None else dict.fromkeys(each.set for each in calibration.sets)
     return Evidence(
         settings=settings,
         summary=read_scores(folder / "summary.parquet", ["step", "set", "decoder", "unavailable"]).to_pandas(),
@@ -132,6 +141,8 @@ def read(model: Path) -> Evidence:
         seeds=read_runs("seeds", settings.sweep.other_seeds if settings.sweep else []),
         compared=read_runs("compared", settings.compared),
         exports={name: read_one(f"export/{name}.json", "exports") for name in exported},
+        calibration=calibration,
+        confidence={name: _read(confidence_file(model, name), read_clips) for name in sets},
         vocabulary=_read(model / "vocab.json", lambda path: list(read_json(path))),
         training_clips_digest=_read(folder / "train.sha256", lambda path: path.read_text(encoding="utf-8").strip()),
     )
@@ -297,3 +308,22 @@ def scored_file(model: Path, set_name: str, decoder: str) -> Path:
 def compared_file(model: Path, run: str, set_name: str, decoder: str) -> Path:
     """Return the path of the table that `write_compared` writes for a set and a decoder of another run."""
     return model / FOLDER / "compared" / run / set_name / f"{decoder}.parquet"
+
+
+def write_confidence(model: Path, settings: CardSettings, tables: Iterable[Path]) -> None:
+    """Write the table of the confidence of words in each set, with numbers in place of clip ids where restricted."""
+    for path in tables:
+        rows = read_table(path)
+        if is_restricted(path.stem, settings.restricted):
+            ids = rows["id"].to_pylist()
+            # Each decoder has the same clips.
+            unique = list(dict.fromkeys(ids))
+            numbers = dict(zip(unique, clip_names(unique, restricted=True), strict=True))
+            column = pa.array([numbers[name] for name in ids], pa.string())
+            rows = rows.set_column(rows.column_names.index("id"), "id", column)
+        write_arrow_table(rows, confidence_file(model, path.stem))
+
+
+def confidence_file(model: Path, set_name: str) -> Path:
+    """Return the path of the table that `write_confidence` writes for a set."""
+    return model / FOLDER / "confidence" / f"{set_name}.parquet"

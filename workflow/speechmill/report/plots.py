@@ -10,11 +10,12 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from speechmill.config.evaluation import ErrorRate
+from speechmill.config.evaluation import Decoder, ErrorRate
 from speechmill.core.page import COLOURS, plot_label, save_figure
 from speechmill.core.selection import selected_mean
 from speechmill.scoring.error_rates import RATE_NAMES
 from speechmill.scoring.intervals import CONFIDENCE
+from speechmill.scoring.reliability import Calibration, Clips, joined, reliability_bins
 from speechmill.scoring.systems import base_set, saved_checkpoints
 
 Title = Callable[[str], str]
@@ -153,6 +154,43 @@ def _plot_speakers(axes: Axes, decoders: dict[str, list[dict[str, Any]]], metric
         if not known:
             axes.text(0.5, 0.5, "speakers unknown", ha="center", transform=axes.transAxes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def plot_reliability(
+    calibration: Calibration, confidence: dict[str, dict[Decoder, Clips]], title: Title, path: Path
+) -> None:
+    """Plot the accuracy of words by their confidence before and after calibration, for each set and decoder.
+
+    The numbers are those of the words in each bin. `confidence` has the words of each set by decoder.
+    """
+    figure, panels = plt.subplots(
+        len(confidence), max(1, len(calibration.calibrators)), squeeze=False, layout="constrained",
+        figsize=(1 + 4.6 * len(calibration.calibrators), 1 + 4.2 * len(confidence)),
+    )  # fmt: skip
+    for row, (name, decoders) in zip(panels, confidence.items(), strict=True):
+        for axes, (decoder, calibrator) in zip(row, calibration.calibrators.items(), strict=False):
+            raw, right = joined(decoders.get(decoder, []))
+            axes.plot([0, 100], [0, 100], ":", color="#888888", label="confidence equals accuracy")
+            for values, label, colour, marker, above in (
+                (raw, "before calibration", COLOURS[1], "s", True),
+                (calibrator(raw), "after calibration", COLOURS[0], "o", False),
+            ):
+                bins = reliability_bins(values, right)
+                points = [(100 * each.confidence, 100 * each.accuracy) for each in bins]
+                sizes = [12 + 88 * each.words / len(right) for each in bins]
+                axes.scatter(
+                    [x for x, _ in points], [y for _, y in points], s=sizes, color=colour, marker=marker, label=label
+                )
+                for each, point in zip(bins, points, strict=True):
+                    axes.annotate(
+                        f"{each.words:,}", point, (0, 8 if above else -8), textcoords="offset points", fontsize=7,
+                        color=colour, ha="center", va="bottom" if above else "top",
+                    )  # fmt: skip
+            axes.set(xlim=(0, 103), ylim=(-8, 108))
+            _finish(axes, "confidence, %", "words that are right, %", f"{_label(title, name)}, {decoder}")
+    figure.suptitle("Accuracy by confidence, with the number of words")
+    _add_legend(figure, panels)
+    save_figure(figure, path)
 
 
 def plot_robustness(scores: pd.DataFrame, title: Title, path: Path, metric: ErrorRate = "wer") -> None:

@@ -1,5 +1,6 @@
 """Checks of a model folder that need neither the model nor the recordings."""
 
+import math
 import re
 import sys
 from collections import Counter
@@ -17,6 +18,7 @@ from speechmill.report.card import CARD, card_files
 from speechmill.report.card_context import INTRODUCTION, PROVENANCE
 from speechmill.report.check_result import CheckResult
 from speechmill.report.evidence import Evidence
+from speechmill.scoring.reliability import CALIBRATION
 from speechmill.scoring.select import WEIGHTS, mean_is_better, ranked_steps
 from speechmill.scoring.summary import summarise
 from speechmill.scoring.systems import AVERAGE, SELECTED, System, saved_checkpoints, selected_rows
@@ -29,6 +31,8 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _CODE_BLOCK = re.compile(r"^(`{3,})[^`\n]*\n.*?^\1$", re.DOTALL | re.MULTILINE)
 _CODE_SPAN_OR_ADDRESS = re.compile(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|\([^)\s]*\)")
 _MAX_LINES = 5
+# Another version of torch may stop a fit earlier or later.
+_FIT_TOLERANCE = 1e-4
 _MAX_LENGTH = 200
 
 
@@ -175,6 +179,35 @@ def _check_comparisons(model: Path, found: Evidence) -> list[str]:
     return lines
 
 
+def _check_calibration(model: Path, found: Evidence) -> list[str]:
+    """Fit the calibrators of confidence again, and compare them and the calibration errors with the record."""
+    recorded = found.calibration
+    if recorded is None:
+        return []
+    # Imports torch, which the other checks do not need.
+    from speechmill.report.calibration import calibrate
+
+    again = calibrate(found.confidence, recorded.dev)
+    pairs = [
+        *((decoder, each, again.calibrators[decoder]) for decoder, each in recorded.calibrators.items()),
+        *(
+            (f"{each.set} by {each.decoder}", each, other)
+            for each, other in zip(recorded.sets, again.sets, strict=True)
+        ),
+    ]
+    return [
+        f"{CALIBRATION}: {key} of {what} is {value}, but the words in {evidence.FOLDER}/confidence give"
+        f" {getattr(other, key)}"
+        for what, one, other in pairs
+        for key, value in one
+        if value != getattr(other, key) and not _is_close(value, getattr(other, key))
+    ]
+
+
+def _is_close(value: object, other: object) -> bool:
+    return isinstance(value, float) and isinstance(other, float) and math.isclose(value, other, rel_tol=_FIT_TOLERANCE)
+
+
 def _check_rendering(model: Path, found: Evidence) -> list[str]:
     """Compare the card and the Hub's result files with those rendered again from the evidence."""
     rendered = card_files(found)
@@ -243,6 +276,7 @@ _CHECKS = {
     _check_configuration: f"{evidence.FOLDER}/config.yaml cannot be read",
     _check_sums: f"{evidence.FOLDER}/summary.parquet cannot be compared with the clips in {evidence.FOLDER}/scored",
     _check_comparisons: f"the comparisons with other runs cannot be repeated from {evidence.FOLDER}/compared",
+    _check_calibration: f"{CALIBRATION} cannot be compared with the words in {evidence.FOLDER}/confidence",
     _check_rendering: f"{CARD} cannot be rendered from the files in {evidence.FOLDER}",
     _check_run: f"{evidence.FOLDER}/summary.parquet cannot be compared with the scores of the run",
     _check_sections: f"the figures in {CARD} cannot be counted",

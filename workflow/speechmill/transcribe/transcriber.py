@@ -7,7 +7,6 @@ those of beam search with the language model in the folder, if there is one, oth
 
 import ctypes
 import tempfile
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from speechmill.config.evaluation import EvaluationConfig
+from speechmill.config.evaluation import Decoder, EvaluationConfig
 from speechmill.config.languages import separates_words
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
@@ -33,8 +32,9 @@ from speechmill.inference.voice_activity import Span
 from speechmill.model.base_files import CONFIG, generates_text, processor_files
 from speechmill.model.labels import separator_id
 from speechmill.model.models import equal_in_batch, load_checkpoint, samples_per_frame
-from speechmill.model.word_times import token_ids, word_spans
+from speechmill.model.word_times import align_hypothesis, raw_confidence
 from speechmill.report import evidence
+from speechmill.scoring.reliability import CALIBRATION, Calibrator, read_calibration
 from speechmill.text.lexicon import check_lm
 from speechmill.text.normaliser import compose
 from speechmill.transcribe.timing import word_bounds
@@ -99,6 +99,7 @@ class Transcriber:
             check_lm(lm_folder)
             self._search = BeamSearch(lm_folder, Weights.model_validate(read_json(lm_folder / "weights.json")))
         self.uses_lm = self._search is not None
+        self._calibrator = _read_calibrator(folder, "lm" if self.uses_lm else "greedy")
         self._model, self._processor = load_checkpoint(folder)
         self._model.to(self._device)  # type: ignore[arg-type]
         self._frame = samples_per_frame(self._model)
@@ -147,7 +148,8 @@ class Transcriber:
                 _release_memory()
         seconds = decoded.samples / SAMPLE_RATE
         text = " ".join(filter(None, texts))
-        return Transcript(text, _within(words, seconds), seconds, decoded.missing_seconds)
+        calibrated = self._calibrator is not None
+        return Transcript(text, _within(words, seconds), seconds, decoded.missing_seconds, calibrated)
 
     def _pieces(
         self, read: "_ReadRecording", num_samples: int, advance: Callable[[float], object]
@@ -225,21 +227,23 @@ class Transcriber:
 
     def _words(self, text: str, log_probs: NDArray[np.float16], start: int, read: "_ReadRecording") -> list[Word]:
         """Return the words of a hypothesis with their times; its first frame begins at the sample `start`."""
-        texts = text.split() if self._scored.separated else _characters(text)
-        ids = token_ids(texts, self._processor, self._scored.units, log_probs.shape[1])
-        separator = self._separator if self._scored.separated else None
-        spans = word_spans(torch.from_numpy(log_probs.astype(np.float32)), ids, separator, self._blank)
+        aligned = align_hypothesis(
+            *(text, log_probs, self._processor, self._blank, self._scored.units), separated=self._scored.separated
+        )
+        spans = [span for _, span in aligned]
+        confidences = np.array([raw_confidence(span) for span in spans])
+        if self._calibrator is not None:
+            confidences = self._calibrator(confidences)
 
         def read_part(part: Sequence[Span]) -> Iterator[Int16Samples]:
             return read([(start + first, start + stop) for first, stop in part])
 
         levels = frame_levels(read_part, len(log_probs), self._frame)
+        bounds = word_bounds(spans, levels, self._frame / SAMPLE_RATE)
         offset = start / SAMPLE_RATE
         return [
-            Word(word, offset + first, offset + end, 0.0 if span is None else span.confidence)
-            for word, span, (first, end) in zip(
-                texts, spans, word_bounds(spans, levels, self._frame / SAMPLE_RATE), strict=True
-            )
+            Word(word, offset + first, offset + end, confidence)
+            for (word, _), (first, end), confidence in zip(aligned, bounds, confidences.tolist(), strict=True)
         ]
 
 
@@ -300,17 +304,6 @@ def _within(words: Sequence[Word], seconds: float) -> list[Word]:
     return placed
 
 
-def _characters(text: str) -> list[str]:
-    """Return the characters of a text, without spaces, each with the combining marks that follow it."""
-    found: list[str] = []
-    for character in text:
-        if found and unicodedata.category(character)[0] == "M":
-            found[-1] += character
-        elif not character.isspace():
-            found.append(character)
-    return found
-
-
 def _check_model(folder: Path) -> None:
     """Raise a SpeechmillError if a folder contains no CTC model with its processor."""
     if not (folder / CONFIG).is_file():
@@ -348,6 +341,14 @@ def _read_scored(folder: Path) -> _Scored:
         section.evaluation.batch_seconds,
         *_chunks(section.evaluation),
     )
+
+
+def _read_calibrator(folder: Path, decoder: Decoder) -> Calibrator | None:
+    """Return the calibrator of confidence for a decoder; None if the model has none, or none could be fitted."""
+    if not (folder / CALIBRATION).is_file():
+        return None
+    calibrator = read_calibration(folder / CALIBRATION).calibrators.get(decoder)
+    return calibrator if calibrator is not None and calibrator.is_fitted else None
 
 
 def _chunks(evaluation: EvaluationConfig) -> tuple[float | None, float | None]:
