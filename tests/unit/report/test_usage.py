@@ -8,7 +8,7 @@ from speechmill.config.lm import LmUnit
 from speechmill.config.text import TextConfig
 from speechmill.report.usage import UsageSettings, usage_code, usage_examples
 
-SETTINGS = UsageSettings(text=TextConfig(), lm_unit="words")
+SETTINGS = UsageSettings(text=TextConfig(), lm_unit="words", separated=True)
 
 
 def test_code_prints_what_the_pipeline_returns(checkpoints: Path) -> None:

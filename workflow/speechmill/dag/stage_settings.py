@@ -13,6 +13,7 @@ from speechmill.config.checkpoints import CheckpointConfig
 from speechmill.config.datasets import CommonVoice, Dataset, Folder, Hub, Zeroth
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig, RuntimeConfig
 from speechmill.config.label_errors import LabelErrorsConfig
+from speechmill.config.languages import separates_words
 from speechmill.config.lm import LmConfig
 from speechmill.config.pieces import Segment
 from speechmill.config.root import Config, Run
@@ -413,9 +414,15 @@ def breakdown(config: Config, run: str) -> str:
 
 
 def usage(config: Config, run: str) -> str:
-    """Return the text rules, which name the units of the hypotheses, and the unit of the language model."""
+    """Return the text rules, which name the units of the hypotheses, the unit of the language model, and the spaces."""
     section = config.runs[run]
-    return _json({"text": section.text.model_dump(), "lm_unit": section.lm_unit if uses_lm(section) else "words"})
+    return _json(
+        {
+            "text": section.text.model_dump(),
+            "lm_unit": section.lm_unit if uses_lm(section) else "words",
+            "separated": separates_words(section.language),
+        }
+    )
 
 
 def card(config: Config, run: str) -> str:
