@@ -22,6 +22,8 @@ from speechmill.text.vocab import vocabulary
 GRADIO = Path(sys.prefix) / "gradio"
 SETTINGS = UsageSettings(text=TextConfig(), lm_unit="words", separated=True)
 AUDIO_INPUT = "input[type=file][accept*=audio]"
+BUTTON = "[...document.querySelectorAll('button')].find((each) => each.innerText.trim() === 'Transcribe')"
+PRESS = f"{BUTTON}.click()"
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def running(model: Path) -> Iterator[str]:
 def transcribed(page: Page) -> str:
     """Press the button, and return the new transcript."""
     page.evaluate("document.querySelector('textarea').value = ''")
-    page.evaluate("[...document.querySelectorAll('button')].find((each) => each.innerText === 'Transcribe').click()")
+    page.evaluate(PRESS)
     page.until("document.querySelector('textarea').value !== ''")
     return str(page.evaluate("document.querySelector('textarea').value"))
 
@@ -83,8 +85,18 @@ def test_page_transcribes_a_file_in_a_browser(model: Path, tmp_path: Path) -> No
     assert GRADIO.is_dir(), "gradio is not installed: `bash envs/setup.sh gradio` installs it"
     samples = recording(1.0, seed=3)
     (tmp_path / "recording.wav").write_bytes(audio_file(samples))
+    (tmp_path / "long.wav").write_bytes(audio_file(recording(61.0)))
     with running(model) as address, new_page() as page:
         page.open(address)
+        page.until(f"document.querySelector('{AUDIO_INPUT}')")
+        page.until(BUTTON)
+        page.evaluate(PRESS)
+        page.until("document.body.innerText.includes('Record or upload something first.')")
+        page.choose_file(AUDIO_INPUT, tmp_path / "long.wav")
+        page.until("document.querySelector('audio')")
+        page.evaluate(PRESS)
+        page.until("document.body.innerText.includes('The recording has 61.0 seconds; it must have 0.1 to 60.')")
+        page.evaluate("document.querySelector('button[aria-label=Clear]').click()")
         page.until(f"document.querySelector('{AUDIO_INPUT}')")
         page.choose_file(AUDIO_INPUT, tmp_path / "recording.wav")
         page.until("document.querySelector('audio')")
