@@ -41,7 +41,7 @@ plan: setup  ## estimate the disk space and time of CONFIG=config/recipes/NAME.y
 
 # Workflow tests run one file per process at a time, the slowest first; see tests/workflow/conftest.py.
 test: lint  ## run the linters and all tests
-	@bash envs/setup.sh browser slurm
+	@bash envs/setup.sh browser slurm gradio
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest tests/workflow --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 

@@ -5,7 +5,8 @@
 # Creates:   .venv with exactly the packages of the lock file, each checked against its hash; in its bin, lmplz and
 #            build_binary, built from the source of KenLM that envs/kenlm.txt pins.
 # Repeated:  does nothing, in a fraction of a second, while .venv is complete and matches these files.
-# Arguments: browser, slurm. For the tests: also install Chromium, and Slurm, of which they start a cluster.
+# Arguments: browser, slurm, gradio. For the tests: also install Chromium; Slurm, of which they start a cluster; and
+#            gradio, in .venv/gradio, for the page of a model.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,6 +16,8 @@ venv=.venv
 lock=requirements.lock
 stamp=$venv/speechmill.stamp # written last: a .venv without it is incomplete
 kenlm=envs/kenlm.txt
+gradio=envs/gradio.txt
+gradio_stamp=$venv/gradio.stamp # a copy of what .venv/gradio was installed from, written last
 kenlm_stamp=$venv/kenlm.stamp # a copy of what lmplz and build_binary were built from, written last
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -229,6 +232,16 @@ build_kenlm() {
     has_kenlm || fail "KenLM was built, but its programs do not run: $venv/bin/lmplz"
 }
 
+# ---------------------------------------------------------------- gradio, which would change packages of .venv
+
+install_gradio() {
+    say "installing gradio in $venv/gradio"
+    rm -rf "$venv/gradio"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+        -r "$gradio" --target "$venv/gradio" || fail "the packages of $gradio could not be installed"
+    cp "$gradio" "$gradio_stamp"
+}
+
 # Only one set-up runs at a time in a checkout, if flock is available: a parallel `make test` waits for `make demo`.
 exec 9<"$lock"
 if command -v flock >/dev/null; then flock 9 || true; fi
@@ -243,3 +256,4 @@ else
     make_venv
 fi
 if ! has_kenlm; then build_kenlm; fi
+if [[ $extra = *" gradio "* ]] && ! cmp -s "$gradio" "$gradio_stamp"; then install_gradio; fi

@@ -56,7 +56,7 @@ SIGNATURE = "5ec2e7"
 
 @dataclass
 class Repository:
-    """A model or dataset: the files of each commit, and the commit of each branch and tag."""
+    """A model, dataset or Space: the files of each commit, and the commit of each branch and tag."""
 
     commits: dict[str, Mapping[str, bytes]]
     branches: dict[str, str]
@@ -68,6 +68,8 @@ class Repository:
     """The titles of the commits that clients created."""
     changed: dict[str, str] = field(default_factory=dict)
     """When a file last changed, by path; a day in ISO 8601."""
+    variables: dict[str, str] = field(default_factory=dict)
+    """The variables of a Space."""
 
     def commit(self, revision: str) -> str | None:
         """Return the commit that `revision` refers to."""
@@ -79,7 +81,7 @@ class Hub:
     """The repositories of a server, its address, its requests and the failures that it imitates."""
 
     repositories: dict[str, Repository]
-    """Models by name, and datasets by `datasets/{name}`."""
+    """Models by name, datasets by `datasets/{name}`, and Spaces by `spaces/{name}`."""
     writers: Mapping[str, Collection[str]] = field(default_factory=dict)
     """The valid tokens, and the namespaces to which each has write access."""
     url: str = ""
@@ -146,12 +148,17 @@ def served(hub: Hub) -> Iterator[Hub]:
         def _repository(self, parts: list[str], sent: bytes) -> None:
             api = parts[0] == "api"
             if api:
-                parts = parts[1:] if parts[1] == "datasets" else parts[2:]
-            length = 3 if parts[0] == "datasets" else 2
+                parts = parts[1:] if parts[1] in ("datasets", "spaces") else parts[2:]
+            length = 3 if parts[0] in ("datasets", "spaces") else 2
             name, what = "/".join(parts[:length]), parts[length:]
             repository = hub.repositories.get(name)
             if repository is None or (repository.private and not self._can_write(name)):
                 self._refuse("RepoNotFound", "Repository not found")
+            elif api and what == ["variables"]:
+                if self._require_write(name, "Forbidden"):
+                    variable = json.loads(sent)
+                    repository.variables[variable["key"]] = variable["value"]
+                    self._send_json({variable["key"]: variable})
             elif api and what[:1] in (["preupload"], ["commit"], ["branch"]):
                 if self._require_write(
                     name, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request"
@@ -178,7 +185,7 @@ def served(hub: Hub) -> Iterator[Hub]:
             if kind == "revision":
                 listed = [{"rfilename": file} for file in files]
                 answer = {
-                    "id": name.removeprefix("datasets/"),
+                    "id": name.removeprefix("datasets/").removeprefix("spaces/"),
                     "sha": commit,
                     "siblings": listed,
                     "private": repository.private,
@@ -215,7 +222,7 @@ def served(hub: Hub) -> Iterator[Hub]:
 
         def _can_write(self, name: str) -> bool:
             token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-            return name.split("/")[0] in hub.writers.get(token, ())
+            return name.split("/")[-2] in hub.writers.get(token, ())
 
         def _require_write(self, name: str, refusal: str) -> bool:
             """Return whether the token grants write access to `name`; if not, send the refusal."""
@@ -242,7 +249,8 @@ def served(hub: Hub) -> Iterator[Hub]:
                 )
 
         def _create(self, requested: dict[str, Any]) -> None:
-            name = f"{requested['organization']}/{requested['name']}"
+            kind = "spaces/" if requested.get("type") == "space" else ""
+            name = f"{kind}{requested['organization']}/{requested['name']}"
             message = f'You don\'t have the rights to create a model under the namespace "{requested["organization"]}"'
             if not self._require_write(name, message):
                 return

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -52,6 +53,12 @@ class Page:
         answer = self._evaluated(expression, self._framed()[-1] if inside else None)
         assert "exceptionDetails" not in answer.get("result", {}), f"{expression}: {answer}"
         return answer["result"]["result"].get("value")
+
+    def choose_file(self, selector: str, file: Path) -> None:
+        """Give a file to the input element that a CSS selector finds, as a user chooses it."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        element = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=element, files=[str(file)])
 
     def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true, for up to 20 seconds."""

@@ -82,7 +82,7 @@ rule robustness:
         " --selection {input.selection} --plot {output} 2>&1 | tee {log}"
 
 
-# The code that the card shows, run on a clip.
+# The code that the card shows, run on a clip, and the page on which the model can be tried.
 rule usage:
     input:
         model=expand("results/runs/{{run}}/model/{file}", file=paths.MODEL_FILES),
@@ -91,7 +91,9 @@ rule usage:
         shards=ancient(from_config(paths.selection_shards)),
         rerun_on=each("results/runs/{run}/clips/{set_name}.sha256", paths.selection_set),
     output:
-        "results/runs/{run}/usage.json",
+        usage="results/runs/{run}/usage.json",
+        app="results/runs/{run}/model/app.py",
+        requirements="results/runs/{run}/model/requirements.txt",
     log:
         "logs/usage/{run}.log",
     conda:
@@ -108,7 +110,8 @@ rule usage:
         # A pipeline would take the first GPU that it sees, on which another job may be training.
         "CUDA_VISIBLE_DEVICES= python -m speechmill.report.usage --settings {params.settings:q}"
         " --decoders {params.decoders} --set {params.set_name} --model $(dirname {input.model[0]})"
-        " --clips {input.clips} --shards {input.shards} --usage {output} 2>&1 | tee {log}"
+        " --clips {input.clips} --shards {input.shards} --usage {output.usage} --app {output.app}"
+        " --requirements {output.requirements} 2>&1 | tee {log}"
 
 
 rule card:
@@ -142,7 +145,7 @@ rule card:
         robustness=if_run(paths.is_perturbed, "results/runs/{run}/model/plots/robustness.png"),
         after=ancient(
             all_of(
-                *[f"results/runs/{{run}}/model/{file}" for file in paths.MODEL_FILES],
+                *[f"results/runs/{{run}}/model/{file}" for file in (*paths.MODEL_FILES, *paths.APP_FILES)],
                 if_run(paths.uses_lm, *[f"results/runs/{{run}}/model/lm/{file}" for file in paths.DECODING_FILES]),
                 if_run(paths.exports, "results/runs/{run}/model/onnx"),
             )

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+import yaml
 from hf_xet import XetAuthenticationError
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from huggingface_hub.utils import disable_progress_bars
@@ -28,7 +29,7 @@ from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import file_digest
 from speechmill.core.schemas import clip_schema
 from speechmill.report import manifest
-from speechmill.report.publish import check, format_dry_run, main, publish
+from speechmill.report.publish import check, format_dry_run, main, publish, publish_space
 from speechmill.report.upload_checks import find_audio, find_secret
 
 # The client itself uses `data=` to send a file.
@@ -205,6 +206,48 @@ def test_branch_is_created_and_main_is_unchanged(hub: Hub, model: Path) -> None:
     assert head(hub, "try/2") == contents(model)
     assert head(hub) == {}
     assert "nothing was changed" in publish(model, settings)
+
+
+PAGE = {"app.py": b"import gradio\n", "requirements.txt": b"gradio==6.31.0\ntorch==2.11.0\n"}
+
+
+@pytest.mark.parametrize(("branch", "variable"), [("main", REPO), ("v2", f"{REPO}@v2")])
+def test_space_has_the_page_and_names_the_model(hub: Hub, tmp_path: Path, branch: str, variable: str) -> None:
+    model = model_folder(tmp_path / "page", **PAGE)
+    settings = PublishConfig(repo=REPO, space="somebody/try-it", private=True, branch=branch)
+    check(model, settings)
+    assert "would be uploaded to the Space somebody/try-it" in format_dry_run(model, settings)
+    assert hub.requests == []
+    publish(model, settings)
+    for _ in range(2):
+        assert publish_space(model, settings).endswith(f"is published: {hub.url}/spaces/somebody/try-it")
+    space = hub.repositories["spaces/somebody/try-it"]
+    files = space.commits[space.branches["main"]]
+    assert PAGE.items() <= files.items()
+    about = yaml.safe_load(files["README.md"].split(b"---")[1])
+    assert (about["sdk"], about["sdk_version"], about["app_file"]) == ("gradio", "6.31.0", "app.py")
+    assert about["models"] == [REPO]
+    assert space.variables == {"MODEL": variable}
+    assert space.private
+
+
+def test_no_space_is_created_unless_it_is_named(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_folder(tmp_path / "page", **PAGE)
+    monkeypatch.setattr("sys.argv", ["publish", str(model), "--repo", REPO])
+    main()
+    assert set(hub.repositories) == {REPO}
+
+
+def test_public_space_is_refused_if_private_is_set(hub: Hub, tmp_path: Path) -> None:
+    model = model_folder(tmp_path / "page", **PAGE)
+    hub.repositories["spaces/somebody/try-it"] = Repository({"mine": {}}, {"main": "mine"})
+    with pytest.raises(SpeechmillError, match="the Space somebody/try-it is public"):
+        publish_space(model, PublishConfig(repo=REPO, space="somebody/try-it", private=True))
+
+
+def test_space_of_a_folder_without_page_is_refused(model: Path) -> None:
+    with pytest.raises(SpeechmillError, match=r"has no app\.py for `publish\.space`"):
+        check(model, PublishConfig(repo=REPO, space="somebody/try-it"))
 
 
 def test_missing_token_is_reported_before_any_request(

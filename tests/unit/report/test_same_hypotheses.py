@@ -16,6 +16,7 @@ from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.inference.decoders import Weights, decode_all
 from speechmill.inference.log_probs import LogProbsSettings, infer, vocabulary, write_ctc_outputs
+from speechmill.lm.lm import LmSettings, build_model
 from speechmill.model.models import (
     forward,
     head_name,
@@ -28,6 +29,7 @@ from speechmill.model.models import (
 from speechmill.report.reference_model import ReferenceModel
 from speechmill.report.usage import run_code, usage_code
 from speechmill.report.verify_scores import Recordings, _process_set
+from speechmill.text.lexicon import ABOUT, MODEL, TOKENS
 from speechmill.text.normaliser import compose, to_units
 from speechmill.text.tokens import UNKNOWN
 from speechmill.text.vocab import VocabSettings, processor
@@ -146,6 +148,26 @@ def test_hangul_from_the_card_is_the_same(tmp_path: Path, vocabulary: str) -> No
     program = usage_code("lm", "jamo")
     assert hypotheses == [run_code(program, model, samples) for samples in recordings]
     assert any(hypotheses)
+
+
+def test_text_with_language_model_of_characters_is_the_same(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", ARCHITECTURES["wav2vec2"], VOCAB)
+    recordings = [recording(0.5, seed=i) for i in range(4)]
+    evaluation = Evaluation(tmp_path, model, recordings)
+    folder = model / "lm"
+    folder.mkdir()
+    (folder / "text").write_text("a b | b a\nb a | c a b | a b\n")
+    settings = LmSettings(unit="characters", order=3, prune=[], format="trie", max_words=9)
+    build_model(folder / "text", folder / MODEL, settings, 100)
+    (folder / TOKENS).write_text("\n".join(evaluation.tokens) + "\n")
+    about = {"unit": "characters", "blank": "[PAD]", "separator": "|", "special": [UNKNOWN]}
+    write_json(about, folder / ABOUT)
+    weights = {"lm_weight": 0.5, "word_score": 0.0, "vocabulary": "open", "beam": BeamConfig().model_dump()}
+    write_json(weights, folder / "weights.json")
+    hypotheses = evaluation.lm(model)
+    program = usage_code("lm", "characters", "characters")
+    assert hypotheses == [run_code(program, model, samples) for samples in recordings]
+    assert hypotheses != evaluation.greedy
 
 
 @pytest.mark.parametrize("chunk_seconds", [0.2, 0.33])

@@ -4,12 +4,15 @@ from pydantic import Field
 
 from speechmill.config.base import Section
 
+REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""The form of the name of a repository on the Hub."""
+
 
 class PublishConfig(Section):
     """The repository that `snakemake publish` uploads the model folder to."""
 
     repo: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=REPOSITORY,
         description="repository of the model, `NAME/MODEL`, owned by you or by an organisation; created if it does not"
         " exist, and its other files are kept",
     )
@@ -20,4 +23,9 @@ class PublishConfig(Section):
         "main",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$",
         description="branch of the repository, created if it does not exist",
+    )
+    space: str | None = Field(
+        None,
+        pattern=REPOSITORY,
+        description="Space to create or update with the page `app.py` of the model, `NAME/SPACE`; none by default",
     )

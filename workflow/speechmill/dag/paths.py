@@ -19,6 +19,9 @@ Items = list[dict[str, str]]
 MODEL_FILES = ["model.safetensors", "config.json", "processor_config.json", "tokenizer_config.json", "vocab.json"]
 """The files that plain transformers loads a model from."""
 
+APP_FILES = ["app.py", "requirements.txt"]
+"""The page on which a model can be tried, and what it needs."""
+
 LM_FILES = ["lm.binary", "lexicon.txt", "tokens.txt", "arpa.json"]
 """The files of a language model, as the stage `lm` writes them."""
 

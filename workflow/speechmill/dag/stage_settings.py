@@ -458,9 +458,15 @@ def breakdown(config: Config, run: str) -> str:
 
 
 def usage(config: Config, run: str) -> str:
-    """Return the text rules, which name the units of the hypotheses, and the unit of the language model."""
+    """Return the text rules, which name the units of the hypotheses, the unit of the language model, and the spaces."""
     section = config.runs[run]
-    return _json({"text": section.text.model_dump(), "lm_unit": section.lm_unit if uses_lm(section) else "words"})
+    return _json(
+        {
+            "text": section.text.model_dump(),
+            "lm_unit": section.lm_unit if uses_lm(section) else "words",
+            "separated": separates_words(section.language),
+        }
+    )
 
 
 def card(config: Config, run: str) -> str:

@@ -37,6 +37,9 @@ from speechmill.report.upload_checks import find_audio, find_private, find_secre
 _CARD = "README.md"
 _SETTINGS = "evidence/settings.json"
 
+_APP, _REQUIREMENTS = "app.py", "requirements.txt"
+"""The files of the model folder that its Space consists of, beside a card."""
+
 _ADVICE = {
     401: "the token is not valid; create one with write access at {site}/settings/tokens, and set HF_TOKEN to it or run"
     " `hf auth login`",
@@ -68,6 +71,8 @@ def check(folder: Path, settings: PublishConfig) -> None:
             + _bullets(differences)
         )
     files = _files(folder)
+    if settings.space and _APP not in files:
+        raise SpeechmillError(f"{folder} has no {_APP} for `publish.space`; build the card again with snakemake")
     secrets = [f"{name}: {found}" for name in files if (found := find_secret(folder / name))]
     if secrets:
         raise SpeechmillError(f"{folder} contains secrets; remove them and build the card again:" + _bullets(secrets))
@@ -102,6 +107,11 @@ def format_dry_run(folder: Path, settings: PublishConfig) -> str:
             " now):",
             *(f"{size:>16,}  {name}" for name, size in sizes.items()),
             f"{sum(sizes.values()):>16,}  bytes in {len(sizes)} files",
+            *(
+                [f"{_APP} and {_REQUIREMENTS} would be uploaded to the Space {settings.space}"]
+                if settings.space
+                else []
+            ),
         ]
     )
 
@@ -125,7 +135,7 @@ def publish(folder: Path, settings: PublishConfig) -> str:
     api = HfApi()
     # Warnings of the client would contain signed storage URLs.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    with _explained(api, settings):
+    with _explained(api, settings.repo):
         _validate_card(folder)
         api.create_repo(settings.repo, private=settings.private, exist_ok=True)
         if settings.private and not api.model_info(settings.repo).private:
@@ -155,6 +165,55 @@ def publish(folder: Path, settings: PublishConfig) -> str:
         return f"{address} ({visibility}) is up to date with {folder}; nothing was changed"
     deleted = f"; deleted there, because they are no longer in the folder: {', '.join(obsolete)}" if obsolete else ""
     return f"{folder} is published: {address} ({visibility}, commit {commit.oid}){deleted}"
+
+
+def publish_space(folder: Path, settings: PublishConfig) -> str:
+    """Upload the page of a published model to its Space, and return a sentence with its address.
+
+    The Space is created if it does not exist. It reads the model from the repository of the model, whose name is in the
+    variable MODEL of the Space.
+
+    Raises:
+        SpeechmillError: The Hub refuses the token or the Space, the Space is public although it has to be private, or
+            the connection fails.
+    """
+    space = str(settings.space)
+    api = HfApi()
+    with _explained(api, space):
+        api.create_repo(space, repo_type="space", space_sdk="gradio", private=settings.private, exist_ok=True)
+        if settings.private and not api.space_info(space).private:
+            raise SpeechmillError(
+                f"the Space {space} is public, and `publish.private` is true; make it private in its settings"
+                f" ({api.endpoint}/spaces/{space}/settings), or change `publish.space`"
+            )
+        revision = "" if settings.branch == "main" else f"@{settings.branch}"
+        api.add_space_variable(space, "MODEL", settings.repo + revision)
+        requirements = (folder / _REQUIREMENTS).read_text(encoding="utf-8")
+        card = _space_card(settings, requirements).encode()
+        api.create_commit(
+            space,
+            [
+                CommitOperationAdd(_CARD, card),
+                *(CommitOperationAdd(name, folder / name) for name in (_APP, _REQUIREMENTS)),
+            ],
+            commit_message=f"Page of {settings.repo}{revision}",
+            repo_type="space",
+        )
+    return f"the page of {settings.repo} is published: {api.endpoint}/spaces/{space}"
+
+
+def _space_card(settings: PublishConfig, requirements: str) -> str:
+    """Return the README.md of a Space, which tells the Hub how to run it."""
+    gradio = next(line for line in requirements.splitlines() if line.startswith("gradio=="))
+    about = {
+        "title": str(settings.space).split("/")[1],
+        "sdk": "gradio",
+        "sdk_version": gradio.removeprefix("gradio=="),
+        "python_version": "3.11",
+        "app_file": _APP,
+        "models": [settings.repo],
+    }
+    return f"---\n{yaml.safe_dump(about, sort_keys=False)}---\n"
 
 
 def _files(folder: Path) -> list[str]:
@@ -214,7 +273,7 @@ def _obsolete_files(api: HfApi, repo: str, before: ModelInfo, folder: Path) -> l
 
 
 @contextmanager
-def _explained(api: HfApi, settings: PublishConfig) -> Iterator[None]:
+def _explained(api: HfApi, repo: str) -> Iterator[None]:
     """Turn errors of the client into messages for the user."""
     try:
         yield
@@ -224,7 +283,7 @@ def _explained(api: HfApi, settings: PublishConfig) -> Iterator[None]:
         # Errors of this machine, such as a full disk, have an error number; so do connection errors.
         if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError | TimeoutError):
             raise
-        raise SpeechmillError(f"{settings.repo} cannot be published: {_explain(error, api.endpoint)}") from None
+        raise SpeechmillError(f"{repo} cannot be published: {_explain(error, api.endpoint)}") from None
 
 
 def _explain(error: BaseException, site: str) -> str:
@@ -264,6 +323,7 @@ def main() -> None:
     )
     parser.add_argument("--private", action="store_true", help="with --repo: create a private repository")
     parser.add_argument("--branch", default="main", help="with --repo: the branch to upload to")
+    parser.add_argument("--space", help="with --repo: also upload the page of the model to this Space, NAME/SPACE")
     parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, without network access")
     args = parser.parse_args()
     if args.settings == []:
@@ -273,7 +333,7 @@ def main() -> None:
         )
     if args.repo is not None:
         try:
-            args.settings = [PublishConfig(repo=args.repo, private=args.private, branch=args.branch)]
+            args.settings = [PublishConfig(repo=args.repo, private=args.private, branch=args.branch, space=args.space)]
         except ValidationError as error:
             parser.error("; ".join(f"--{each['loc'][0]}: {each['msg']}" for each in error.errors()))
     if len(args.folders) != len(args.settings):
@@ -284,6 +344,8 @@ def main() -> None:
         check(folder, settings)
     for folder, settings in uploads:
         print((format_dry_run if args.dry_run else publish)(folder, settings))
+        if settings.space and not args.dry_run:
+            print(publish_space(folder, settings))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""usage: run the code examples of a card on a clip, and record what they print."""
+"""usage: run the code examples of a card on a clip, and record what they print; write the page that uses the model."""
 
 import argparse
 import contextlib
 import io
 import runpy
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import get_args
 
@@ -16,19 +17,16 @@ from speechmill.config.evaluation import Decoder
 from speechmill.config.lm import LmUnit
 from speechmill.config.text import TextConfig
 from speechmill.core.command import run_command
-from speechmill.core.files import TEMPLATES, write_json
+from speechmill.core.files import TEMPLATES, write_json, write_text
 from speechmill.core.flac import Int16Samples
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import read_table
 from speechmill.model.clip_reader import ClipReader
 from speechmill.text.lexicon import check_lm
 
-_TEMPLATES = {
-    ("greedy", "words"): "usage_greedy.py.j2",
-    ("greedy", "characters"): "usage_greedy.py.j2",
-    ("lm", "words"): "usage_lm.py.j2",
-    ("lm", "characters"): "usage_lm_characters.py.j2",
-}
+_ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(TEMPLATES), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+)
 
 
 class UsageSettings(BaseModel):
@@ -37,13 +35,27 @@ class UsageSettings(BaseModel):
     text: TextConfig
     lm_unit: LmUnit
     """The unit of the language model; `words` if there is none."""
+    separated: bool
+    """Whether the language is written with spaces between words."""
 
 
 def usage_code(decoder: str, units: str, lm_unit: LmUnit = "words") -> str:
     """Return a program that transcribes `recording.wav` with the model; both are in the working directory."""
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    template = (TEMPLATES / _TEMPLATES[decoder, lm_unit]).read_text(encoding="utf-8")
-    return environment.from_string(template).render(units=units)
+    return _ENVIRONMENT.get_template(f"usage_{decoder}.py.j2").render(units=units, lm_unit=lm_unit)
+
+
+def app_code(decoders: Collection[str], settings: UsageSettings) -> str:
+    """Return the program `app.py`: a page that transcribes recordings with the model in its folder."""
+    return _ENVIRONMENT.get_template("app.py.j2").render(
+        units=settings.text.units,
+        lm_unit=settings.lm_unit if "lm" in decoders else None,
+        separated=settings.separated,
+    )
+
+
+def requirements() -> str:
+    """Return the packages that `app.py` needs, with the versions that the model was evaluated with."""
+    return (TEMPLATES / "app_requirements.txt").read_text(encoding="utf-8")
 
 
 def run_code(program: str, model: Path, samples: Int16Samples) -> str:
@@ -89,13 +101,17 @@ def main() -> None:
     parser.add_argument("--set", required=True, help="the set whose first clip is transcribed, {dataset}-{split}")
     parser.add_argument("--clips", type=Path, required=True, help="the clips of the set")
     parser.add_argument("--shards", type=Path, nargs="+", required=True, help="the shards with the clips")
-    parser.add_argument("--usage", type=Path, required=True, help="the output")
+    parser.add_argument("--usage", type=Path, required=True, help="an output: the examples")
+    parser.add_argument("--app", type=Path, required=True, help="an output: the page")
+    parser.add_argument("--requirements", type=Path, required=True, help="an output: the packages that the page needs")
     args = parser.parse_args()
     if "lm" in args.decoders:
         check_lm(args.model / "lm")
     clips = read_table(args.clips)
     clip, samples = clips["id"][0].as_py(), ClipReader(clips, args.shards).samples(0)
     write_json(usage_examples(args.model, args.decoders, args.settings, args.set, clip, samples), args.usage)
+    write_text(app_code(args.decoders, args.settings), args.app)
+    write_text(requirements(), args.requirements)
 
 
 if __name__ == "__main__":
