@@ -136,7 +136,7 @@ class SpeechmillRecipe:
         if not variant.cudnn_gradient:
             convolve_input_gradients(self._model)
         if variant.checkpointing:
-            checkpoint_activations(self._model)
+            checkpoint_activations(self._model, compiled=variant.compiled)
         if variant.compiled:
             compile_layers(self._model)
         self._scaled = Scaled(self._model, device, self._dtype == torch.float16, fused=True)

@@ -62,11 +62,16 @@ def set_attention(model: PreTrainedModel, wanted: str) -> str:
     return chosen
 
 
-def checkpoint_activations(model: PreTrainedModel) -> None:
+def checkpoint_activations(model: PreTrainedModel, compiled: bool = False) -> None:
     """Keep only each layer's input for the backward pass and recompute the rest: less memory, a third more work.
 
     The reentrant variant cannot be used: it needs an input with a gradient, which a frozen feature encoder lacks.
+    With `compiled`, the layers will be compiled: compiled code updates running statistics in the forward pass only, and
+    PyTorch cannot compile a `context_fn`.
     """
+    if compiled:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+        return
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d)]
 
     @contextmanager

@@ -178,7 +178,7 @@ def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrai
     spec_augment_on_device(model)
     attention_masks_on_device(model)
     if inputs.plan["gradient_checkpointing"]:
-        checkpoint_activations(model)
+        checkpoint_activations(model, compiled=settings.finetune.compile)
     if settings.finetune.compile:
         compile_layers(model)
     return model
