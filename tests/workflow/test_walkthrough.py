@@ -147,6 +147,7 @@ def test_commands_print_what_the_page_describes(walkthrough: Walkthrough) -> Non
     assert walkthrough.output("python transcribe.py").splitlines()[-1].startswith("recordings/anna/001.wav")
     annotated = walkthrough.copy.folder / "recordings" / "anna"
     assert f"transcribed {len(SENTENCES)} (" in walkthrough.output("speechmill.transcribe")
+    assert len(walkthrough.output("onnx/transcribe.py").splitlines()) == 2
     assert {path.stem for path in annotated.glob("*.eaf")} == {path.stem for path in annotated.glob("*.wav")}
 
 
