@@ -17,6 +17,7 @@ from speechmill.config.lm import BeamConfig
 from speechmill.config.text import TextConfig
 from speechmill.core.files import write_json
 from speechmill.report.usage import UsageSettings, app_code, run_code, usage_code
+from speechmill.scoring.reliability import CALIBRATION, Calibration, Calibrator
 from speechmill.text.vocab import vocabulary
 
 GRADIO = Path(sys.prefix) / "gradio"
@@ -34,6 +35,10 @@ def model(checkpoints: Path, tmp_path: Path) -> Path:
     language_model(folder / "lm", ["ab ba", "ba cab ab"], tokens=list(vocabulary(["abcde"])))
     weights = {"lm_weight": 0.2, "word_score": 0.3, "vocabulary": "open", "beam": BeamConfig().model_dump()}
     write_json(weights, folder / "lm" / "weights.json")
+    # With this calibrator, every confidence is a half.
+    calibrator = Calibrator(slope=0.0, intercept=0.0, words=2, wrong=1)
+    calibration = Calibration(dev="cv-dev", calibrators={"lm": calibrator}, sets=[])
+    write_json(calibration.model_dump(), folder / CALIBRATION)
     (folder / "app.py").write_text(app_code(["greedy", "lm"], SETTINGS))
     return folder
 
@@ -101,13 +106,15 @@ def test_page_transcribes_a_file_in_a_browser(model: Path, tmp_path: Path) -> No
         page.choose_file(AUDIO_INPUT, tmp_path / "recording.wav")
         page.until("document.querySelector('audio')")
         with_lm = transcribed(page)
-        words = page.evaluate("[...document.querySelectorAll('tbody tr')].map((row) => row.innerText.split(/\\s+/))")
+        cells = page.evaluate("[...document.querySelectorAll('td')].map((cell) => cell.textContent.trim())")
         page.evaluate("document.querySelector('input[type=checkbox]').click()")
         greedy = transcribed(page)
         errors, requests = page.errors, page.requests
     assert with_lm == run_code(usage_code("lm", "characters"), model, samples)
     assert greedy == run_code(usage_code("greedy", "characters"), model, samples)
     assert with_lm != greedy
-    assert words
+    # The table renders only the rows that are visible.
+    assert set(with_lm.split()) & set(cells)
+    assert "0.5" in cells
     assert errors == []
     assert {each for each in requests if not each.startswith((address, "data:", "blob:"))} == set()
