@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,11 @@ def snakemake(folder: Path, config: Mapping[str, Any], targets: Sequence[str], *
     if run.returncode != 0:
         raise RuntimeError(run.stdout)
     return run.stdout
+
+
+def before_training(runs: Iterable[str]) -> list[str]:
+    """Return the files whose making prepares the training of runs."""
+    return [f"results/runs/{run}/{file}" for run in runs for file in ("plan.json", "clips/dev.parquet")]
 
 
 def record(folder: Path, config: Mapping[str, Any], kit: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from gpu.commands import record, snakemake
+from gpu.commands import before_training, record, snakemake
 from material import ROOT
 
 HERE = Path(__file__).parent
@@ -50,16 +50,12 @@ def download_wheels(target: Path) -> None:
 def prepare_pipeline(kit: Path) -> None:
     """Make the corpus with the workflow, and record the commands."""
     config = yaml.safe_load((HERE / "pipeline.yaml").read_text(encoding="utf-8"))
-    first, second = config["runs"]
     built = kit / "built"
     built.mkdir(parents=True, exist_ok=True)
     # None of these needs a GPU.
-    files = [
-        f"results/runs/{first}/plan.json",
-        f"results/runs/{second}/plan.json",
-        f"results/runs/{first}/lm/lm.binary",
-    ]
-    snakemake(built, config, files)
+    snakemake(
+        built, config, [*before_training(config["runs"]), f"results/runs/{next(iter(config['runs']))}/lm/lm.binary"]
+    )
     record(built, config, kit)
 
 

@@ -8,7 +8,7 @@ import pytest
 from working_copy import REPOSITORY, WorkingCopy, faulty_config
 
 from gpu.checks import CHECKS
-from gpu.commands import record
+from gpu.commands import before_training, record
 from gpu.results import read
 
 pytestmark = pytest.mark.slow
@@ -20,7 +20,7 @@ def test_all_checks_pass_on_a_cpu(changed: WorkingCopy, tmp_path: Path) -> None:
     # Long enough for a kill after the first saved state.
     section["plan"] |= {"epochs": 40, "save_steps": 40}
     config["runs"]["other"] = section | {"evaluation": {"sets": ["demo_ru-dev"], "decoders": ["greedy"]}}
-    changed.snakemake(config, *(f"results/runs/{run}/plan.json" for run in config["runs"]))
+    changed.snakemake(config, *before_training(config["runs"]))
     kit = tmp_path / "kit"
     kit.mkdir()
     record(changed.folder, config, kit)

@@ -97,4 +97,4 @@ def test_table_has_hypotheses_without_ctc_outputs(
     assert all(re.search("[a-e]", row["hypothesis"]) for row in rows)
     assert all(row[key] is None for row in rows for key in ("frames", "loss", "log_probs"))
     metadata = ctc_outputs_metadata(outputs)
-    assert (metadata["step"], metadata["vocabulary"], metadata["special_tokens"]) == (0, None, [])
+    assert (metadata["step"], metadata["outside_vocabulary"], metadata["special_tokens"]) == (0, {}, [])
