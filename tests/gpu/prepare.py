@@ -53,9 +53,8 @@ def prepare_pipeline(kit: Path) -> None:
     built = kit / "built"
     built.mkdir(parents=True, exist_ok=True)
     # None of these needs a GPU.
-    snakemake(
-        built, config, [*before_training(config["runs"]), f"results/runs/{next(iter(config['runs']))}/lm/lm.binary"]
-    )
+    first = next(iter(config["runs"]))
+    snakemake(built, config, [*before_training(config["runs"]), f"results/runs/{first}/lm/lm.binary"])
     record(built, config, kit)
 
 
