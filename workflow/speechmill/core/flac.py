@@ -16,8 +16,17 @@ FloatSamples = NDArray[np.float32]
 Int16Samples = NDArray[np.int16]
 """16-bit samples, shape (samples,)."""
 
+FULL_SCALE = np.float32(32768)
+"""The 16-bit sample that stands for 1."""
+
 # Higher levels take longer and save hardly any space; lower ones take 2 % more space and save only 2 % of the time.
 _FLAC_LEVEL = 0.6
+
+
+def to_floats(samples: Int16Samples) -> FloatSamples:
+    """Return 16-bit samples as floats between -1 and 1."""
+    floats: FloatSamples = samples.astype(np.float32) / FULL_SCALE
+    return floats
 
 
 def encode_flac(samples: Int16Samples) -> bytes:

@@ -212,5 +212,5 @@ CONFIDENCE = pa.schema(
 )
 """The clips of a set, for each decoder, with the confidence of each word of the hypothesis before calibration.
 
-`right` is whether each word is right. Both are null for a clip whose words cannot be told right from wrong.
+`right` is whether each word is right. Both are null for a clip whose words cannot be compared with the reference.
 """

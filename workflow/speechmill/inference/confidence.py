@@ -44,7 +44,7 @@ def right_words(hypotheses: Sequence[dict[str, Any]], separated: bool) -> list[l
     """Return, for each clip, which words of its hypothesis are right.
 
     None for a clip of which the scored hypothesis has another number of words, such as one with a number in digits that
-    the text rules write in words: its words cannot be told right from wrong.
+    the text rules write in words: the result of the alignment cannot be assigned to its words.
 
     Args:
         hypotheses: The rows of `hypotheses.parquet`.
@@ -79,8 +79,8 @@ def confidence_rows(
         SpeechmillError: The outputs are not those of the same clips, or lack the log-probabilities.
     """
     right = {decoder: right_words(rows, separated) for decoder, rows in hypotheses.items()}
-    ids = [[row["id"] for row in rows] for rows in hypotheses.values()]
-    if any(each != read_table(ctc_outputs, ["id"])["id"].to_pylist() for each in ids):
+    ids = read_table(ctc_outputs, ["id"])["id"].to_pylist()
+    if any([row["id"] for row in rows] != ids for rows in hypotheses.values()):
         raise SpeechmillError(f"{ctc_outputs} does not match the clips that were scored; delete it and run snakemake"
                               " again")  # fmt: skip
     for i, output in enumerate(read_rows(ctc_outputs)):
@@ -91,9 +91,12 @@ def confidence_rows(
         log_probs = np.frombuffer(output["log_probs"], dtype="<f2")
         for decoder, rows in hypotheses.items():
             known = right[decoder][i]
-            # A clip that is shorter than one frame has no log-probabilities, and no words.
-            words = align(rows[i]["hypothesis"], log_probs.reshape(output["frames"], -1)) if output["frames"] else []
-            confidence = None if known is None else [raw_confidence(span) for _, span in words]
+            confidence = None
+            if known is not None:
+                # A clip that is shorter than one frame has no log-probabilities, and no words.
+                frames = output["frames"]
+                words = align(rows[i]["hypothesis"], log_probs.reshape(frames, -1)) if frames else []
+                confidence = [raw_confidence(span) for _, span in words]
             yield {"decoder": decoder, "id": output["id"], "confidence": confidence, "right": known}
 
 

@@ -52,6 +52,11 @@ _MAX_BYTES = (1 << 31) - (1 << 24)
 _TRIED_TEXTS, _TRIED_TOKENS = 100, 40
 
 
+def model_files(folder: Path, precision: ExportPrecision) -> list[Path]:
+    """Return the graph of a precision in the folder of an export, and the file of its weights if that is beside it."""
+    return sorted(folder.glob(f"{MODELS[precision]}*"))
+
+
 class ExportSettings(BaseModel):
     """The settings of this stage."""
 
@@ -91,7 +96,7 @@ def export(folder: Path, settings: ExportSettings, output: Path, max_bytes: int 
         if "int8" in settings.precisions:
             _quantise(fp32, temporary / MODELS["int8"], max_bytes)
         if "fp32" not in settings.precisions:
-            for file in temporary.glob(f"{fp32.name}*"):
+            for file in model_files(temporary, "fp32"):
                 file.unlink()
         write_plain_json(config, temporary / "config.json")
         shutil.copyfile(onnx_recogniser.__file__, temporary / PROGRAM)
@@ -133,7 +138,7 @@ def _save(proto: onnx.ModelProto, path: Path, max_bytes: int) -> None:
 
 
 def _quantise(fp32: Path, path: Path, max_bytes: int) -> None:
-    """Write a graph whose matrix products are in 8 bits: those of weights in advance, those of inputs as they come.
+    """Write a graph whose matrix products are in 8 bits: weights are quantised in advance, inputs at run time.
 
     Convolutions stay in fp32: their kernels for 8 bits are slower, and those of the first layers lose accuracy.
     """
@@ -147,7 +152,7 @@ def _quantise(fp32: Path, path: Path, max_bytes: int) -> None:
         # 7 bits: with 8, sums overflow on processors without VNNI, and the scores would depend on the processor.
         reduce_range=True,
         weight_type=QuantType.QInt8,
-        use_external_data_format=sum(file.stat().st_size for file in fp32.parent.glob(f"{fp32.name}*")) > max_bytes,
+        use_external_data_format=sum(file.stat().st_size for file in model_files(fp32.parent, "fp32")) > max_bytes,
     )
 
 
@@ -169,19 +174,19 @@ def _config(model: PreTrainedModel, processor: Processor, units: str) -> dict[st
         "blank_id": tokenizer.pad_token_id,
         "word_delimiter": getattr(tokenizer, "word_delimiter_token", WORD_START),
         "vocabulary": [token.lower() for token in tokens] if getattr(tokenizer, "do_lower_case", False) else tokens,
-        "unicode_form": "NFC" if units == "jamo" else None,
+        "unicode_form": None,
     }
     known = [i for i, token in enumerate(tokens) if token]
     draw = np.random.default_rng(0)
     for _ in range(_TRIED_TEXTS):
         ids = draw.choice(known, _TRIED_TOKENS).tolist()
-        joined, text = onnx_recogniser.text_of(ids, config | {"unicode_form": None}), tokenizer.decode(ids)
+        joined, text = onnx_recogniser.text_of(ids, config), tokenizer.decode(ids)
         if joined != text:
             raise SpeechmillError(
                 f"export: {type(tokenizer).__name__} writes {text!r}, not the joined tokens {joined!r}, so its texts"
                 " cannot be written without transformers; remove `export`"
             )
-    return config
+    return config | {"unicode_form": "NFC" if units == "jamo" else None}
 
 
 def main() -> None:

@@ -15,13 +15,12 @@ from transformers import Pipeline
 
 from speechmill.config.evaluation import GenerationConfig
 from speechmill.core.command import SpeechmillError
+from speechmill.core.flac import to_floats
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, SAMPLE_RATE
 from speechmill.model.batching import Indices, Lengths, pack_batches
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.models import load_recogniser
-
-_FULL_SCALE = np.float32(32768)
 
 
 def generate(
@@ -63,7 +62,7 @@ def generate(
     hypotheses = [""] * len(clips)
     for batch in progress(_batches(padded, batch_seconds), desc="log_probs", unit="batch"):
         inputs: list[dict[str, Any]] = [
-            {"raw": reader.samples(i).astype(np.float32) / _FULL_SCALE, "sampling_rate": SAMPLE_RATE} for i in batch
+            {"raw": to_floats(reader.samples(i)), "sampling_rate": SAMPLE_RATE} for i in batch
         ]
         # Beyond its window, Whisper continues at the last timestamp.
         timestamps = {"return_timestamps": True} if window and padded[batch[0]] > window else {}

@@ -1,6 +1,6 @@
-"""The levels of the frames of a recording, which tell where sounds begin and end.
+"""The levels of the frames of a recording, from which the beginning and the end of sounds are found.
 
-A CTC model emits a token within its sound, often in a single frame, so that its frames do not tell that.
+A CTC model emits a token within its sound, often in a single frame, so that its frames do not show them.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,3 +29,13 @@ def frame_levels(
         padded.flat[: len(samples)] = samples
         levels[start:stop] = np.sqrt(np.square(padded).mean(1))
     return levels
+
+
+def first_pause(quiet: NDArray[np.bool_]) -> int | None:
+    """Return the first of three consecutive quiet frames, of which a single one may be within a sound; None without.
+
+    Args:
+        quiet: Which frames are quiet, shape (frames,).
+    """
+    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
+    return int(starts[0]) if len(starts) else None

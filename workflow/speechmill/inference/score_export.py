@@ -37,25 +37,25 @@ from speechmill.config.export import ExportPrecision
 from speechmill.config.text import TextConfig
 from speechmill.core.command import SpeechmillError, run_command
 from speechmill.core.files import check_folder, read_json, write_json
-from speechmill.core.flac import Int16Samples
+from speechmill.core.flac import Int16Samples, to_floats
 from speechmill.core.progress import progress
 from speechmill.core.schemas import CLIPS, EXPORT_HYPOTHESES, SAMPLE_RATE
 from speechmill.core.tables import clips_digest, read_table, write_table
 from speechmill.inference.evaluate import score
-from speechmill.inference.export import MODELS
+from speechmill.inference.export import MODELS, model_files
 from speechmill.inference.log_probs import LogProbsSettings, clip_chunks
 from speechmill.inference.onnx_recogniser import Recogniser
 from speechmill.model.clip_reader import ClipReader
 from speechmill.model.devices import device_name
 from speechmill.model.labels import written_special_tokens
 from speechmill.model.models import forward, load_checkpoint, model_inputs
+from speechmill.scoring.error_rates import Counts
 from speechmill.scoring.intervals import why_no_interval
 from speechmill.scoring.significance import paired_difference
 from speechmill.scoring.systems import selected_systems
 
 # Enough audio for a steady figure, which takes a large model a few minutes.
 _TIMED_SAMPLES = 60 * SAMPLE_RATE
-_FULL_SCALE = np.float32(32768)
 
 
 class ScoreExportSettings(BaseModel):
@@ -80,14 +80,9 @@ def clip_log_probs(recogniser: Recogniser, samples: Int16Samples, inference: Log
     frame = round(recogniser.config["frame_seconds"] * SAMPLE_RATE)
     parts = []
     for chunk in clip_chunks(len(samples), inference, frame):
-        output = recogniser.log_probs(_floats(samples[chunk.start : chunk.stop]))
+        output = recogniser.log_probs(to_floats(samples[chunk.start : chunk.stop]))
         parts.append(output[chunk.kept_frames(len(output), frame)])
     return np.concatenate(parts)
-
-
-def _floats(samples: Int16Samples) -> NDArray[np.float32]:
-    floats: NDArray[np.float32] = samples.astype(np.float32) / _FULL_SCALE
-    return floats
 
 
 def transcribe(
@@ -133,8 +128,8 @@ def time_models(
     seconds = dict.fromkeys(models, 0.0)
     # A first call allocates memory.
     for run in models.values():
-        run(_floats(clips[0]))
-    for samples in map(_floats, clips):
+        run(to_floats(clips[0]))
+    for samples in map(to_floats, clips):
         for name, run in models.items():
             started = time.perf_counter()
             run(samples)
@@ -170,14 +165,13 @@ def compare(
         metric: The error rate.
     """
 
-    def words(row: Mapping[str, Any]) -> int:
-        return int(row["hits"] + row["substitutions"] + row["deletions"])
+    def counts(row: Mapping[str, Any]) -> Counts:
+        return Counts(*(row[name] for name in Counts._fields))
 
     def errors(row: Mapping[str, Any]) -> int:
-        wrong = row["substitutions"] + row["deletions"] + row["insertions"]
-        return int(wrong if metric == "wer" else row["character_errors"])
+        return counts(row).errors if metric == "wer" else counts(row).character_errors
 
-    lengths = [words(row) if metric == "wer" else row["characters"] for row in original]
+    lengths = [counts(row).words if metric == "wer" else row["characters"] for row in original]
     groups = [row["speaker_id"] or row["id"] for row in original]
     found = paired_difference([errors(row) for row in original], [errors(row) for row in rows], lengths, groups)
     pairs = zip(rows, original, strict=True)
@@ -225,7 +219,7 @@ def score_exports(
         rows += [{"precision": name, **row} for row in scored]
         exports[name] = {
             "file": MODELS[name],
-            "bytes": sum(file.stat().st_size for file in folder.glob(f"{MODELS[name]}*")),
+            "bytes": sum(file.stat().st_size for file in model_files(folder, name)),
             "sha256": digests[MODELS[name]],
             **scores,
             **compare(scored, original, settings.metric),

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from rapidfuzz.distance import Levenshtein
 
+from speechmill.inference.levels import first_pause
+
 # The lengths of sequences of tokens that are searched for anchors, without word separators.
 _ANCHOR_TOKENS = (24, 16, 12, 8)
 
@@ -532,9 +534,8 @@ def _quiet_after(levels: NDArray[np.float32], frame: int, reach: int) -> int | N
     Frames are quiet if they are about as quiet as the quietest, or have a hundredth of the amplitude before.
     """
     around = levels[frame : frame + reach]
-    quiet = around <= max(2 * float(around.min()), float(levels[max(0, frame - 5) : frame].max()) / 100)
-    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
-    return frame + int(starts[0]) if len(starts) else None
+    pause = first_pause(around <= max(2 * float(around.min()), float(levels[max(0, frame - 5) : frame].max()) / 100))
+    return None if pause is None else frame + pause
 
 
 def _stretches(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from speechmill.core.flac import Int16Samples
+from speechmill.core.flac import Int16Samples, to_floats
 from speechmill.core.schemas import SAMPLE_RATE
 
 WINDOW = 512
@@ -67,7 +67,7 @@ def speech_probabilities(blocks: Iterable[Int16Samples]) -> NDArray[np.float32]:
         model.reset_states()
         for block in blocks:
             padded = np.zeros(-(-len(block) // WINDOW) * WINDOW, np.float32)
-            padded[: len(block)] = block / np.float32(32768)
+            padded[: len(block)] = to_floats(block)
             windows = torch.from_numpy(padded).reshape(-1, WINDOW)
             probabilities += [float(model(window, SAMPLE_RATE)) for window in windows]
     return np.array(probabilities, np.float32)

@@ -12,7 +12,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 
 def attention_masks_on_device(model: PreTrainedModel) -> None:
-    """Compute the attention masks of `model` without a synchronisation, which transformers has two of in each batch.
+    """Compute the attention masks of `model` without the two synchronisations per batch of transformers.
 
     The first is an assignment of a Python number to elements of a tensor, whose value is copied to the device; the
     second reads whether the mask masks anything. The Collator leaves out masks that mask no samples, so that this need

@@ -15,7 +15,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import corrupt_file_error
-from speechmill.core.flac import Int16Samples, decode_flac, decode_spans
+from speechmill.core.flac import FULL_SCALE, Int16Samples, decode_flac, decode_spans, to_floats
 from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.core.tables import open_table, release_memory, table_errors
 from speechmill.model.batching import SampledClip, clips_from_table
@@ -29,7 +29,6 @@ _MAX_OPEN_SHARDS = 256
 _CLIP_BYTES = 1 << 19
 # Wav2Vec2FeatureExtractor adds this to the variance before it takes the square root.
 _VARIANCE_EPSILON = 1e-7
-_FULL_SCALE = np.float32(32768)
 
 
 class _RowGroup(NamedTuple):
@@ -195,7 +194,7 @@ class Collator:
         extractor = self._processor.feature_extractor
         if type(extractor) is Wav2Vec2FeatureExtractor and extractor.padding_side == "right":
             return waveform_inputs(extractor, samples)
-        return model_inputs(self._processor, [s.astype(np.float32) / _FULL_SCALE for s in samples])
+        return model_inputs(self._processor, list(map(to_floats, samples)))
 
 
 def waveform_inputs(extractor: Wav2Vec2FeatureExtractor, samples: Sequence[Int16Samples]) -> dict[str, torch.Tensor]:
@@ -218,7 +217,7 @@ def waveform_inputs(extractor: Wav2Vec2FeatureExtractor, samples: Sequence[Int16
     squares = np.empty(longest, dtype=np.float32)
     for clip, row in zip(samples, values, strict=True):
         unpadded = row[: len(clip)]
-        np.divide(clip, _FULL_SCALE, out=unpadded)
+        np.divide(clip, FULL_SCALE, out=unpadded)
         if extractor.do_normalize:
             normalised = unpadded if extractor.return_attention_mask else row
             # The same steps as in numpy's `var`, so that rounding is the same.

@@ -79,7 +79,7 @@ def acquire_devices(wanted: str, section: str, granted: int, count: int = 1) -> 
 
 
 def allow_tf32(allowed: bool) -> None:
-    """Set whether GPUs may compute fp32 products and convolutions in TF32; torch allows it for convolutions."""
+    """Set whether GPUs may compute fp32 products and convolutions in TF32; torch's default allows the latter."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from speechmill.config.finetune import LoraConfig
 from speechmill.core.command import SpeechmillError
-from speechmill.model.models import added_modules, is_read_directly
+from speechmill.model.models import added_modules
 
 _MATRICES = ".lora_"
 """Part of the name of each parameter that peft adds."""
@@ -63,7 +63,7 @@ def _target_layers(model: PreTrainedModel, targets: list[str] | None) -> list[st
     linear = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module not in trained and not is_read_directly(model, name)
+        if isinstance(module, torch.nn.Linear) and module not in trained and not _is_read_directly(model, name)
     ]
     known = {name.rpartition(".")[2] for name in linear}
     unknown = sorted(set(targets or []) - known)
@@ -73,6 +73,15 @@ def _target_layers(model: PreTrainedModel, targets: list[str] | None) -> list[st
             f" {model.config.model_type} that can be are {', '.join(sorted(known))}"
         )
     return [name for name in linear if targets is None or name.rpartition(".")[2] in targets]
+
+
+def _is_read_directly(model: PreTrainedModel, name: str) -> bool:
+    """Return whether the model reads the weights of a layer without calling it, so that peft's layer has no effect.
+
+    WavLM's attention passes the weights of its four projections to a function of torch.
+    """
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
+    return model.config.model_type == "wavlm" and name.rpartition(".")[2] in projections
 
 
 @contextmanager

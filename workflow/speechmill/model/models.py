@@ -317,15 +317,6 @@ def freeze_unused(model: PreTrainedModel) -> None:
         encoder.pos_conv_embed.requires_grad_(False)
 
 
-def is_read_directly(model: PreTrainedModel, name: str) -> bool:
-    """Return whether the model reads the weights of a layer without calling it: another in its place has no effect.
-
-    WavLM's attention passes the weights of its four projections to a function of torch.
-    """
-    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
-    return model.config.model_type == "wavlm" and name.rpartition(".")[2] in projections
-
-
 def _initialise(model: PreTrainedModel, module: torch.nn.Module) -> None:
     """Initialise the weights of `module`, a part of `model`, at random as the architecture does."""
     for part in module.modules():

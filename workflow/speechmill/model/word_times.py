@@ -46,9 +46,7 @@ def word_times(
         separated: Whether the model separates the words; otherwise they are the characters of the text, with its
             spaces.
     """
-    separator = separator_id(processor) if separated else None
-    ids = token_ids(words, processor, units, log_probs.shape[-1])
-    spans = word_spans(log_probs, ids, separator, model.config.pad_token_id)
+    spans = _align(words, log_probs, processor, model.config.pad_token_id, units, separated)
     frame_seconds = seconds / max(1, len(log_probs))
     return [
         Word(word) if span is None else Word(word, span.start * frame_seconds, span.stop * frame_seconds)
@@ -70,10 +68,16 @@ def align_hypothesis(
         separated: Whether the language is written with spaces between words.
     """
     words = split_words(hypothesis, separated)
-    ids = token_ids(words, processor, units, log_probs.shape[1])
-    separator = separator_id(processor) if separated else None
-    spans = word_spans(torch.from_numpy(log_probs.astype(np.float32)), ids, separator, blank)
+    spans = _align(words, torch.from_numpy(log_probs.astype(np.float32)), processor, blank, units, separated)
     return list(zip(words, spans, strict=True))
+
+
+def _align(
+    words: Sequence[str], log_probs: torch.Tensor, processor: Processor, blank: int, units: str, separated: bool
+) -> list["WordSpan | None"]:
+    """Return the frames of each word, as `word_spans` finds them."""
+    ids = token_ids(words, processor, units, log_probs.shape[-1])
+    return word_spans(log_probs, ids, separator_id(processor) if separated else None, blank)
 
 
 def raw_confidence(span: "WordSpan | None") -> float:

@@ -203,7 +203,7 @@ def publish_space(folder: Path, settings: PublishConfig) -> str:
 
 
 def _space_card(settings: PublishConfig, requirements: str) -> str:
-    """Return the README.md of a Space, which tells the Hub how to run it."""
+    """Return the README.md of a Space, with the settings by which the Hub runs it."""
     gradio = next(line for line in requirements.splitlines() if line.startswith("gradio=="))
     about = {
         "title": str(settings.space).split("/")[1],

@@ -60,7 +60,7 @@ class Reliability(BaseModel):
     words: int
     wrong: int
     clips_left_out: int
-    """Clips whose words cannot be told right from wrong, because text rules change their number."""
+    """Clips whose words cannot be compared with the reference, because text rules change their number."""
     ece_before: float | None
     """The expected calibration error without calibration; None for a set without words."""
     ece_after: float | None

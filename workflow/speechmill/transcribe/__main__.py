@@ -74,7 +74,7 @@ def _below(path: Path) -> Iterator[tuple[Path, Path]]:
 def plan_jobs(
     recordings: Iterator[tuple[Path, Path]], endings: Sequence[str], output: Path | None, overwrite: bool
 ) -> tuple[list[Job], int, list[str]]:
-    """Return what is to do, the number of recordings whose files all exist, and why others cannot be.
+    """Return the jobs, the number of recordings whose files all exist, and why others cannot be transcribed.
 
     Existing files are kept, because somebody may have corrected them, unless `overwrite` is set. Of two recordings that
     differ only in the ending of their names, the second cannot be transcribed.

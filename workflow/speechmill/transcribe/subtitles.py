@@ -9,13 +9,14 @@ the languages; WebVTT, https://www.w3.org/TR/webvtt1/.
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 
 from speechmill.transcribe.transcript import Transcript
 from speechmill.transcribe.utterances import Token, between_pauses, divide, joined, tokens
 
 _LINES = 2
 _LINE_WIDTH = 42.0
-# So that a line has 16 of them.
+# The width of a wide character: a line has 16 of them.
 _WIDE = _LINE_WIDTH / 16
 _MIN_SECONDS, _MAX_SECONDS = 1.0, 7.0
 
@@ -55,7 +56,7 @@ def srt(transcript: Transcript) -> str:
 def vtt(transcript: Transcript) -> str:
     """Return the subtitles of a transcript as WebVTT."""
     return "WEBVTT\n\n" + "".join(
-        f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_escaped(chr(10).join(cue.lines))}\n\n"
+        f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{escape(chr(10).join(cue.lines), quote=False)}\n\n"
         for cue in cues(transcript)
     )
 
@@ -133,7 +134,7 @@ def _joined_if_short(groups: Sequence[list[Token]]) -> list[list[Token]]:
 def _shown_long_enough(found: Sequence[Cue], transcript: Transcript) -> list[Cue]:
     """Return the subtitles, those shorter than a second longer, as far as their neighbours leave time.
 
-    That of a single word that is longer than 7 seconds, because there is a pause within it, is shorter.
+    A single word of more than 7 seconds, because there is a pause within it, is shown for only 7.
     """
     shown: list[Cue] = []
     for i, cue in enumerate(found):
@@ -149,7 +150,3 @@ def _time(seconds: float, point: str) -> str:
     milliseconds = round(seconds * 1000)
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest // 1000:02d}{point}{rest % 1000:03d}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

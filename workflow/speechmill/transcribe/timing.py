@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from speechmill.inference.levels import first_pause
 from speechmill.model.word_times import WordSpan
 
 # The longest time in seconds from the last token of a word to its end, if a pause follows and if none does. Models emit
@@ -56,10 +57,9 @@ def _start(span: WordSpan, previous: int, levels: NDArray[np.float32], frame_sec
 def _end(span: WordSpan, limit: int, levels: NDArray[np.float32], frame_seconds: float) -> int:
     """Return the frame after the last one of a word; the next word starts at the frame `limit`."""
     quiet = _is_quiet(levels, span.stop, min(limit, span.stop + round(_MAX_TAIL / frame_seconds)), span)
-    # A single quiet frame may be within a sound.
-    starts = np.flatnonzero(quiet[:-2] & quiet[1:-1] & quiet[2:])
-    if len(starts):
-        return span.stop + int(starts[0])
+    pause = first_pause(quiet)
+    if pause is not None:
+        return span.stop + pause
     return min(limit, span.stop + round(_TAIL_WITHOUT_PAUSE / frame_seconds))
 
 

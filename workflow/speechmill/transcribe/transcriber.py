@@ -54,7 +54,7 @@ _GROUP_SECONDS = 600.0
 # Longer parts are not decoded and aligned at once, which takes memory; they are divided at a pause.
 _MAX_DECODED_SECONDS = 300.0
 
-# The share of the work that the search for speech is taken for. It is less with a large model on a CPU.
+# The assumed share of the work that is the search for speech. It is less with a large model on a CPU.
 _SEARCH_SHARE = 0.2
 
 _BYTES_PER_SAMPLE = 2
@@ -94,10 +94,10 @@ class Transcriber:
         self._device = _torch_device(device)
         self._scored = _read_scored(folder)
         self._search = None
-        lm_folder = folder / "lm"
-        if not greedy and (lm_folder / "weights.json").is_file():
+        lm_folder, weights = folder / "lm", folder / "lm" / "weights.json"
+        if not greedy and weights.is_file():
             check_lm(lm_folder)
-            self._search = BeamSearch(lm_folder, Weights.model_validate(read_json(lm_folder / "weights.json")))
+            self._search = BeamSearch(lm_folder, Weights.model_validate(read_json(weights)))
         self.uses_lm = self._search is not None
         self._calibrator = _read_calibrator(folder, "lm" if self.uses_lm else "greedy")
         self._model, self._processor = load_checkpoint(folder)
@@ -145,7 +145,7 @@ class Transcriber:
                 for text, timed in self._transcribe_pieces(read, group, track):
                     texts.append(text)
                     words += timed
-                _release_memory()
+                _trim_heap()
         seconds = decoded.samples / SAMPLE_RATE
         text = " ".join(filter(None, texts))
         calibrated = self._calibrator is not None
@@ -286,7 +286,7 @@ def _track(
         advance(sum(each.stop - each.start - each.left - each.right for _, each in batch) / samples_per_share)
 
 
-def _release_memory() -> None:
+def _trim_heap() -> None:
     """Return freed memory to the system, where the C library is glibc: it would keep hundreds of megabytes."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
