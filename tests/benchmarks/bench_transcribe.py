@@ -67,7 +67,8 @@ def distances(words: list[Word], clips: list[Clip], first: bool) -> NDArray[np.f
     for clip in clips:
         text, time = (clip.words[0], clip.start) if first else (clip.words[-1], clip.end)
         near = [abs((word.start if first else word.end) - time) for word in words if word.text == text]
-        found += [distance for distance in [min(near, default=TOLERANCE)] if distance < TOLERANCE]
+        if min(near, default=TOLERANCE) < TOLERANCE:
+            found.append(min(near))
     return np.array(found)
 
 

@@ -2,7 +2,6 @@
 
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -57,17 +56,14 @@ def _write_base(step: Step) -> None:
 def _write_clips(step: Step) -> None:
     lengths = clip_lengths(_SMALL_SECONDS if step.small else _SECONDS)
     noise, rng = recording(60), np.random.default_rng(0)
-    recordings = [noise[start : start + n] for n in lengths for start in rng.integers(len(noise) - n, size=1)]
+    starts = [len(noise) - n for n in lengths]
+    recordings = [noise[start : start + n] for n, start in zip(lengths, rng.integers(starts), strict=True)]
     rows, _ = store(step.work / "shards", recordings, [""] * len(lengths))
     for language, (letters, per_second) in _ALPHABETS.items():
         texts = ["".join(rng.choice(letters, per_second * n // RATE)) for n in lengths]
-        write_table(_with_texts(rows, texts), CLIPS, clips(step, language))
+        write_table([row | {"text": text} for row, text in zip(rows, texts, strict=True)], CLIPS, clips(step, language))
         made = processor(vocabulary(["".join(letters)]), VocabSettings(init=None), base(step))
         made.save_pretrained(vocab(step, language))
-
-
-def _with_texts(rows: list[dict[str, Any]], texts: list[str]) -> list[dict[str, Any]]:
-    return [row | {"text": text} for row, text in zip(rows, texts, strict=True)]
 
 
 def main() -> None:

@@ -99,7 +99,7 @@ class Pipeline:
                 for future in done:
                     number = running.pop(future)
                     job = self._others[number]
-                    self._step.measured(f"{job.rule} {Path(*Path(job.log).parts[-1:]).stem}", seconds=future.result())
+                    self._step.measured(f"{job.rule} {Path(job.log).stem}", seconds=future.result())
                     order.done(number)
 
     def _run_one(self, job: Job) -> float:

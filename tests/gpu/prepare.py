@@ -19,8 +19,6 @@ from material import ROOT
 HERE = Path(__file__).parent
 # The versions of the C library with which packages of the lock file are built; pip accepts only those that are named.
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
-# What the kit and the working tree may have together, in bytes.
-_LIMIT = 64 * 2**20
 
 
 def locked(packages: list[str], lock: str) -> list[str]:
@@ -58,9 +56,9 @@ def prepare_pipeline(kit: Path) -> None:
     record(built, config, kit)
 
 
-def size(folder: Path) -> int:
-    """Return the bytes of the files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def size(path: Path) -> int:
+    """Return the bytes of a file, or of the files in a folder."""
+    return sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
 
 
 def main() -> None:

@@ -16,14 +16,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from gpu.clips import LABELS, MEAN, RATE, Batch, batch_of, clip_lengths
 from gpu.models import SMALL, XLS_R_1B
 from gpu.step import Step, device_gib, free_memory, peak_gib, running_step, synchronise
-from speechmill.config.finetune import MemoryConfig
-from speechmill.model.attention_masks import attention_masks_on_device
+from speechmill.config.finetune import FinetuneConfig, MemoryConfig
 from speechmill.model.ctc import clip_losses
 from speechmill.model.models import INPUT_KEYS, forward, output_frames
 from speechmill.model.positional_convolution import convolve_input_gradients
-from speechmill.model.spec_augment import spec_augment_on_device
-from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.training.cost import Cost, training_cost
+from speechmill.training.finetune import set_up_training
 
 STOCK_CLIPS = 8
 # Less than the largest batch that fits, since varying shapes fragment the memory.
@@ -129,16 +127,10 @@ class SpeechmillRecipe:
         self._dtype = torch.float16 if variant.precision == "fp16" and device.type == "cuda" else torch.bfloat16
         torch.set_float32_matmul_precision("high")
         self._model = _model(settings, device, layerdrop=0.0)
-        freeze_parameters(self._model, MemoryConfig(), has_base=True)
-        set_attention(self._model, "sdpa")
-        spec_augment_on_device(self._model)
-        attention_masks_on_device(self._model)
+        finetune = FinetuneConfig(learning_rate=1e-6, compile=variant.compiled)
+        set_up_training(self._model, finetune, has_base=True, checkpointing=variant.checkpointing)
         if not variant.cudnn_gradient:
             convolve_input_gradients(self._model)
-        if variant.checkpointing:
-            checkpoint_activations(self._model, compiled=variant.compiled)
-        if variant.compiled:
-            compile_layers(self._model)
         self._scaled = Scaled(self._model, device, self._dtype == torch.float16, fused=True)
         self.reset = self._scaled.reset
 

@@ -2,7 +2,6 @@ import gzip
 import hashlib
 import logging
 import random
-import resource
 import subprocess
 import sys
 import threading
@@ -19,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archive_server import Answer, Handler, Site, breaking_off, content_range, serving, status
-from material import ROOT
+from material import ROOT, largest_file
 from speechmill.config.datasets import Download
 from speechmill.core.command import SpeechmillError
 from speechmill.core.files import read_json
@@ -586,14 +585,8 @@ def test_an_archive_larger_than_the_disk_is_not_started(
 
 
 def test_a_download_is_resumed_after_a_full_disk(site: Site, path: Path, get: Callable[..., None]) -> None:
-    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # As on a full disk, the operating system refuses to write more.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (120_000, hard))
-    try:
-        with pytest.raises(SpeechmillError, match=r"cannot be written \(File too large\)") as failed:
-            get(site)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    with largest_file(120_000), pytest.raises(SpeechmillError, match=r"cannot be written \(File too large\)") as failed:
+        get(site)
     assert not isinstance(failed.value, UnavailableError)
     size = part(path).stat().st_size
     assert 0 < size <= 120_000

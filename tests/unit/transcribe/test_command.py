@@ -1,6 +1,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +164,12 @@ def test_disk_that_is_full_when_the_transcript_is_written(
 
     def with_limit(self: Transcriber, recording: Path, *rest: Any) -> Any:
         transcript = original(self, recording, *rest)
-        limit.__enter__()
+        stack.enter_context(largest_file(100))
         return transcript
 
-    limit = largest_file(100)
     monkeypatch.setattr(Transcriber, "transcribe", with_limit)
-    try:
+    with ExitStack() as stack:
         assert status(model, talks / "first.wav", "--output", out, "--to", "txt", "json") == 1
-    finally:
-        limit.__exit__(None, None, None)
     assert f"{talks}/first.wav: the disk is full" in capsys.readouterr().out
     assert files(out) == {"first.txt"}
 

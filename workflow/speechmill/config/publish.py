@@ -4,7 +4,7 @@ from pydantic import Field
 
 from speechmill.config.base import Section
 
-REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
+_REPOSITORY = r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"
 """The form of the name of a repository on the Hub."""
 
 
@@ -12,7 +12,7 @@ class PublishConfig(Section):
     """The repository that `snakemake publish` uploads the model folder to."""
 
     repo: str = Field(
-        pattern=REPOSITORY,
+        pattern=_REPOSITORY,
         description="repository of the model, `NAME/MODEL`, owned by you or by an organisation; created if it does not"
         " exist, and its other files are kept",
     )
@@ -26,6 +26,6 @@ class PublishConfig(Section):
     )
     space: str | None = Field(
         None,
-        pattern=REPOSITORY,
+        pattern=_REPOSITORY,
         description="Space to create or update with the page `app.py` of the model, `NAME/SPACE`; none by default",
     )

@@ -566,10 +566,12 @@ class Config(Section):
 
     def start(self, run: str) -> ModelConfig:
         """Return the section with the base or the random weights that a run starts from, perhaps through other runs."""
-        model = self.runs[run].model
-        while model.run is not None:
-            model = self.runs[model.run].model
-        return model
+        return self.runs[[run, *self.base_runs(run)][-1]].model
+
+    def base_runs(self, run: str) -> list[str]:
+        """Return the runs that a run starts from, the nearest first."""
+        base = self.runs[run].model.run
+        return [] if base is None else [base, *self.base_runs(base)]
 
 
 def load(raw: Mapping[str, Any]) -> Config:

@@ -549,12 +549,7 @@ def reproduction(config: Config, run: str) -> str:
 
 def _base_training(config: Config, run: str) -> dict[str, Any]:
     """Return what is known about the training data of a run's base, and the scored sets; nothing without a base."""
-    section, start = config.runs[run], config.start(run)
-    earlier: list[str] = []
-    model = section.model
-    while model.run is not None:
-        earlier.append(model.run)
-        model = config.runs[model.run].model
+    section, start, earlier = config.runs[run], config.start(run), config.base_runs(run)
     if start.base is None and not earlier:
         return {}
     return {

@@ -51,7 +51,7 @@ from speechmill.scoring.alignment import Pair, align_characters, align_words
 from speechmill.scoring.error_rates import rate
 from speechmill.scoring.intervals import confidence_interval, why_no_interval
 from speechmill.scoring.significance import paired_difference
-from speechmill.scoring.systems import System, base_set, selected_rows, selected_systems, systems
+from speechmill.scoring.systems import System, base_set, selected_rows, selected_systems, systems, with_word_counts
 
 _BINS = 5
 _MAX_CONFUSIONS = 50
@@ -81,8 +81,7 @@ def load_clips(hypotheses: Path, speakers: pd.DataFrame) -> pd.DataFrame:
     clips: pd.DataFrame = read_table(hypotheses, _COLUMNS).to_pandas().merge(speakers, how="left", on=["dataset", "id"])
     optional = ["speaker_id", *_SPEAKER_METADATA]
     clips[optional] = clips[optional].mask(clips[optional] == "")
-    clips["words"] = clips["hits"] + clips["substitutions"] + clips["deletions"]
-    clips["errors"] = clips["substitutions"] + clips["deletions"] + clips["insertions"]
+    clips = with_word_counts(clips)
     clips["group"] = clips["speaker_id"].fillna(clips["id"])
     characters = clips["scored_reference"].str.replace(r"\s", "", regex=True).str.len()
     clips["rate"] = (characters / clips["seconds"]).where(characters > 0)

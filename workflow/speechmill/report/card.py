@@ -140,9 +140,8 @@ def main() -> None:
     for kind, pairs in others.items():
         for summary, selection in pairs:
             files |= {f"{kind}/{selection.parent.name}/{path.name}": path for path in (summary, selection)}
-    files |= dict(zip(["base.json"], args.base_source, strict=False))
-    files |= dict(zip(["base_card.json"], args.base_card, strict=False))
-    files |= dict(zip(["label_errors.json"], args.label_errors, strict=False))
+    optional = {"base": args.base_source, "base_card": args.base_card, "label_errors": args.label_errors}
+    files |= {f"{name}.json": path for name, paths in optional.items() for path in paths}
     evidence.write(args.model, args.settings, args.configuration, files)
     selection = read_json(args.selection)
     selected = selected_systems(args.hypotheses, selection)

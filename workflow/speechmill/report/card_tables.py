@@ -16,6 +16,7 @@ from speechmill.scoring.error_rates import both_rates
 from speechmill.scoring.intervals import CONFIDENCE
 from speechmill.scoring.reliability import Calibration
 from speechmill.scoring.spread import Spread, spread
+from speechmill.scoring.systems import system_row
 
 NOT_KEPT = "†"
 """The mark of values that were measured during training, for a checkpoint that was not kept."""
@@ -129,26 +130,19 @@ def compared_table(
             rows.append([*cells("this model", row), "", "", ""])
         for each in found:
             other = each["first"]
-            theirs = others[other["run"]]
-            (score,) = theirs[(theirs["set"] == other["set"]) & (theirs["decoder"] == other["decoder"])].to_dict(
-                "records"
-            )
+            score = system_row(others[other["run"]], other["set"], other["decoder"])
             rows.append([*cells(code_span(other["run"]), score), *_test(each)])
     return table(rows) if len(rows) > 1 else Markdown()
 
 
 def _test(comparison: dict[str, Any]) -> list[str]:
     """Return the difference of two error rates, its interval and its p-value, or a dash with the reason."""
-    if comparison["difference"] is None:
-        return ["–", f"– ({comparison['why']})", "–"]
+    difference = "–" if comparison["difference"] is None else points(comparison["difference"])
     if comparison["interval"] is None:
-        return [points(comparison["difference"]), f"– ({comparison['why']})", "–"]
+        return [difference, f"– ({comparison['why']})", "–"]
     p_value = comparison["p_value"]
-    return [
-        points(comparison["difference"]),
-        " to ".join(map(points, comparison["interval"])),
-        "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
-    ]
+    interval = " to ".join(map(points, comparison["interval"]))
+    return [difference, interval, "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"]
 
 
 def _mean(found: Spread) -> str:
@@ -251,8 +245,7 @@ def robustness_table(settings: CardSettings, breakdown: dict[str, Any]) -> Markd
             row["second"]["set"].split("-")[2],
             row["second"]["decoder"],
             *map(percentage, row["rates"]),
-            "–" if row["difference"] is None else points(row["difference"]),
-            f"– ({row['why']})" if row["interval"] is None else " to ".join(map(points, row["interval"])),
+            *_test(row)[:2],
         ]
         for row in breakdown["comparisons"]
         if row["kind"] == "effect"
@@ -273,7 +266,7 @@ def exports_table(settings: CardSettings, scores: pd.DataFrame, exports: dict[st
     for name, metrics in exports.items():
         if metrics["unavailable"] is not None:
             continue
-        (checkpoint,) = scores[(scores["set"] == name) & (scores["decoder"] == "greedy")].to_dict("records")
+        checkpoint = system_row(scores, name, "greedy")
         seconds = metrics["timed_audio_seconds"]
         for model, values, timed in (
             ("PyTorch", checkpoint, metrics["pytorch"]),
@@ -299,13 +292,7 @@ def _export_differences(values: dict[Hashable, Any], clips: int) -> list[str]:
     comparison = values.get("comparison")
     if comparison is None:
         return ["–"] * 4
-    why, interval, p = (comparison[key] for key in ("why", "interval", "p_value"))
-    return [
-        points(comparison["difference"]),
-        f"– ({why})" if interval is None else " to ".join(map(points, interval)),
-        fixed(p, 3),
-        f"{values['different_clips']} / {clips}",
-    ]
+    return [*_test(comparison), f"{values['different_clips']} / {clips}"]
 
 
 def corpus_table(settings: CardSettings, status: list[dict[str, Any]]) -> Markdown:

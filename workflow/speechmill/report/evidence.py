@@ -25,7 +25,7 @@ from speechmill.report.anonymise import anonymised, clip_names, is_restricted
 from speechmill.report.breakdown import ComparedRun
 from speechmill.report.card_settings import CardSettings
 from speechmill.scoring.reliability import CALIBRATION, Calibration, Clips, read_calibration, read_clips
-from speechmill.scoring.systems import System, selected_rows
+from speechmill.scoring.systems import System, selected_rows, with_word_counts
 
 FOLDER = "evidence"
 """The name of the folder inside the model folder."""
@@ -278,23 +278,23 @@ def write_compared(model: Path, breakdown: dict[str, Any], runs: Iterable[Compar
             write_arrow_table(pa.Table.from_pandas(columns, preserve_index=False), compared_file(model, *key))
 
 
-def compared_clips(model: Path, run: str, row: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def compared_clips(model: Path, row: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the scored clips of another run and of this one, as `breakdown.compare` takes them.
+
+    `row` is a row of `comparisons` in the breakdown, of the kind `runs`.
 
     Raises:
         SpeechmillError: A table is missing or corrupt, or they have different clips.
     """
-    path = compared_file(model, run, row["first"]["set"], row["first"]["decoder"])
-    theirs = read_scores(path, [*_ERROR_COLUMNS, "speaker"]).to_pandas()
+    path = compared_file(model, *(row["first"][key] for key in ("run", "set", "decoder")))
+    theirs = with_word_counts(read_scores(path, [*_ERROR_COLUMNS, "speaker"]).to_pandas())
     scored = scored_file(model, row["second"]["set"], row["second"]["decoder"])
-    ours = read_scores(scored, _ERROR_COLUMNS).to_pandas()
+    ours = with_word_counts(read_scores(scored, _ERROR_COLUMNS).to_pandas())
     if len(ours) != len(theirs):
         raise _damaged(path, f"has {len(theirs)} clips, but {scored} has {len(ours)}")
     for clips in (theirs, ours):
         clips["id"] = clips.index
         clips["group"] = clips["speaker_id"] = theirs["speaker"]
-        clips["words"] = clips["hits"] + clips["substitutions"] + clips["deletions"]
-        clips["errors"] = clips["substitutions"] + clips["deletions"] + clips["insertions"]
     if not theirs[["words", "characters"]].equals(ours[["words", "characters"]]):
         raise _damaged(path, f"has references of other lengths than {scored}")
     return theirs, ours

@@ -21,7 +21,7 @@ from speechmill.report.evidence import Evidence
 from speechmill.scoring.reliability import CALIBRATION
 from speechmill.scoring.select import WEIGHTS, mean_is_better, ranked_steps
 from speechmill.scoring.summary import summarise
-from speechmill.scoring.systems import AVERAGE, SELECTED, System, saved_checkpoints, selected_rows
+from speechmill.scoring.systems import AVERAGE, SELECTED, System, saved_checkpoints, selected_rows, system_row
 
 ERROR_COUNTS = ["reference_words", "substitutions", "deletions", "insertions"]
 """The columns of the summary that are sums over clips."""
@@ -156,7 +156,7 @@ def _check_comparisons(model: Path, found: Evidence) -> list[str]:
         if row["kind"] != "runs":
             continue
         run, second = row["first"]["run"], row["second"]
-        theirs, ours = evidence.compared_clips(model, run, row)
+        theirs, ours = evidence.compared_clips(model, row)
         systems = [System(each["set"], each["step"], each["decoder"]) for each in (row["first"], second)]
         again = compare("runs", (systems[0], theirs), (systems[1], ours), found.breakdown["metric"])
         what = f"{second['set']} by {second['decoder']} against the run {run}"
@@ -165,10 +165,7 @@ def _check_comparisons(model: Path, found: Evidence) -> list[str]:
             for key, value in again.items()
             if key not in ("kind", "first", "second") and row[key] != value
         ]
-        scores = found.compared[run]
-        (score,) = scores[(scores["set"] == systems[0].set) & (scores["decoder"] == systems[0].decoder)].to_dict(
-            "records"
-        )
+        score = system_row(found.compared[run], systems[0].set, systems[0].decoder)
         counted = score_clips(theirs)
         lines += [
             f"evidence/compared/{run}/summary.parquet: {rate} of {systems[0].set} by {systems[0].decoder} is"

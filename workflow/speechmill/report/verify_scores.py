@@ -42,7 +42,7 @@ TOLERANCE_POINTS = 0.2
 """The largest difference of an error rate, in percentage points, on another device or with another version of torch."""
 
 _RATES = ["wer", "cer"]
-_OTHER_COUNTS = ["clips_scored", "characters_outside"]
+_OTHER_COUNTS = ["clips_scored", "characters_outside", "different_clips"]
 _SHOWN_CLIPS = 10
 
 
@@ -207,7 +207,7 @@ def _check_set(
 
 
 def _changed_texts(scored: Path, hypotheses: Sequence[str]) -> str:
-    """Return a line with the number and the names of the clips whose hypothesis is another; empty if there are none.
+    """Return a line with the number and the names of the clips whose hypothesis differs; empty if there are none.
 
     The evidence has no hypotheses where the terms of a corpus do not allow it.
     """
@@ -301,10 +301,10 @@ def _scores(
 
 
 def compare_scores(row: dict[str, Any], scores: dict[str, Any], allowed: Tolerance) -> list[str]:
-    """Return a line for each value of a row of `summary.parquet` that the recomputed scores do not reproduce.
+    """Return a line for each recorded value that the recomputed scores do not reproduce.
 
     Args:
-        row: The row.
+        row: The recorded values, such as a row of `summary.parquet`.
         scores: The recomputed values, by column.
         allowed: The tolerance.
     """

@@ -1,6 +1,6 @@
 """Evaluated systems, each a checkpoint with a decoder on a set, and the paths of their hypotheses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,18 @@ def selected_rows(scores: pd.DataFrame, selection: Mapping[str, Any]) -> pd.Data
     """Return the rows of a summary with the scores of the selected checkpoint."""
     rows: pd.DataFrame = scores[scores["step"] == selection["step"]]
     return rows[rows["averaged"] == averaged_column(selected_mean(selection))] if "averaged" in rows else rows
+
+
+def system_row(scores: pd.DataFrame, set_name: str, decoder: str) -> dict[Hashable, Any]:
+    """Return the only row of a set and a decoder, among rows with the scores of one checkpoint."""
+    (row,) = scores[(scores["set"] == set_name) & (scores["decoder"] == decoder)].to_dict("records")
+    return row
+
+
+def with_word_counts(clips: pd.DataFrame) -> pd.DataFrame:
+    """Return scored clips with the columns `words`, in the reference, and `errors`, of words."""
+    words = clips["hits"] + clips["substitutions"] + clips["deletions"]
+    return clips.assign(words=words, errors=clips["substitutions"] + clips["deletions"] + clips["insertions"])
 
 
 def saved_checkpoints(scores: pd.DataFrame) -> pd.DataFrame:

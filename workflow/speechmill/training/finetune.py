@@ -172,16 +172,28 @@ def prepare_model(settings: FinetuneSettings, inputs: TrainingInputs) -> PreTrai
     size = None if vocab is None else len(vocab)
     config = model_config(model_settings.init, inputs.base, model_settings.config, size, tokenizer.pad_token_id)
     model = new_model(config, inputs.base, vocab)
-    freeze_parameters(model, settings.finetune, inputs.base is not None)
+    set_up_training(model, settings.finetune, inputs.base is not None, inputs.plan["gradient_checkpointing"])
+    return model
+
+
+def set_up_training(model: PreTrainedModel, finetune: FinetuneConfig, has_base: bool, checkpointing: bool) -> None:
+    """Set up a model for training on any device: what is trained, attention, masks, checkpointing, and compilation.
+
+    Args:
+        model: The model.
+        finetune: The settings.
+        has_base: Whether the model has the weights of a base.
+        checkpointing: Whether activations are recomputed instead of kept.
+    """
+    freeze_parameters(model, finetune, has_base)
     freeze_unused(model)
-    set_attention(model, settings.finetune.attention)
+    set_attention(model, finetune.attention)
     spec_augment_on_device(model)
     attention_masks_on_device(model)
-    if inputs.plan["gradient_checkpointing"]:
-        checkpoint_activations(model, compiled=settings.finetune.compile)
-    if settings.finetune.compile:
+    if checkpointing:
+        checkpoint_activations(model, compiled=finetune.compile)
+    if finetune.compile:
         compile_layers(model)
-    return model
 
 
 def batch_transform(settings: AugmentConfig, seed: int, processor: Processor) -> BatchTransform | None:
