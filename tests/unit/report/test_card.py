@@ -1264,3 +1264,18 @@ def test_exports_are_compared_with_the_checkpoint() -> None:
     assert fp32[4:8] == ["+0.00", "– (one speaker)", "–", "2 / 9"]
     assert int8 == ["ONNX int8", "1.4", "13.00", "3.00", "−0.27", "−0.75 to +0.21", "0.209", "2 / 9", "0.013"]
     assert exports_table(SETTINGS, BEST, {}) == ""
+
+
+def test_unavailable_set_is_left_out_of_the_exports(written: Path) -> None:
+    metrics = {
+        "unavailable": None, "timed_audio_seconds": 60.0, "device": "a processor",
+        "versions": {"onnxruntime": "1.32.0", "torch": "2.11.0"},
+        "pytorch": {"bytes": 3_000_092, "timed_seconds": 6.0}, "exports": {},
+    }  # fmt: skip
+    found = replace(
+        evidence.read(written), exports={"cv-dev": {"unavailable": "it is gone", "exports": {}}, "own-test": metrics}
+    )
+    section = render(card_context(found)).partition("### Exports\n")[2].partition("\n## ")[0]
+    assert "Our own test" in section
+    assert "Common Voice" not in section.partition("\n### ")[0]
+    assert "one core of a processor" in section
