@@ -1,18 +1,21 @@
 """Run all steps, each in a process of its own with a time limit, and print the table of their results."""
 
 import argparse
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from gpu import inference, inputs, kernels, memory, pipeline, profiler, recipes, speed, synchronisation
 from gpu.results import append, read, table
+from gpu.step import Step
 
 RESULTS = "results.jsonl"
 # The end of the output of a step that the results keep, in characters.
@@ -20,44 +23,47 @@ _OUTPUT = 3000
 
 
 class Check(NamedTuple):
-    """A step: the module of this package that it runs, and its time limit in seconds."""
+    """A step: its name, the function that runs it, and its time limit in seconds."""
 
     name: str
+    main: Callable[[Step], None]
     limit: float
 
 
 # In the order in which they run: the most important first, after what they need. The limits add up to eight minutes.
 CHECKS = (
-    Check("inputs", 35),
-    Check("speed", 150),
-    Check("memory", 35),
-    Check("recipes", 60),
-    Check("inference", 30),
-    Check("pipeline", 125),
-    Check("synchronisation", 20),
-    Check("profiler", 25),
+    Check("inputs", inputs.main, 25),
+    Check("speed", speed.main, 140),
+    Check("inference", inference.main, 30),
+    Check("kernels", kernels.main, 15),
+    Check("memory", memory.main, 30),
+    Check("recipes", recipes.main, 30),
+    Check("pipeline", pipeline.main, 180),
+    Check("synchronisation", synchronisation.main, 15),
+    Check("profiler", profiler.main, 15),
 )
+# Imports take ten seconds where packages are read for the first time, once for all steps that are forked from this
+# process. It must not use the GPU itself, since CUDA does not work after a fork.
+_FORK = multiprocessing.get_context("fork")
 
 
-def run_check(check: Check, command: Sequence[str], results: Path, log: Path) -> bool:
-    """Run the program of a step, record its outcome, and return whether it succeeded.
+def run_check(check: Check, step: Step, log: Path) -> bool:
+    """Run a step in a process of its own, record its outcome, and return whether it succeeded.
 
     All its processes are killed at the time limit. Its output goes to `log`, and the end of it to the results.
     """
     started = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            status: int | None = process.wait(check.limit)
-        except subprocess.TimeoutExpired:
-            status = None
-        # A failed step may leave processes behind as well, which would hold the GPU.
-        _kill_session(process.pid)
-        process.wait()
+    process = _FORK.Process(target=_run, args=(check, step, log))
+    process.start()
+    process.join(check.limit)
+    status = process.exitcode
+    # A failed step may leave processes behind as well, which would hold the GPU.
+    _kill_session(process.pid or 0)
+    process.join()
     outcome = {None: "timed out", 0: "ok"}.get(status, "failed")
     output = log.read_text(encoding="utf-8", errors="replace")[-_OUTPUT:]
     append(
-        results,
+        step.results,
         {
             "step": check.name,
             "outcome": outcome,
@@ -69,6 +75,20 @@ def run_check(check: Check, command: Sequence[str], results: Path, log: Path) ->
     )
     print(f"{check.name}: {outcome}", flush=True)
     return outcome == "ok"
+
+
+def _run(check: Check, step: Step, log: Path) -> None:
+    os.setsid()
+    with log.open("w", encoding="utf-8", buffering=1) as out:
+        # For programs that the step starts, and for its own Python code.
+        for stream in (1, 2):
+            os.dup2(out.fileno(), stream)
+        sys.stdout = sys.stderr = out
+        try:
+            check.main(step)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
 
 
 def _kill_session(leader: int) -> None:
@@ -96,12 +116,11 @@ def main() -> None:
         for check in CHECKS:
             if args.only and check.name not in args.only:
                 continue
-            command = ["python", "-m", f"gpu.{check.name}", "--name", check.name, "--results", str(results)]
-            command += ["--work", str(work), "--kit", str(args.kit), *(["--small"] if args.small else [])]
             if args.small:
                 # The limits are for a GPU; tests share a processor with others.
                 check = check._replace(limit=5 * check.limit)
-            passed &= run_check(check, command, results, args.folder / f"{check.name}.log")
+            step = Step(check.name, results, work, args.kit, args.small)
+            passed &= run_check(check, step, args.folder / f"{check.name}.log")
     finally:
         # Gigabytes that are not results.
         shutil.rmtree(work, ignore_errors=True)

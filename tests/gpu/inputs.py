@@ -9,7 +9,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from gpu.clips import RATE, clip_lengths
 from gpu.models import SMALL, XLS_R_1B
-from gpu.step import Step, running_step
+from gpu.step import Step
 from material import recording, store
 from speechmill.core.schemas import CLIPS
 from speechmill.core.tables import write_table
@@ -66,14 +66,9 @@ def _write_clips(step: Step) -> None:
         made.save_pretrained(vocab(step, language))
 
 
-def main() -> None:
-    """Run the step."""
-    step = running_step(__doc__)
+def main(step: Step) -> None:
+    """Write them, and record the time that it takes."""
     for name, write in {"base model": _write_base, "clips": _write_clips}.items():
         started = time.monotonic()
         write(step)
         step.measured(name, seconds=time.monotonic() - started)
-
-
-if __name__ == "__main__":
-    main()

@@ -2,14 +2,14 @@
 
 import torch
 
-from gpu.step import Step, device_gib, free_memory, peak_gib, running_step
+from gpu.step import Step, device_gib, free_memory, peak_gib
 from gpu.training import planned
 
 # Of the largest batch that the plan says fits.
 _SHARES = (0.25, 0.5, 0.8)
 
 
-def measure(step: Step) -> None:
+def main(step: Step) -> None:
     """Record predicted and measured memory by batch size."""
     memory = {"precision": "bf16", "gradient_checkpointing": False, "workers": 0 if step.small else 8}
     batch = {"batch": {"seconds": 20.0}, "gradient_accumulation": 1}
@@ -29,7 +29,3 @@ def measure(step: Step) -> None:
             values |= {"used_gib": used, "predicted_to_used": predicted / used}
         largest = training.plan["largest_batch_seconds"]
         step.measured(f"batches of up to {largest:.0f} s", **values, device_gib=device_gib(step.device))
-
-
-if __name__ == "__main__":
-    measure(running_step(__doc__))

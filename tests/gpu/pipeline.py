@@ -14,7 +14,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from gpu.commands import Job, read_jobs
-from gpu.step import Step, running_step
+from gpu.step import Step
 from speechmill.core.files import read_json
 
 # Jobs that run at the same time; those that need the GPU wait for one another.
@@ -72,18 +72,19 @@ class Pipeline:
         self._step.measured("finetune, killed", seconds=time.monotonic() - started)
 
     def _train_both(self) -> None:
-        """Resume the training of the first run, and meanwhile start that of the second, which waits for the GPU."""
+        """Resume the training of the first run and start that of the second; one of them waits for the GPU."""
         started = time.monotonic()
-        first = self._start(self._first)
-        self._wait_until(lambda: "resuming from step" in self._log(self._first), first, self._first)
-        second = self._start(self._second)
+        first, second = self._start(self._first), self._start(self._second)
         self._finish(self._first, first)
         self._step.measured("finetune, resumed", seconds=time.monotonic() - started)
         self._finish(self._second, second)
-        waited = all(f"{word} GPU" in self._log(self._second) for word in ("waiting for", "acquired"))
+        waited = sum(
+            all(f"{word} GPU" in self._log(job) for word in ("waiting for", "acquired"))
+            for job in (self._first, self._second)
+        )
         self._step.measured("finetune of another run", seconds=time.monotonic() - started, waited_for_gpu=waited)
-        if not self._step.small and not waited:
-            raise RuntimeError("the second training did not wait for the GPU, which the first one was using")
+        if not self._step.small and waited != 1:
+            raise RuntimeError(f"{waited} of two trainings that need the same GPU waited for it")
 
     def _run_others(self) -> None:
         """Run all other jobs, each once the jobs that make its inputs have finished."""
@@ -122,5 +123,6 @@ class Pipeline:
             raise RuntimeError("training ran on the CPU")
 
 
-if __name__ == "__main__":
-    Pipeline(running_step(__doc__)).run()
+def main(step: Step) -> None:
+    """Run the programs, and record what must be seen."""
+    Pipeline(step).run()

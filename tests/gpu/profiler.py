@@ -9,7 +9,7 @@ from typing import Any
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from gpu.step import Step, running_step, synchronise
+from gpu.step import Step, synchronise
 from gpu.watched import train_watched
 
 # The kinds of kernels by parts of their names, the first that matches. Names on a CPU are those of operators.
@@ -35,7 +35,7 @@ def kind_of(kernel: str) -> str:
     return next((kind for kind, parts in _KINDS if any(part in name for part in parts)), "other")
 
 
-def measure(step: Step) -> None:
+def main(step: Step) -> None:
     """Record the profile of one step."""
     on_gpu = step.device.type == "cuda"
     found: dict[str, Any] = {}
@@ -74,7 +74,3 @@ def measure(step: Step) -> None:
     for kernel, microseconds in times.most_common(_SHOWN):
         values = {"percent": 100 * microseconds / 1e6 / total, "calls": calls[kernel], "kind": kind_of(kernel)}
         step.measured(kernel[:100], **values)
-
-
-if __name__ == "__main__":
-    measure(running_step(__doc__))

@@ -1,13 +1,13 @@
 """recipes: twenty steps of training with the settings of both published recipes."""
 
-from gpu.step import Step, free_memory, peak_gib, running_step
+from gpu.step import Step, free_memory, peak_gib
 from gpu.training import planned
 
 RECIPES = ("ru_common_voice_8", "ko_zeroth")
 _STEPS, _SMALL_STEPS = 20, 2
 
 
-def measure(step: Step) -> None:
+def main(step: Step) -> None:
     """Record the speed of the second half of the steps, and the memory."""
     for recipe in RECIPES:
         training = planned(step, recipe, _SMALL_STEPS if step.small else _STEPS)
@@ -23,7 +23,3 @@ def measure(step: Step) -> None:
             peak_gib=peak_gib(step.device),
             predicted_gib=training.plan["memory_bytes"] / 2**30,
         )
-
-
-if __name__ == "__main__":
-    measure(running_step(__doc__))

@@ -12,12 +12,18 @@ kit=$(realpath "${KIT:-$root/gpu-kit}")
 folder=$1
 mkdir -p "$folder"
 export PYTHONPATH="$root/workflow:$root/tests"
-# As jobs of the workflow run: no network, nothing imported from the working directory, no threads that spin.
+# Steps are forked from a process that must not start CUDA.
+export PYTORCH_NVML_BASED_CUDA_CHECK=1
+# As jobs of the workflow run (see core/environment.py).
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 PYTHONSAFEPATH=1 OMP_WAIT_POLICY=PASSIVE
+export PYTORCH_ALLOC_CONF=expandable_segments:True
 
 if [[ " $* " != *" --small "* ]]; then
     packages=$(mktemp -d)
     python -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --target "$packages" "$kit"/wheels/*.whl
-    export PYTHONPATH="$PYTHONPATH:$packages"
+    mkdir "$packages/bin"
+    python -c 'import lzma, sys; sys.stdout.buffer.write(lzma.open(sys.argv[1]).read())' "$kit/ffmpeg.xz" > "$packages/bin/ffmpeg"
+    chmod +x "$packages/bin/ffmpeg"
+    export PYTHONPATH="$PYTHONPATH:$packages" PATH="$packages/bin:$PATH"
 fi
 exec python -m gpu.checks "$@" --kit "$kit"

@@ -15,11 +15,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from gpu.clips import LABELS, MEAN, RATE, Batch, batch_of, clip_lengths
 from gpu.models import SMALL, XLS_R_1B
-from gpu.step import Step, device_gib, free_memory, peak_gib, running_step, synchronise
+from gpu.step import Step, device_gib, free_memory, peak_gib, synchronise
 from speechmill.config.finetune import FinetuneConfig, MemoryConfig
 from speechmill.model.ctc import clip_losses
+from speechmill.model.gpu_kernels import use_gpu_kernels
 from speechmill.model.models import INPUT_KEYS, forward, output_frames
-from speechmill.model.positional_convolution import convolve_input_gradients
 from speechmill.training.cost import Cost, training_cost
 from speechmill.training.finetune import set_up_training
 
@@ -37,21 +37,21 @@ class Variant:
     precision: str
     compiled: bool = False
     checkpointing: bool = False
-    cudnn_gradient: bool = False
-    """Whether cuDNN computes the gradient of the convolution over positions."""
+    usual_kernels: bool = False
+    """Whether all kernels are those that transformers uses."""
 
     @property
     def name(self) -> str:
         """The name of the variant in the results."""
         options = {"compiled layers": self.compiled, "gradient checkpointing": self.checkpointing}
-        options |= {"gradient by cuDNN": self.cudnn_gradient}
+        options |= {"usual kernels": self.usual_kernels}
         return ", ".join(["speechmill in " + self.precision, *(name for name, used in options.items() if used)])
 
 
 VARIANTS = (
     Variant("bf16"),
     Variant("bf16", compiled=True),
-    Variant("bf16", cudnn_gradient=True),
+    Variant("bf16", usual_kernels=True),
     Variant("fp16"),
     Variant("bf16", checkpointing=True),
 )
@@ -129,8 +129,8 @@ class SpeechmillRecipe:
         self._model = _model(settings, device, layerdrop=0.0)
         finetune = FinetuneConfig(learning_rate=1e-6, compile=variant.compiled)
         set_up_training(self._model, finetune, has_base=True, checkpointing=variant.checkpointing)
-        if not variant.cudnn_gradient:
-            convolve_input_gradients(self._model)
+        if not variant.usual_kernels:
+            use_gpu_kernels(self._model, device)
         self._scaled = Scaled(self._model, device, self._dtype == torch.float16, fused=True)
         self.reset = self._scaled.reset
 
@@ -190,10 +190,15 @@ def fits(recipe: StockRecipe | SpeechmillRecipe, seconds: float) -> bool:
 
 
 def audio_seconds_per_second(
-    recipe: StockRecipe | SpeechmillRecipe, lengths: list[int], seconds: float, device: torch.device
+    recipe: StockRecipe | SpeechmillRecipe, lengths: list[int], seconds: float, least: float, device: torch.device
 ) -> float:
-    """Return the speed of a recipe with batches of up to `seconds`, where it follows them."""
-    batches = [batch_of(batch) for batch in recipe.batches(lengths, seconds)]
+    """Return the speed of a recipe with batches of up to `seconds`, where it follows them, and of `least` in total."""
+    chosen: list[list[int]] = []
+    for batch in recipe.batches(lengths, seconds):
+        chosen.append(batch)
+        if sum(map(sum, chosen)) >= least * RATE:
+            break
+    batches = [batch_of(batch) for batch in chosen]
     elapsed = 0.0
     # The first pass is a warm-up: kernel selection, compilation and memory allocation.
     for _ in range(2):
@@ -203,7 +208,7 @@ def audio_seconds_per_second(
             recipe.step(batch)
         synchronise(device)
         elapsed = time.monotonic() - started
-    return sum(lengths) / RATE / elapsed
+    return sum(map(sum, chosen)) / RATE / elapsed
 
 
 def matrix_peak(size: int, device: torch.device) -> float:
@@ -229,7 +234,8 @@ def cost_of(settings: dict[str, Any], precision: str) -> Cost:
 def measure(step: Step) -> None:
     """Record all measurements, those that matter most first."""
     settings, device = (SMALL, step.device) if step.small else (XLS_R_1B, step.device)
-    lengths = clip_lengths(40.0 if step.small else 2000.0)
+    # As many as make batches of clips of almost equal length, of which some are measured.
+    lengths, least = clip_lengths(80.0 if step.small else 50_000.0), 40.0 if step.small else 600.0
     peak = matrix_peak(256 if step.small else 8192, device)
     flop = cost_of(settings, "bf16").flop_per_audio_second
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
@@ -237,7 +243,7 @@ def measure(step: Step) -> None:
 
     def record(name: str, recipe: StockRecipe | SpeechmillRecipe, seconds: float, **others: float) -> float:
         free_memory()
-        speed = audio_seconds_per_second(recipe, lengths, seconds, device)
+        speed = audio_seconds_per_second(recipe, lengths, seconds, max(least, 4 * seconds), device)
         step.measured(
             name,
             audio_seconds_per_second=speed,
@@ -256,7 +262,7 @@ def measure(step: Step) -> None:
         expected = cost_of(settings, variant.precision).fitting_seconds(
             device_gib(device) * 2**30, variant.checkpointing
         )
-        if step.small or variant.checkpointing or variant.cudnn_gradient:
+        if step.small or variant.checkpointing or variant.usual_kernels:
             most = 25.0 if step.small else min(expected, LONGEST_TRIED / 2)
         else:
             most = largest(lambda seconds, tried=recipe: fits(tried, seconds), expected, LONGEST_TRIED)
@@ -271,12 +277,7 @@ def measure(step: Step) -> None:
         step.measured("stock: largest batch", seconds=most)
 
 
-def main() -> None:
+def main(step: Step) -> None:
     """Run the step; with `--small`, compiled variants run without being compiled, which takes a minute."""
-    step = running_step(__doc__)
     with torch.compiler.set_stance("force_eager" if step.small else "default"):
         measure(step)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,5 @@
-"""What the programs of all steps share: their arguments, their results, the device, and its memory."""
+"""What all steps share: their results, the device, and its memory."""
 
-import argparse
 import gc
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,18 +31,6 @@ class Step:
     def measured(self, name: str, /, **values: object) -> None:
         """Record the values of a measurement."""
         append(self.results, {"step": self.name, "name": name, "values": values})
-
-
-def running_step(description: str | None) -> Step:
-    """Return the step that the command line describes."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--results", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--kit", type=Path, required=True)
-    parser.add_argument("--small", action="store_true")
-    args = parser.parse_args()
-    return Step(args.name, args.results, args.work, args.kit, args.small)
 
 
 def synchronise(device: torch.device) -> None:

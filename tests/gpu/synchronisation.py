@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 
-from gpu.step import Step, running_step
+from gpu.step import Step
 from gpu.watched import train_watched
 from speechmill.training import trainer
 
@@ -54,7 +54,7 @@ def _loss_without_kernel(logits: torch.Tensor, *_: object) -> torch.Tensor:
     return logits.float().mean((1, 2))
 
 
-def measure(step: Step) -> None:
+def main(step: Step) -> None:
     """Record the places of all synchronisations, then run a step without the CTC loss in which each is an error."""
     seconds, places = 20.0, Counter[str]()
     train_watched(step, seconds, _listed(places, step.device))
@@ -62,7 +62,3 @@ def measure(step: Step) -> None:
     with patch.object(trainer, "clip_losses", _loss_without_kernel):
         train_watched(step, seconds, _mode("error", step.device))
     step.measured("a step without the CTC loss, in which each synchronisation is an error", passed=True)
-
-
-if __name__ == "__main__":
-    measure(running_step(__doc__))

@@ -1,7 +1,8 @@
 """The checks on a GPU: their steps, results and measurements. tests/workflow/test_gpu.py runs all of them."""
 
 import json
-import sys
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from gpu.prepare import HERE, locked
 from gpu.profiler import kind_of
 from gpu.results import append, read, table
 from gpu.speed import cost_of, largest
+from gpu.step import Step
 from material import ROOT
 
 DRY_RUN = """\
@@ -40,11 +42,11 @@ Job stats:
 """
 
 
-def outcome(tmp_path: Path, program: str, limit: float = 60.0) -> dict[str, object]:
-    """Run a program as a step, and return the line of its outcome."""
-    results = tmp_path / "results.jsonl"
-    run_check(Check("step", limit), [sys.executable, "-c", program], results, tmp_path / "step.log")
-    return read(results)[-1]
+def outcome(tmp_path: Path, main: Callable[[Step], None], limit: float = 60.0) -> dict[str, object]:
+    """Run a function as a step, and return the line of its outcome."""
+    step = Step("step", tmp_path / "results.jsonl", tmp_path, tmp_path, small=True)
+    run_check(Check("step", main, limit), step, tmp_path / "step.log")
+    return read(step.results)[-1]
 
 
 def test_time_limits_add_up_to_eight_minutes() -> None:
@@ -58,15 +60,22 @@ def test_readme_lists_the_steps_and_their_limits() -> None:
 
 
 def test_failed_step_is_recorded_with_the_end_of_its_output(tmp_path: Path) -> None:
-    line = outcome(tmp_path, "print('x' * 9000); raise SystemExit('no GPU')")
+    def main(_: Step) -> None:
+        print("x" * 9000, flush=True)
+        raise RuntimeError("no GPU")
+
+    line = outcome(tmp_path, main)
     assert (line["outcome"], line["status"]) == ("failed", 1)
     assert str(line["output"]).endswith("no GPU\n")
     assert len(str(line["output"])) == 3000
 
 
 def test_step_is_killed_at_its_limit_with_its_processes(tmp_path: Path) -> None:
-    program = "import subprocess; print('started', flush=True); subprocess.run(['sleep', '1000'])"
-    line = outcome(tmp_path, program, limit=2.0)
+    def main(_: Step) -> None:
+        print("started", flush=True)
+        subprocess.run(["sleep", "1000"], check=True)
+
+    line = outcome(tmp_path, main, limit=2.0)
     assert (line["outcome"], line["output"]) == ("timed out", "started\n")
 
 

@@ -40,7 +40,7 @@ def test_backticks_of_a_corpus_hide_no_figures() -> None:
 
 
 ROW: dict[str, Any] = {
-    "wer": 0.1, "wer_low": 0.05, "wer_high": 0.15, "cer": 0.02, "substitutions": 7, "reference_words": 100,
+    "wer": 0.1, "wer_low": 0.05, "wer_high": 0.15, "cer": 0.02, "substitutions": 7, "reference_words": 10_000,
     "loss": 0.5, "clips_scored": 20,
 }  # fmt: skip
 
@@ -58,7 +58,7 @@ ROW: dict[str, Any] = {
         ({"loss": 0.501}, False, True),
         ({"substitutions": 8}, True, False),
         ({"substitutions": 8}, False, True),  # the kinds of errors may change together with the rate
-        ({"reference_words": 101}, False, False),
+        ({"reference_words": 10_001}, False, False),
         ({"clips_scored": 19}, False, False),
         ({"loss": None}, True, False),
     ],
@@ -81,10 +81,21 @@ def test_tolerance_on_a_gpu_depends_on_precision(precision: str, change: dict[st
     assert (compare_scores(ROW, ROW | change, tolerance(True, True, precision)) == []) == same
 
 
+@pytest.mark.parametrize(
+    ("same_device", "gpu", "precision", "words"),
+    [(True, True, "bf16", 2), (True, True, "fp32", 1), (False, True, "fp32", 2), (True, False, "fp32", 0)],
+)
+def test_few_words_of_a_small_set_may_differ(same_device: bool, gpu: bool, precision: str, words: int) -> None:
+    # In the check on an H200 in bf16, one of 188 words changed: 0.53 points.
+    row, allowed = ROW | {"reference_words": 188}, tolerance(same_device, gpu, precision)
+    for changed in range(4):
+        assert (compare_scores(row, row | {"wer": 0.1 + changed / 188.001}, allowed) == []) == (changed <= words)
+
+
 def test_tolerance_is_printed() -> None:
     assert str(tolerance(True, False, "fp32")) == "equal within 1e-09, on the same CPU model"
-    assert str(tolerance(True, True, "fp32")) == "within 0.02 points, in fp32 on the same GPU model"
-    assert str(tolerance(False, True, "bf16")) == "within 0.2 points, on another device or torch version"
+    assert str(tolerance(True, True, "fp32")) == "within 0.02 points or 1 word, in fp32 on the same GPU model"
+    assert str(tolerance(False, True, "bf16")) == "within 0.2 points or 2 words, on another device or torch version"
 
 
 def test_clips_with_another_text_are_counted_and_named(tmp_path: Path) -> None:

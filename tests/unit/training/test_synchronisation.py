@@ -19,9 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
 from material import ARCHITECTURES, STOCHASTIC, recording, store
+from speechmill.model import positional_convolution, sample_convolutions, variable_length_attention
+from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.batching import PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
-from speechmill.model.positional_convolution import convolve_input_gradients
+from speechmill.model.gpu_kernels import use_gpu_kernels
+from speechmill.model.models import model_config, new_model
+from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.text.vocab import VocabSettings, processor, vocabulary
 from speechmill.training.finetune import FinetuneSettings, TrainingInputs, batch_transform, prepare_model
 from speechmill.training.trainer import CtcTrainer, training_arguments
@@ -88,6 +92,16 @@ class StopAfterTwoSteps(TrainerCallback):
             raise StoppedError
 
 
+def without_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let autocast do nothing on the meta device, which has none."""
+    monkeypatch.setattr(
+        "torch.autocast",
+        lambda device_type, *given, real=torch.autocast, **options: (
+            nullcontext() if device_type == "meta" else real(device_type, *given, **options)
+        ),
+    )
+
+
 @pytest.mark.parametrize(
     ("init", "augment"),
     [(STOCHASTIC, AUGMENT), *((ARCHITECTURES[name], {}) for name in ("wav2vec2", "wavlm", "w2v-bert", "parakeet"))],
@@ -116,20 +130,15 @@ def test_step_does_not_wait_for_the_device(
     )
     inputs = TrainingInputs(table, shards, letters, None, {"gradient_checkpointing": False}, [], [])
     model = prepare_model(settings, inputs)
-    convolve_input_gradients(model)
+    use_gpu_kernels(model, torch.device("cuda"))
     arguments = training_arguments(settings.plan, settings.finetune, tmp_path, torch.device("cpu"))
     # The fused optimizer needs a device with a kernel for it.
     arguments.optim = "adamw_torch"
     for owner in (TrainingArguments, Accelerator):
         monkeypatch.setattr(owner, "device", META)
-    # The meta device has no generator and no autocast of its own.
+    # The meta device has no generator of its own.
     monkeypatch.setattr("torch.Generator", lambda *_, new=torch.Generator: new())
-    monkeypatch.setattr(
-        "torch.autocast",
-        lambda device_type, *given, real=torch.autocast, **options: (
-            nullcontext() if device_type == "meta" else real(device_type, *given, **options)
-        ),
-    )
+    without_autocast(monkeypatch)
     trainer = CtcTrainer(
         model=model.to(META),  # type: ignore[arg-type]
         args=arguments,
@@ -142,3 +151,21 @@ def test_step_does_not_wait_for_the_device(
     trainer.add_callback(StopAfterTwoSteps())
     with Asynchronous(), pytest.raises(StoppedError):
         trainer.train()
+
+
+def test_kernels_for_half_precision_do_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Weights are in the precision that autocast would have.
+    without_autocast(monkeypatch)
+    monkeypatch.setattr(variable_length_attention, "_has_kernel", lambda _: True)
+    for module in (positional_convolution, sample_convolutions, variable_length_attention):
+        monkeypatch.setattr(module, "autocast_dtype", lambda _: torch.bfloat16)
+    settings = ARCHITECTURES["wav2vec2"] | {"num_conv_pos_embeddings": 128, "num_conv_pos_embedding_groups": 2}
+    model = new_model(model_config(settings, None, {}, 8), None, None).to(META, torch.bfloat16)
+    attention_masks_on_device(model)
+    spec_augment_on_device(model)
+    use_gpu_kernels(model, torch.device("cuda"))
+    mask = torch.ones(3, 8000, dtype=torch.int32, device=META)
+    with Asynchronous():
+        logits = model.train()(torch.empty(3, 8000, device=META), attention_mask=mask).logits
+        logits.sum().backward()
+    assert logits.dtype is torch.bfloat16

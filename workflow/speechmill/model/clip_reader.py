@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +48,8 @@ class ClipReader(Dataset[dict[str, Any]]):
     8,192 clips of five seconds. It is limited to 512 KiB, the size of half a minute of speech, times `pool_clips`, so
     that it holds fewer of longer clips, but at least the row group read last.
 
+    Several threads may read at the same time.
+
     Args:
         clips: The table of clips.
         shards: The shards that contain them, `…/{dataset}/{split}/shard-{number}.parquet`, or perturbed copies of
@@ -64,6 +67,7 @@ class ClipReader(Dataset[dict[str, Any]]):
         self._clear_cache()
 
     def _clear_cache(self) -> None:
+        self._lock = Lock()
         # With `pre_buffer`, each open shard would keep a copy of its last row group.
         self._open = lru_cache(maxsize=_MAX_OPEN_SHARDS)(partial(open_table, pre_buffer=False))
         # The least recently used row group comes first.
@@ -110,7 +114,8 @@ class ClipReader(Dataset[dict[str, Any]]):
             for key in ("dataset", "split", "id", "audio_sha256", "shard", "row_group", "row")
         )
         path = self._shards[dataset, split, shard]
-        group = self._row_group(path, number)
+        with self._lock:
+            group = self._row_group(path, number)
         if row >= len(group.ids) or group.ids[row].as_py() != name:
             raise corrupt_file_error(path, f"does not contain {name} where its index says")
         # A shard built with other settings or from another corpus may have replaced this one, or a link to the cache
@@ -141,7 +146,8 @@ class ClipReader(Dataset[dict[str, Any]]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Open files and cached row groups are not sent to worker processes.
-        return {key: value for key, value in self.__dict__.items() if key not in ("_open", "_groups", "_bytes")}
+        own = ("_lock", "_open", "_groups", "_bytes")
+        return {key: value for key, value in self.__dict__.items() if key not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state

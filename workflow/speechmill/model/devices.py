@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from torch.amp.autocast_mode import is_autocast_available
 
 from speechmill.core.command import SpeechmillError
 
@@ -82,6 +83,13 @@ def allow_tf32(allowed: bool) -> None:
     """Set whether GPUs may compute fp32 products and convolutions in TF32; torch's default allows the latter."""
     torch.set_float32_matmul_precision("high" if allowed else "highest")
     torch.backends.cudnn.allow_tf32 = allowed
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Return the half precision in which autocast computes on a device at the moment, or None."""
+    if not is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.get_autocast_dtype(device.type)
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,9 +1,8 @@
-"""The gradient of the convolution over positions, computed as a convolution.
+"""The convolution over positions, computed with the fast Fourier transform.
 
-wav2vec 2.0 and its relatives add to each frame the output of a grouped convolution over 128 frames. With cuDNN, the
-gradient of its input takes most of a training step: 60 % of the time of XLS-R 1B's on an H200. That gradient is itself
-a convolution, of the gradient of the output with the kernel reversed in time and transposed between inputs and outputs,
-so that the faster kernels of the forward pass compute it.
+wav2vec 2.0 and its relatives add to each frame the output of a grouped convolution over 128 frames. The kernels of
+cuDNN compute it at a small fraction of a GPU's speed: in XLS-R 1B, its gradients alone took 60 % of a training step on
+an H200. A product of spectra needs a hundredth of the arithmetic.
 """
 
 from functools import partial
@@ -11,65 +10,105 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.amp.autocast_mode import is_autocast_available
-from torch.nn.functional import conv1d
+from torch.fft import irfft, rfft
 from transformers import PreTrainedModel
 
+from speechmill.model.devices import autocast_dtype
 
-def convolve_input_gradients(model: PreTrainedModel) -> int:
-    """Compute the input gradients of the convolutions over positions as convolutions; return how many these are.
+# With narrower kernels, as those of data2vec (19), cuDNN is fast.
+_NARROWEST = 64
 
-    Outputs, weights and their names do not change, and gradients only by rounding.
+
+def convolve_positions_by_fft(model: PreTrainedModel, narrowest: int = _NARROWEST) -> int:
+    """Compute the convolutions over `narrowest` positions or more with the Fourier transform, and return their number.
+
+    Weights and their names do not change, and outputs and gradients only by rounding: the transform is in fp32 in any
+    precision.
     """
     embedding = getattr(getattr(model.base_model, "encoder", None), "pos_conv_embed", None)
     modules = [] if embedding is None else [each for each in embedding.modules() if isinstance(each, nn.Conv1d)]
-    # SEW's convolution has a stride, with which the gradient is another operation.
-    convolutions = [each for each in modules if each.stride == each.dilation == (1,) and each.padding_mode == "zeros"]
+    convolutions = [
+        each
+        for each in modules
+        # SEW's convolution has a stride.
+        if each.stride == each.dilation == (1,) and each.padding_mode == "zeros" and each.kernel_size[0] >= narrowest
+    ]
     for each in convolutions:
         # Called with the weight, which weight normalisation computes anew in each step.
         each._conv_forward = partial(_convolution, int(each.padding[0]), each.groups)  # type: ignore[method-assign]
     return len(convolutions)
 
 
-def _convolution(padding: int, groups: int, samples: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    device = samples.device.type
-    if is_autocast_available(device) and torch.is_autocast_enabled(device):
-        # Autocast does not see into the backward pass of a function.
-        dtype = torch.get_autocast_dtype(device)
-        samples, weight, bias = samples.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _Convolution.apply(samples, weight, bias, padding, groups)  # type: ignore[no-any-return, no-untyped-call]
+def _convolution(padding: int, groups: int, frames: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    output: Tensor = _Convolution.apply(frames, weight, padding, groups)  # type: ignore[no-untyped-call]
+    if bias is not None:
+        output = output + bias[:, None]
+    return output.to(autocast_dtype(frames.device) or frames.dtype)
 
 
 class _Convolution(torch.autograd.Function):
-    """`conv1d` of shape (clips, inputs, frames), with stride 1 and padding on both sides."""
+    """`conv1d` without a bias, with stride 1 and padding on both sides; shapes as there, the output in fp32.
+
+    With K the width of the kernel and p the padding, output t is the sum over k of `weight[k] * frames[t + k - p]`.
+    All products of spectra are over the channels of a group or over clips, separately for each group and frequency.
+    """
 
     @staticmethod
-    def forward(ctx: Any, samples: Tensor, weight: Tensor, bias: Tensor | None, padding: int, groups: int) -> Tensor:
-        ctx.save_for_backward(samples, weight)
+    def forward(ctx: Any, frames: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
+        ctx.save_for_backward(frames, weight)
         ctx.padding, ctx.groups = padding, groups
-        return conv1d(samples, weight, bias, padding=padding, groups=groups)
+        width, outputs = weight.shape[2], frames.shape[2] + 2 * padding - weight.shape[2] + 1
+        size = _transform_size(max(frames.shape[2], outputs) + width)
+        spectrum = _grouped(rfft(frames.float(), size), groups)
+        # A convolution with the reversed kernel, whose first `width - 1 - padding` outputs are before those wanted.
+        kernel = _kernel(rfft(weight.float().flip(2), size), groups)
+        product = torch.matmul(spectrum, kernel.transpose(2, 3))
+        start = width - 1 - padding
+        output: Tensor = irfft(_joined(product), size)[..., start : start + outputs]
+        return output.contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        samples, weight = ctx.saved_tensors
-        needed = ctx.needs_input_grad
-        of_samples = _input_gradient(gradient, weight, ctx.padding, ctx.groups) if needed[0] else None
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            *(gradient, samples, weight, [len(weight)], [1], [ctx.padding], [1], False, [0], ctx.groups),
-            [False, needed[1], needed[2]],
-        )
-        return of_samples, of_weight, of_bias, None, None
+        frames, weight = ctx.saved_tensors
+        padding, groups, width = ctx.padding, ctx.groups, weight.shape[2]
+        size = _transform_size(max(frames.shape[2], gradient.shape[2]) + width)
+        of_output = _grouped(rfft(gradient.float(), size), groups)
+        of_frames = of_weight = None
+        if ctx.needs_input_grad[0]:
+            kernel = _kernel(rfft(weight.float(), size), groups)
+            full = irfft(_joined(torch.matmul(of_output, kernel)), size)
+            of_frames = full[..., padding : padding + frames.shape[2]].to(frames.dtype)
+        if ctx.needs_input_grad[1]:
+            spectrum = _grouped(rfft(frames.float(), size), groups)
+            product = torch.matmul(of_output.conj().transpose(2, 3), spectrum)
+            # From (groups, frequencies, outputs, inputs) to the shape of the kernel.
+            shifts = irfft(product.permute(0, 2, 3, 1).flatten(0, 1), size)
+            # Shifts below 0 are at the end.
+            of_weight = shifts.roll(padding, 2)[..., :width].to(weight.dtype)
+        return of_frames, of_weight, None, None
 
 
-def _input_gradient(gradient: Tensor, weight: Tensor, padding: int, groups: int) -> Tensor:
-    """Return the gradient of the input, given that of the output, shape (clips, outputs, frames).
+def _transform_size(least: int) -> int:
+    """Return the smallest size of at least `least` that is 4, 5 or 6 times a power of two.
 
-    Args:
-        gradient: The gradient of the output.
-        weight: The kernel, shape (outputs, inputs of a group, width).
-        padding: The padding of the forward convolution.
-        groups: The number of groups.
+    The transform is fast for these, and a plan is kept for each size.
     """
-    width = weight.shape[2]
-    transposed = weight.reshape(groups, -1, *weight.shape[1:]).transpose(1, 2).flatten(0, 1).flip(2)
-    return conv1d(gradient, transposed, padding=width - 1 - padding, groups=groups)
+    power = 1 << max(0, (least - 1).bit_length() - 3)
+    return next(factor * power for factor in (4, 5, 6, 8) if factor * power >= least)
+
+
+def _grouped(spectrum: Tensor, groups: int) -> Tensor:
+    """Return a spectrum of shape (clips, channels, frequencies) as (groups, frequencies, clips, channels)."""
+    clips, _, frequencies = spectrum.shape
+    return spectrum.reshape(clips, groups, -1, frequencies).permute(1, 3, 0, 2)
+
+
+def _joined(spectrum: Tensor) -> Tensor:
+    """Return a spectrum of shape (groups, frequencies, clips, channels) as (clips, channels, frequencies)."""
+    return spectrum.permute(2, 0, 3, 1).flatten(1, 2)
+
+
+def _kernel(spectrum: Tensor, groups: int) -> Tensor:
+    """Return a spectrum of shape (outputs, inputs of a group, frequencies), the groups and frequencies first."""
+    _, inputs, frequencies = spectrum.shape
+    return spectrum.reshape(groups, -1, inputs, frequencies).permute(0, 3, 1, 2)

@@ -51,6 +51,8 @@ class Tolerance(NamedTuple):
 
     rate: float
     """The largest difference of an error rate, as a fraction."""
+    words: int
+    """The number of words that may differ, in sets of so few words that this is a larger difference."""
     loss: float
     """The largest difference of a loss, as a fraction of it."""
     equal_texts: bool
@@ -58,8 +60,14 @@ class Tolerance(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        rate = f"{self.rate:g}" if self.equal_texts else f"{100 * self.rate:g} points"
-        return f"{'equal ' if self.equal_texts else ''}within {rate}, {self.reason}"
+        if self.equal_texts:
+            return f"equal within {self.rate:g}, {self.reason}"
+        words = f"{self.words} word{'s' if self.words > 1 else ''}"
+        return f"within {100 * self.rate:g} points or {words}, {self.reason}"
+
+    def of_set(self, words: int) -> float:
+        """Return the largest difference of an error rate, as a fraction, for a set of `words` words."""
+        return max(self.rate, self.words / max(1, words))
 
 
 class Recordings(NamedTuple):
@@ -91,13 +99,13 @@ def tolerance(same: bool, gpu: bool, precision: str) -> Tolerance:
         precision: The precision of the evaluation, `fp32`, `bf16` or `fp16`; a CPU always computes in fp32.
     """
     if not same:
-        return Tolerance(TOLERANCE_POINTS / 100, 1e-2, False, "on another device or torch version")
+        return Tolerance(TOLERANCE_POINTS / 100, 2, 1e-2, False, "on another device or torch version")
     if not gpu:
         # The card shows four decimals of a loss.
-        return Tolerance(1e-9, 1e-4, True, "on the same CPU model")
+        return Tolerance(1e-9, 0, 1e-4, True, "on the same CPU model")
     if precision == "fp32":
-        return Tolerance(TOLERANCE_POINTS / 1000, 1e-4, False, "in fp32 on the same GPU model")
-    return Tolerance(TOLERANCE_POINTS / 100, 1e-2, False, f"in {precision} on the same GPU model")
+        return Tolerance(TOLERANCE_POINTS / 1000, 1, 1e-4, False, "in fp32 on the same GPU model")
+    return Tolerance(TOLERANCE_POINTS / 100, 2, 1e-2, False, f"in {precision} on the same GPU model")
 
 
 def check_scores(model: Path, data: Path, device: torch.device) -> CheckResult:
@@ -318,7 +326,7 @@ def compare_scores(row: dict[str, Any], scores: dict[str, Any], allowed: Toleran
         elif key == "loss":
             same = abs(value - recorded) <= allowed.loss * max(1.0, abs(recorded))
         else:
-            same = abs(value - recorded) <= allowed.rate
+            same = abs(value - recorded) <= allowed.of_set(row["reference_words"])
         if not same:
             lines.append(f"{key} is {recorded} in the evidence but {value} when recomputed")
     return lines

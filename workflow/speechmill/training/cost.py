@@ -10,11 +10,16 @@ from speechmill.core.schemas import SAMPLE_RATE
 from speechmill.model.lora import is_lora
 from speechmill.model.models import empty_model, encoder_config, encoder_stride
 from speechmill.model.training_setup import freeze_parameters
+from speechmill.model.variable_length_attention import can_attend_within_clips
 
 # Activation memory that autograd keeps for the backward pass, measured with saved-tensor hooks on wav2vec2 with dropout
 # (transformers 5.23, torch 2.11, CUDA autocast). A layer of hidden size h has 12 h² parameters and keeps 46 h bytes per
 # frame in 16 bits, 70 h in 32 bits. Scaling by parameters estimates the other layers of w2v-BERT 2.0 within 12 %.
 _LAYER_BYTES = {16: 46 / 12, 32: 70 / 12}
+# The mask of the dropout after the activation function, a byte for each of 4 h values.
+_ACTIVATION_DROPOUT_BYTES = 4 / 12
+# The copies of the input of attention for keys and values, in 16 bits, which `attend_within_clips` does not make.
+_COPIES_BYTES = 4 / 12
 # Bytes per output value of a convolution of the feature encoder, if it is trained.
 _CONVOLUTION_BYTES = {16: 10, 32: 12}
 # Bytes per pair of frames of a clip and attention head, which `eager` attention keeps and `sdpa` does not.
@@ -53,16 +58,24 @@ class Cost:
 
     @property
     def fixed(self) -> int:
-        """The bytes that do not depend on the batch."""
-        return self.weights + self.gradients + self.optimizer + self.other
+        """The bytes that are always in use."""
+        return self.weights + self.optimizer + self.other
+
+    def activations_or_gradients(self, seconds: float, checkpointing: bool) -> int:
+        """Return the bytes of the larger of both for a batch of `seconds`, padding included.
+
+        A step begins without gradients, and the backward pass frees activations as it creates gradients.
+        """
+        return int(max(self.gradients, self.activations[checkpointing] * seconds))
 
     def memory(self, seconds: float, checkpointing: bool) -> int:
         """Return the bytes for a batch of `seconds`, padding included."""
-        return int(self.fixed + self.activations[checkpointing] * seconds)
+        return self.fixed + self.activations_or_gradients(seconds, checkpointing)
 
     def fitting_seconds(self, memory: float, checkpointing: bool) -> float:
         """Return the padded seconds of the largest batch that fits into `memory` bytes."""
-        return max(0.0, memory - self.fixed) / self.activations[checkpointing]
+        left = memory - self.fixed
+        return left / self.activations[checkpointing] if left >= self.gradients else 0.0
 
 
 def training_cost(
@@ -100,12 +113,17 @@ def training_cost(
     values, feature_encoder_flop = _convolutions(feature_encoder)
 
     bits = 32 if settings.precision == "fp32" else 16
-    layer_bytes = frames * _LAYER_BYTES[bits] * rest / hidden
+    parameter_bytes = _LAYER_BYTES[bits]
+    if not getattr(encoder, "activation_dropout", 0.0):
+        parameter_bytes -= _ACTIVATION_DROPOUT_BYTES
+    if bits == 16 and settings.attention == "sdpa" and can_attend_within_clips(config):
+        parameter_bytes -= _COPIES_BYTES
+    layer_bytes = frames * parameter_bytes * rest / hidden
     if settings.attention == "eager" or not model._supports_sdpa:
         layer_bytes += _PAIR_BYTES[bits] * layers * heads * frames**2 * longest_seconds
     feature_encoder_bytes = 0.0 if frozen else _CONVOLUTION_BYTES[bits] * sum(values)
-    # Gradient checkpointing keeps the input of each layer, and all activations of one layer at a time.
-    checkpointed = frames * layers * hidden * bits / 8 + layer_bytes / layers
+    # Gradient checkpointing keeps the input of each layer, in 32 bits, and all activations of one layer at a time.
+    checkpointed = frames * layers * hidden * 4 + layer_bytes / layers
     transient = _TRANSIENT_BYTES * max(values, default=0.0)
     return Cost(
         parameters=parameters,

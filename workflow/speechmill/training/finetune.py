@@ -35,6 +35,7 @@ from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.batching import Clips, PlannedBatches, clips_from_table
 from speechmill.model.clip_reader import ClipReader, Collator
 from speechmill.model.devices import acquire_devices, allow_tf32, device_name
+from speechmill.model.gpu_kernels import use_gpu_kernels
 from speechmill.model.models import (
     Processor,
     encoder_config,
@@ -44,7 +45,6 @@ from speechmill.model.models import (
     new_model,
     output_frames,
 )
-from speechmill.model.positional_convolution import convolve_input_gradients
 from speechmill.model.spec_augment import spec_augment_on_device
 from speechmill.model.training_setup import checkpoint_activations, compile_layers, freeze_parameters, set_attention
 from speechmill.text.normaliser import ctc_frames
@@ -254,8 +254,7 @@ def train(
     torch.set_num_threads(finetune.threads)
     set_seed(plan.seed)
     model = prepare_model(settings, inputs)
-    if device.type == "cuda":
-        convolve_input_gradients(model)
+    use_gpu_kernels(model, device)
     collator = Collator(inputs.processor)
     check_frames(model, inputs.clips, collator, run, settings.augment.shortest_factor)
     state = broadcast(lambda: newest_resume_state(work))

@@ -126,9 +126,8 @@ def make_plan(
     checkpointing, reason = gradient_checkpointing(run, settings, cost, largest * stretch)
     memory = {
         "weights": cost.weights,
-        "gradients": cost.gradients,
         "optimizer": cost.optimizer,
-        "activations": int(cost.activations[checkpointing] * stretch * largest),
+        "activations or gradients": cost.activations_or_gradients(stretch * largest, checkpointing),
         "other": cost.other,
     }
     return {
