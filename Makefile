@@ -43,7 +43,7 @@ plan: setup  ## estimate the disk space and time of CONFIG=config/recipes/NAME.y
 test: lint  ## run the linters and all tests
 	@bash envs/setup.sh browser slurm gradio
 	$(BIN)/python -m pytest tests/unit --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest tests/workflow --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest tests/workflow --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## print the speed of the stages relative to other implementations; ONLY=train runs one benchmark
 	@PYTHONPATH=workflow:tests $(BIN)/python -m benchmarks $(ONLY)

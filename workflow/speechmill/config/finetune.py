@@ -112,7 +112,7 @@ class FinetuneConfig(MemoryConfig, RuntimeConfig):
     max_grad_norm: float = Field(1.0, ge=0, description="largest gradient norm, by clipping; 0 turns clipping off")
     compile: bool = Field(
         False,
-        description="compile the encoder layers with torch.compile, which needs a C++ compiler: a tenth faster on a GPU",
+        description="compile the encoder layers with torch.compile, a tenth faster on a GPU; needs a C++ compiler",
     )
     threads: int = Field(
         2,

@@ -55,8 +55,8 @@ from speechmill.model.models import (
 
 _PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-GPU_READERS = 4
-"""The threads that decode audio for a GPU, which transcribes about twice as fast as one thread decodes."""
+# The threads that decode audio for a GPU, which transcribes about twice as fast as one thread decodes.
+_GPU_READERS = 4
 
 # Decoding processes load one row group at a time.
 _ROW_GROUP = 64
@@ -201,7 +201,7 @@ def infer(
         print(f"padding changes the output: the clips of a batch have the same number of {equal}", file=sys.stderr)
     reader = ClipReader(pa.Table.from_pylist(clips, CLIPS), shards)
     track = partial(progress, desc="log_probs", unit="batch")
-    readers = GPU_READERS if device.type == "cuda" else 1
+    readers = _GPU_READERS if device.type == "cuda" else 1
     return infer_clips(model, processor, clips, reader.spans, settings, device, spill, equal, track, readers)
 
 

@@ -30,6 +30,8 @@ from speechmill.inference.log_probs import ClipOutput, LogProbsSettings, infer_c
 from speechmill.inference.transcribe import cut_recording
 from speechmill.inference.voice_activity import Span
 from speechmill.model.base_files import CONFIG, generates_text, processor_files
+from speechmill.model.devices import allow_tf32
+from speechmill.model.gpu_kernels import use_gpu_kernels
 from speechmill.model.labels import separator_id
 from speechmill.model.models import equal_in_batch, load_checkpoint, samples_per_frame
 from speechmill.model.word_times import align_hypothesis, raw_confidence
@@ -75,6 +77,8 @@ class _Scored(NamedTuple):
 class Transcriber:
     """A model that is loaded once, and transcribes any number of recordings.
 
+    On a GPU, products in fp32 are computed without TF32 from then on, in the whole process.
+
     Args:
         model: The folder of a model, `results/runs/{run}/model`, or of any CTC model that transformers loads.
         device: `auto` uses a GPU if there is one.
@@ -102,6 +106,10 @@ class Transcriber:
         self._calibrator = _read_calibrator(folder, "lm" if self.uses_lm else "greedy")
         self._model, self._processor = load_checkpoint(folder)
         self._model.to(self._device)  # type: ignore[arg-type]
+        if self._device.type == "cuda":
+            # As the stages compute.
+            allow_tf32(False)
+        use_gpu_kernels(self._model, self._device)
         self._frame = samples_per_frame(self._model)
         self._equal = equal_in_batch(self._model, self._processor, self._device)
         self._blank, self._separator = self._model.config.pad_token_id, separator_id(self._processor)
