@@ -151,11 +151,15 @@ def test_model_is_pruned_to_a_size(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     check_lm(small)
 
 
-def test_too_small_a_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["".join(letters) for letters in itertools.islice(itertools.product("abcde", repeat=8), 60_000)]
     with pytest.raises(SpeechmillError, match=r"evaluation\.lm\.max_mb is 1: .* 60,003 words alone need this space"):
         run(tmp_path, monkeypatch, [" ".join(words[i : i + 9]) for i in range(0, len(words), 9)], LETTERS, max_mb=1)
     assert not (tmp_path / "lm" / "lm.binary").exists()
+    # No higher threshold is tried once only single words are left.
+    assert [line.count(" 60,003 n-grams") for line in capsys.readouterr().out.splitlines()] == [0, 1]
 
 
 def run(

@@ -54,6 +54,9 @@ def build_smaller_model(text: Path, model: Path, settings: LmSettings, memory_mb
         print(f"prune {prune}: {size / 1e6:,.1f} MB, {sum(statistics['ngrams']):,} n-grams")
         if settings.max_mb is None or size <= settings.max_mb * 10**6:
             return statistics | {"thresholds": prune, "bytes": size}
+        if not any(statistics["ngrams"][1:]):
+            # Single words are never pruned.
+            break
     model.unlink()
     raise SpeechmillError(
         f"the smallest language model has {size / 1e6:,.1f} MB, but evaluation.lm.max_mb is {settings.max_mb}: raise"
