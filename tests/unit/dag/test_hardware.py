@@ -1,6 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
@@ -19,8 +20,11 @@ from speechmill.dag.hardware import (
     log_probs_mb,
     log_probs_threads,
     missing_gpu_errors,
+    segment_mb,
     tables_mb,
+    transcribe_mb,
 )
+from speechmill.inference import segment
 from speechmill.inference.log_probs import _GPU_READERS
 
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
@@ -143,6 +147,25 @@ def test_forward_pass_needs_memory_for_its_batch_where_it_may_be_on_the_cpu(tmp_
     memory = {device: log_probs_mb(demo(device=device), "demo_ru", planned) for device in ("gpu", "auto", "cpu")}
     # 120 s of 1.6 million outputs in 32 bits, twice.
     assert memory["auto"] == memory["cpu"] > memory["gpu"] + 120 * 1.6 * 4 * 2
+
+
+@pytest.mark.parametrize(("stage", "made_by"), [(segment_mb, "segmented"), (transcribe_mb, "transcribed")])
+def test_new_clips_need_memory_for_a_batch_where_it_may_be_on_the_cpu(stage: Any, made_by: str, tmp_path: Path) -> None:
+    def requested(device: str) -> int:
+        run = SimpleNamespace(device=device, evaluation=SimpleNamespace(batch_seconds=120.0))
+        dataset = SimpleNamespace(device=device, by="a")
+        config: Any = SimpleNamespace(runs={"a": run}, **{made_by: {"talks": dataset}})
+        return int(stage(config, "talks", files(model=[str(tmp_path)], lm=[])))
+
+    with (
+        patch.object(hardware, "folder_of", lambda *_: str(tmp_path)),
+        patch.object(hardware, "decoding_mb", lambda *_: 0),
+    ):
+        assert requested("cpu") == requested("auto") >= requested("gpu") + 120 * 1.6 * 4 * 2
+
+
+def test_the_largest_batch_of_an_alignment_is_known() -> None:
+    assert hardware._SEGMENT_SECONDS == segment._BATCH_SECONDS
 
 
 def test_memory_of_a_scored_base_follows_its_files(tmp_path: Path) -> None:

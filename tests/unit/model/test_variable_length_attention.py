@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +12,7 @@ from material import ARCHITECTURES
 from speechmill.model import variable_length_attention
 from speechmill.model.attention_masks import attention_masks_on_device
 from speechmill.model.models import model_config, new_model
+from speechmill.model.training_setup import compile_layers
 from speechmill.model.variable_length_attention import attend_within_clips, can_attend_within_clips
 
 META = torch.device("meta")
@@ -102,6 +104,27 @@ def test_it_is_sdpa_on_a_cpu() -> None:
     usual, changed = built("wav2vec2"), built("wav2vec2")
     attend_within_clips(changed)
     torch.testing.assert_close(computed(changed)[0], computed(usual)[0], rtol=0, atol=0)
+
+
+def test_layers_are_compiled_as_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(variable_length_attention, "_has_kernel", lambda _: True)
+    # The graph does not depend on its values.
+    monkeypatch.setattr(variable_length_attention, "_flash_attention", lambda query, *_: 1.0 * query)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    model = built("wav2vec2")
+    attend_within_clips(model)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_layers(model)
+    computed(model)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.parametrize(("size", "heads", "can"), [(32, 4, True), (36, 4, False), (600, 2, False), (1280, 16, True)])
+def test_the_kernel_needs_a_suitable_size_of_heads(size: int, heads: int, can: bool) -> None:
+    settings = ARCHITECTURES["wav2vec2"] | {"hidden_size": size, "num_attention_heads": heads}
+    assert can_attend_within_clips(model_config(settings, None, {}, 8)) == can
 
 
 def test_a_second_call_changes_nothing() -> None:

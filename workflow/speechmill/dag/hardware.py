@@ -22,6 +22,8 @@ _PADDED_SECOND_MB = 20
 _COPIES = 3
 # Measured: the model, its graph as it is traced, written and read again, and the tensors that are quantised.
 _EXPORT_COPIES = 5
+# The largest batch of `inference/segment.py`.
+_SEGMENT_SECONDS = 120
 _BEAM_SEARCH_THREADS = 4
 # The threads that decode audio for a GPU in `inference/log_probs.py`.
 _READING_THREADS = 4
@@ -123,7 +125,8 @@ def segment_gpus(config: Config, dataset: str) -> int:
 
 def segment_mb(config: Config, dataset: str, input: Any) -> int:
     """Return the host memory of an alignment, from the size of the model."""
-    return round(_PROCESS_MB + _COPIES * _folder_mb(input.model[0]))
+    batch = _batch_mb(config.segmented[dataset].device, _SEGMENT_SECONDS)
+    return round(_PROCESS_MB + _COPIES * _folder_mb(input.model[0]) + batch)
 
 
 def transcribe_gpus(config: Config, dataset: str) -> int:
@@ -139,7 +142,8 @@ def transcribe_threads(config: Config, dataset: str, input: Any) -> int:
 def transcribe_mb(config: Config, dataset: str, input: Any) -> int:
     """Return the host memory of the transcription of a dataset, from the sizes of the model and its language model."""
     run = config.transcribed[dataset].by
-    return round(_COPIES * _folder_mb(folder_of(config, run, input.model)) + decoding_mb(config, run, input))
+    batch = _batch_mb(config.runs[run].device, config.runs[run].evaluation.batch_seconds)
+    return round(_COPIES * _folder_mb(folder_of(config, run, input.model)) + decoding_mb(config, run, input) + batch)
 
 
 def verify_gpus(config: Config) -> int:
@@ -165,14 +169,10 @@ def average_mb(config: Config, run: str, input: Any) -> int:
 
 
 def log_probs_mb(config: Config, run: str, input: Any) -> int:
-    """Return the host memory of a forward pass over a set, from the plan, or from the size of the base.
-
-    The device `auto` may turn out to be the CPU, where a batch takes memory of the host as well.
-    """
+    """Return the host memory of a forward pass over a set, from the plan, or from the size of the base."""
     weights = _weights_mb(input.plan[0]) if config.runs[run].trains else _folder_mb(input.base[0])
     section = config.runs[run]
-    batch = 0 if section.device == "gpu" else _PADDED_SECOND_MB * section.evaluation.batch_seconds
-    return round(_PROCESS_MB + _COPIES * weights + batch)
+    return round(_PROCESS_MB + _COPIES * weights + _batch_mb(section.device, section.evaluation.batch_seconds))
 
 
 def export_mb(config: Config, run: str, input: Any) -> int:
@@ -213,6 +213,11 @@ def _aligned_on_gpu(config: Config) -> list[str]:
 
 def _gpus(run: Run) -> int:
     return 0 if run.device == "cpu" else run.gpus
+
+
+def _batch_mb(device: str, seconds: float) -> float:
+    """Return the host memory of a forward pass over a batch of `seconds`; `auto` may turn out to be the CPU."""
+    return 0.0 if device == "gpu" else _PADDED_SECOND_MB * seconds
 
 
 def _weights_mb(plan: str) -> float:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
-from torch.amp.autocast_mode import is_autocast_available
 
 from speechmill.core.command import SpeechmillError
 
@@ -87,7 +86,8 @@ def allow_tf32(allowed: bool) -> None:
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
     """Return the half precision in which autocast computes on a device at the moment, or None."""
-    if not is_autocast_available(device.type) or not torch.is_autocast_enabled(device.type):
+    # Not `is_autocast_available`, which torch.compile cannot trace.
+    if device.type not in ("cpu", "cuda") or not torch.is_autocast_enabled(device.type):
         return None
     return torch.get_autocast_dtype(device.type)
 

@@ -15,16 +15,19 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from speechmill.model.devices import autocast_dtype
 from speechmill.model.models import encoder_layers
 
-NAME = "variable_length"
-"""The name of the implementation in transformers."""
-
+# The name of the implementation in transformers.
+_NAME = "variable_length"
 # Their attention adds nothing to the mask, unlike that of models with relative positions.
 _ARCHITECTURES = {"wav2vec2", "hubert", "unispeech", "unispeech-sat", "data2vec-audio"}
 
 
 def can_attend_within_clips(config: PreTrainedConfig) -> bool:
-    """Return whether models of this architecture can use this attention."""
-    return config.model_type in _ARCHITECTURES
+    """Return whether models of this architecture and size can use this attention."""
+    if config.model_type not in _ARCHITECTURES:
+        return False
+    features = int(config.hidden_size) // int(config.num_attention_heads)
+    # Source: `mha_varlen_fwd` of PyTorch, for which `scaled_dot_product_attention` pads other sizes.
+    return features % 8 == 0 and features <= 256
 
 
 def attend_within_clips(model: PreTrainedModel) -> bool:
@@ -32,12 +35,12 @@ def attend_within_clips(model: PreTrainedModel) -> bool:
 
     Elsewhere it is "sdpa", with its mask.
     """
-    if not can_attend_within_clips(model.config) or model.config._attn_implementation not in ("sdpa", NAME):
+    if not can_attend_within_clips(model.config) or model.config._attn_implementation not in ("sdpa", _NAME):
         return False
-    AttentionMaskInterface.register(NAME, _boundaries)
-    AttentionInterface.register(NAME, _attention)
-    if model.config._attn_implementation != NAME:
-        model.set_attn_implementation(NAME)
+    AttentionMaskInterface.register(_NAME, _boundaries)
+    AttentionInterface.register(_NAME, _attention)
+    if model.config._attn_implementation != _NAME:
+        model.set_attn_implementation(_NAME)
         for layer in encoder_layers(model):
             attention: Any = layer.attention
             attention.register_forward_pre_hook(_convert_once)
@@ -88,7 +91,8 @@ def _attention(
         attended = scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scaling)
         return attended.transpose(1, 2), None
     clips, frames = query.shape[0], query.shape[2]
-    query, key, value = (each.transpose(1, 2).flatten(0, 1) for each in (query, key, value))
+    dtype = autocast_dtype(query.device) or query.dtype
+    query, key, value = (each.transpose(1, 2).flatten(0, 1).to(dtype) for each in (query, key, value))
     attended = _flash_attention(query, key, value, attention_mask, frames, dropout, scaling)
     return attended.view(clips, frames, *attended.shape[1:]), None
 
