@@ -11,21 +11,18 @@ from speechmill.config.root import Config, load
 from speechmill.core.files import write_json
 from speechmill.dag import hardware
 from speechmill.dag.hardware import (
-    _READING_THREADS,
     decoding_mb,
     finetune_gpus,
     finetune_mb,
     gpu_errors,
     log_probs_gpus,
     log_probs_mb,
-    log_probs_threads,
     missing_gpu_errors,
     segment_mb,
     tables_mb,
     transcribe_mb,
 )
 from speechmill.inference import segment
-from speechmill.inference.log_probs import _GPU_READERS
 
 DEMO = yaml.safe_load((ROOT / "config/config.yaml").read_text(encoding="utf-8"))
 
@@ -105,15 +102,6 @@ def test_unavailable_set_requests_no_gpu(tmp_path: Path) -> None:
     counts = [log_probs_gpus(gpu, "demo_ru", files(counts=str(path))) for path in (available, unavailable)]
     assert counts == [1, 0]
     assert log_probs_gpus(cpu, "demo_ru", files(counts=str(available))) == 0
-
-
-def test_forward_pass_on_a_gpu_reserves_the_threads_that_read() -> None:
-    greedy = {"evaluation": {"sets": ["demo_ru-dev"], "decoders": ["greedy"]}}
-    threads = [
-        log_probs_threads(demo(device=device, **greedy), "demo_ru", "10", "demo_ru-dev", "ctc_outputs")
-        for device in ("cpu", "gpu")
-    ]
-    assert threads == [1, _READING_THREADS] == [1, _GPU_READERS]
 
 
 def plan(folder: Path, parameters: float) -> SimpleNamespace:

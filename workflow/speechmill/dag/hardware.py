@@ -25,8 +25,6 @@ _EXPORT_COPIES = 5
 # The largest batch of `inference/segment.py`.
 _SEGMENT_SECONDS = 120
 _BEAM_SEARCH_THREADS = 4
-# The threads that decode audio for a GPU in `inference/log_probs.py`.
-_READING_THREADS = 4
 # A word of the lexicon, spelled out in the beam search's tree of characters.
 _LEXICON_WORD_MB = 0.005
 # Measured with a million clips: tables are compressed on disk, and become objects of Python and pandas.
@@ -108,14 +106,13 @@ def log_probs_gpus(config: Config, run: str, input: Any) -> int:
 
 
 def log_probs_threads(config: Config, run: str, step: str, set_name: str, outputs: str) -> int:
-    """Return the processor threads that a forward pass reserves: for a GPU, those that read; at least one.
+    """Return the processor threads that a forward pass reserves: with log-probabilities, those of beam search.
 
-    With log-probabilities, it reserves those of beam search; on a CPU it computes with one. When it ends, the beam
-    search that reads its output can start; otherwise further forward passes would take each core that becomes free, and
-    their log-probabilities would accumulate on the disk.
+    It computes with one. When it ends, the beam search that reads its output can start; otherwise further forward
+    passes would take each core that becomes free, and their log-probabilities would accumulate on the disk. The threads
+    that read for a GPU are not reserved: on a machine with few cores, another GPU would have no job.
     """
-    reading = _READING_THREADS if config.runs[run].device == "gpu" else 1
-    return max(reading, _BEAM_SEARCH_THREADS if keeps_log_probs(config, run, step, set_name, outputs) else 1)
+    return _BEAM_SEARCH_THREADS if keeps_log_probs(config, run, step, set_name, outputs) else 1
 
 
 def segment_gpus(config: Config, dataset: str) -> int:
