@@ -52,6 +52,7 @@ def run_check(check: Check, step: Step, log: Path) -> bool:
 
     All its processes are killed at the time limit. Its output goes to `log`, and the end of it to the results.
     """
+    log.write_text("", encoding="utf-8")
     started = time.monotonic()
     process = _FORK.Process(target=_run, args=(check, step, log))
     process.start()

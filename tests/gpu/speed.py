@@ -228,7 +228,9 @@ def cost_of(settings: dict[str, Any], precision: str) -> Cost:
     """Return the plan's estimate of training on clips of the mean length."""
     config = Wav2Vec2Config(**settings, vocab_size=LABELS)
     memory = MemoryConfig(precision=precision)  # type: ignore[arg-type]
-    return training_cost(config, memory, has_base=True, processes=1, mean_seconds=MEAN, longest_seconds=MEAN)
+    return training_cost(
+        config, memory, has_base=True, processes=1, accumulates=False, mean_seconds=MEAN, longest_seconds=MEAN
+    )
 
 
 def measure(step: Step) -> None:

@@ -23,12 +23,15 @@ def config(init: dict[str, Any]) -> PreTrainedConfig:
     return model_config(init, None, {}, 40)
 
 
-def cost(init: dict[str, Any], longest_seconds: float = 20.0, processes: int = 1, **settings: Any) -> Cost:
+def cost(
+    init: dict[str, Any], longest_seconds: float = 20.0, processes: int = 1, accumulates: bool = False, **settings: Any
+) -> Cost:
     return training_cost(
         config(init),
         MemoryConfig(**settings),
         has_base=settings.get("freeze_feature_encoder") is None,
         processes=processes,
+        accumulates=accumulates,
         mean_seconds=5.0,
         longest_seconds=longest_seconds,
     )
@@ -103,14 +106,31 @@ def test_activation_memory_by_setting() -> None:
     assert cost(XLS_R_300M, 20.0).activations == cost(XLS_R_300M, 5.0).activations
 
 
-def test_largest_fitting_batch_uses_all_memory() -> None:
-    estimated = cost(LAYER_NORM)
-    for checkpointing in (False, True):
-        seconds = estimated.fitting_seconds(4 * 2**30, checkpointing)
-        assert estimated.memory(seconds, checkpointing) == pytest.approx(4 * 2**30)
+@pytest.mark.parametrize("accumulates", [False, True])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("gib", [4, 40])
+def test_largest_fitting_batch_uses_all_memory(accumulates: bool, checkpointing: bool, gib: int) -> None:
+    estimated = cost(LAYER_NORM if gib == 4 else XLS_R_300M, accumulates=accumulates)
+    seconds = estimated.fitting_seconds(gib * 2**30, checkpointing)
+    assert estimated.memory(seconds, checkpointing) == pytest.approx(gib * 2**30)
     # There must be room for the gradients as well.
-    assert estimated.fitting_seconds(estimated.fixed + estimated.gradients - 1, False) == 0
-    assert estimated.memory(0, False) == estimated.fixed + estimated.gradients
+    assert estimated.fitting_seconds(estimated.fixed + estimated.gradients - 1, checkpointing) == 0
+    assert estimated.memory(0, checkpointing) == estimated.fixed + estimated.gradients
+
+
+def test_further_batches_of_a_step_exist_beside_the_gradients_of_the_first() -> None:
+    one, several = cost(XLS_R_300M), cost(XLS_R_300M, accumulates=True)
+    for checkpointing in (False, True):
+        activations = (one.activations[checkpointing] + one.recomputed[checkpointing]) * 400
+        assert several.memory(400, checkpointing) == pytest.approx(one.fixed + one.gradients + activations)
+        assert several.memory(400, checkpointing) > one.memory(400, checkpointing)
+
+
+def test_a_recomputed_layer_exists_beside_all_gradients() -> None:
+    estimated = cost(XLS_R_300M)
+    assert estimated.recomputed[False] == 0 < estimated.recomputed[True] < estimated.activations[False] / 20
+    short = estimated.memory(1, True) - estimated.fixed - estimated.gradients
+    assert short == pytest.approx(estimated.recomputed[True], rel=0.01)
 
 
 def test_several_processes_hold_gradients_twice() -> None:

@@ -260,7 +260,7 @@ def test_disk_holds_two_more_checkpoints_than_kept(tmp_path: Path, best: int | N
 def test_memory_is_sum_of_parts_and_grows_with_stretch(tmp_path: Path) -> None:
     planned, slowed = (plan(tmp_path, [2.0] * 20, {"augment": {"speed": [speed]}}) for speed in (1, 0.8))
     assert planned["memory_bytes"] == sum(planned["memory_parts"].values())
-    part = "activations or gradients"
+    part = "activations and gradients"
     assert slowed["memory_parts"][part] == pytest.approx(1.25 * planned["memory_parts"][part], rel=1e-3)
     assert slowed["fits_seconds"]["without_checkpointing"] < planned["fits_seconds"]["without_checkpointing"]
 

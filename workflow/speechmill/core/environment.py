@@ -26,7 +26,7 @@ def set_for_jobs(library: str) -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # Threads that spin while they wait slow one another down where jobs share cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Batches of different lengths leave gaps between fixed segments of GPU memory: a fifth of it, on an H200.
+    # Batches of different lengths leave gaps between fixed segments of GPU memory: a fifth of it, in a run on an H200.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 

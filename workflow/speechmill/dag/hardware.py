@@ -22,7 +22,7 @@ _PADDED_SECOND_MB = 20
 _COPIES = 3
 # Measured: the model, its graph as it is traced, written and read again, and the tensors that are quantised.
 _EXPORT_COPIES = 5
-# The largest batch of `inference/segment.py`.
+# The largest batch of `inference/segment.py`, which imports torch and is therefore not imported here.
 _SEGMENT_SECONDS = 120
 _BEAM_SEARCH_THREADS = 4
 # A word of the lexicon, spelled out in the beam search's tree of characters.

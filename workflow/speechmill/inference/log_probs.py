@@ -256,7 +256,7 @@ def infer_clips(
         # Around all batches, so that weights are converted once: autocast keeps what it converts until its end.
         stack.enter_context(autocast(settings, device))
         loader = _load(clips, read, processor, [[chunks[i] for i in batch] for batch in batches], threads)
-        for batch, inputs in track(_prefetch(loader), total=len(batches)):
+        for batch, inputs in _outside_autocast(track(_prefetch(loader), total=len(batches)), device):
             logits, losses, frames = _forward(model, inputs, device)
             best = logits.argmax(-1).cpu().numpy()
             log_probs = torch.log_softmax(logits.float(), -1).half().cpu().numpy() if spill is not None else None
@@ -339,6 +339,17 @@ def _prefetch(items: Iterator[Any]) -> Iterator[Any]:
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, items, None)
             yield item
+
+
+def _outside_autocast(items: Iterable[Any], device: torch.device) -> Iterator[Any]:
+    """Yield `items`, which are computed without autocast, since the code of the caller may be called for them."""
+    iterator = iter(items)
+    while True:
+        with torch.autocast(device.type, enabled=False):
+            item = next(iterator, None)
+        if item is None:
+            return
+        yield item
 
 
 def autocast(settings: LogProbsSettings, device: torch.device) -> torch.autocast:

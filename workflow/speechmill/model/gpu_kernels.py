@@ -9,9 +9,10 @@ from speechmill.model.variable_length_attention import attend_within_clips
 
 
 def use_gpu_kernels(model: PreTrainedModel, device: torch.device) -> None:
-    """Set up a model for its device; without an effect on a CPU and if called again.
+    """Set up a model for its device. On a CPU, and if it is called again, nothing changes.
 
-    Weights and their names do not change, and outputs and gradients only by rounding.
+    Weights and their names do not change, and outputs and gradients only by rounding and by the random numbers of
+    dropout in attention.
     """
     if device.type == "cuda":
         convolve_positions_by_fft(model)

@@ -31,7 +31,11 @@ def convolve_positions_by_fft(model: PreTrainedModel, narrowest: int = _NARROWES
         each
         for each in modules
         # SEW's convolution has a stride.
-        if each.stride == each.dilation == (1,) and each.padding_mode == "zeros" and each.kernel_size[0] >= narrowest
+        if each.stride == each.dilation == (1,)
+        and each.padding_mode == "zeros"
+        and isinstance(each.padding, tuple)
+        and each.padding[0] < each.kernel_size[0]
+        and each.kernel_size[0] >= narrowest
     ]
     for each in convolutions:
         # Called with the weight, which weight normalisation computes anew in each step.

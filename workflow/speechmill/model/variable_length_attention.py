@@ -22,12 +22,13 @@ _ARCHITECTURES = {"wav2vec2", "hubert", "unispeech", "unispeech-sat", "data2vec-
 
 
 def can_attend_within_clips(config: PreTrainedConfig) -> bool:
-    """Return whether models of this architecture and size can use this attention."""
+    """Return whether models of this configuration can use this attention."""
     if config.model_type not in _ARCHITECTURES:
         return False
     features = int(config.hidden_size) // int(config.num_attention_heads)
-    # Source: `mha_varlen_fwd` of PyTorch, for which `scaled_dot_product_attention` pads other sizes.
-    return features % 8 == 0 and features <= 256
+    # Source: `mha_varlen_fwd` of PyTorch, for which `scaled_dot_product_attention` pads other sizes, and its
+    # `check_requires_grad_and_head_dim_gt192_constraints_on_sm86_89_or_120`.
+    return features % 8 == 0 and features <= 192
 
 
 def attend_within_clips(model: PreTrainedModel) -> bool:
@@ -39,27 +40,32 @@ def attend_within_clips(model: PreTrainedModel) -> bool:
         return False
     AttentionMaskInterface.register(_NAME, _boundaries)
     AttentionInterface.register(_NAME, _attention)
-    if model.config._attn_implementation != _NAME:
-        model.set_attn_implementation(_NAME)
-        for layer in encoder_layers(model):
-            attention: Any = layer.attention
+    model.set_attn_implementation(_NAME)
+    for layer in encoder_layers(model):
+        attention: Any = layer.attention
+        if _convert_once not in attention._forward_pre_hooks.values():
             attention.register_forward_pre_hook(_convert_once)
     return True
 
 
 def _convert_once(_: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Convert the input of attention to the precision of autocast, which else does so for queries, keys and values."""
+    """Convert the input of attention to the precision of autocast, which would do so for queries, keys and values."""
     dtype = autocast_dtype(args[0].device)
     return args if dtype is None else (args[0].to(dtype), *args[1:])
 
 
 def _has_kernel(device: torch.device) -> bool:
     """Return whether the device has FlashAttention."""
-    return device.type == "cuda" and torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
+    return (
+        device.type == "cuda"
+        and torch.version.hip is None
+        and torch.backends.cuda.is_flash_attention_available()
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
 
 
 def _boundaries(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
-    """Return the ends of clips and paddings in turns, shape (2 * clips + 1,), given booleans of shape (clips, frames).
+    """Return 0 and then, for each clip, the ends of its frames and of its padding, given booleans (clips, frames).
 
     Outside of autocast or without the kernel, return the mask of "sdpa".
     """

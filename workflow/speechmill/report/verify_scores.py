@@ -52,7 +52,7 @@ class Tolerance(NamedTuple):
     rate: float
     """The largest difference of an error rate, as a fraction."""
     words: int
-    """The number of words that may differ, in sets of so few words that this is a larger difference."""
+    """The number of words that may differ where this is more than `rate`; for the rate of characters as well."""
     loss: float
     """The largest difference of a loss, as a fraction of it."""
     equal_texts: bool

@@ -53,29 +53,40 @@ class Cost:
     optimizer: int
     """The two moment estimates of the optimiser."""
     other: int
+    accumulates: bool
+    """Whether a step has several batches."""
     activations: dict[bool, float]
-    """Bytes per padded second of a batch; the key says whether gradient checkpointing is used."""
+    """Bytes per padded second that are kept until the backward pass; by whether gradient checkpointing is used."""
+    recomputed: dict[bool, float]
+    """Bytes per padded second of the activations that exist beside all gradients, likewise."""
 
     @property
     def fixed(self) -> int:
         """The bytes that are always in use."""
         return self.weights + self.optimizer + self.other
 
-    def activations_or_gradients(self, seconds: float, checkpointing: bool) -> int:
-        """Return the bytes of the larger of both for a batch of `seconds`, padding included.
+    def activations_and_gradients(self, seconds: float, checkpointing: bool) -> int:
+        """Return the most bytes that both take at once for a batch of `seconds`, padding included.
 
-        A step begins without gradients, and the backward pass frees activations as it creates gradients.
+        The backward pass frees activations as it creates gradients. A step begins without gradients, but its further
+        batches with those of the first.
         """
-        return int(max(self.gradients, self.activations[checkpointing] * seconds))
+        activations = self.activations[checkpointing] * seconds
+        largest = self.gradients + activations if self.accumulates else max(self.gradients, activations)
+        return int(largest + self.recomputed[checkpointing] * seconds)
 
     def memory(self, seconds: float, checkpointing: bool) -> int:
         """Return the bytes for a batch of `seconds`, padding included."""
-        return self.fixed + self.activations_or_gradients(seconds, checkpointing)
+        return self.fixed + self.activations_and_gradients(seconds, checkpointing)
 
     def fitting_seconds(self, memory: float, checkpointing: bool) -> float:
         """Return the padded seconds of the largest batch that fits into `memory` bytes."""
-        left = memory - self.fixed
-        return left / self.activations[checkpointing] if left >= self.gradients else 0.0
+        left, activations = memory - self.fixed, self.activations[checkpointing]
+        recomputed = self.recomputed[checkpointing]
+        if left < self.gradients:
+            return 0.0
+        beside_gradients = (left - self.gradients) / (recomputed + (activations if self.accumulates else 0.0) or 1e-9)
+        return min(beside_gradients, left / (activations + recomputed))
 
 
 def training_cost(
@@ -84,10 +95,13 @@ def training_cost(
     *,
     has_base: bool,
     processes: int,
+    accumulates: bool,
     mean_seconds: float,
     longest_seconds: float,
 ) -> Cost:
     """Return the cost of training a model of this configuration on clips of these lengths.
+
+    If it `accumulates`, a step has several batches.
 
     A multiplication and an addition count as two operations. For each frame, each weight takes part in one of both in
     the forward pass, in another for the gradient of its input, and in another for its own gradient if it is trained.
@@ -123,7 +137,7 @@ def training_cost(
         layer_bytes += _PAIR_BYTES[bits] * layers * heads * frames**2 * longest_seconds
     feature_encoder_bytes = 0.0 if frozen else _CONVOLUTION_BYTES[bits] * sum(values)
     # Gradient checkpointing keeps the input of each layer, in 32 bits, and all activations of one layer at a time.
-    checkpointed = frames * layers * hidden * 4 + layer_bytes / layers
+    checkpointed = frames * layers * hidden * 4
     transient = _TRANSIENT_BYTES * max(values, default=0.0)
     return Cost(
         parameters=parameters,
@@ -137,10 +151,12 @@ def training_cost(
         optimizer=int(OPTIMIZER_BYTES[settings.optimizer] * trained),
         # Autocast caches the weights in 16 bits; DistributedDataParallel gathers gradients in separate buckets.
         other=_OVERHEAD + (2 * held if bits == 16 else 0) + (4 * trained if processes > 1 else 0),
+        accumulates=accumulates,
         activations={
             False: max(feature_encoder_bytes + layer_bytes, transient),
             True: max(feature_encoder_bytes + checkpointed, transient),
         },
+        recomputed={False: 0.0, True: layer_bytes / layers},
     )
 
 

@@ -119,6 +119,7 @@ def make_plan(
         settings.memory,
         has_base=settings.model.has_base,
         processes=settings.gpus,
+        accumulates=plan.gradient_accumulation > 1,
         mean_seconds=stats.samples / stats.clips / SAMPLE_RATE,
         longest_seconds=longest * stretch,
     )
@@ -127,7 +128,7 @@ def make_plan(
     memory = {
         "weights": cost.weights,
         "optimizer": cost.optimizer,
-        "activations or gradients": cost.activations_or_gradients(stretch * largest, checkpointing),
+        "activations and gradients": cost.activations_and_gradients(stretch * largest, checkpointing),
         "other": cost.other,
     }
     return {

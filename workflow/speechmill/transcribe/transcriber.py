@@ -77,7 +77,7 @@ class _Scored(NamedTuple):
 class Transcriber:
     """A model that is loaded once, and transcribes any number of recordings.
 
-    On a GPU, products in fp32 are computed without TF32 from then on, in the whole process.
+    On a GPU, products and convolutions in fp32 are computed without TF32 from then on, in the whole process.
 
     Args:
         model: The folder of a model, `results/runs/{run}/model`, or of any CTC model that transformers loads.
