@@ -19,6 +19,7 @@ from speechmill.core.files import read_json
 
 # Jobs that run at the same time; those that need the GPU wait for one another.
 _JOBS = 8
+# Between looks at files that another program writes, of which nothing notifies.
 _POLL_SECONDS = 0.02
 
 

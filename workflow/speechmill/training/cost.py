@@ -1,5 +1,6 @@
 """The FLOP and the memory that training takes, estimated from the shape of the model without running it."""
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -58,7 +59,7 @@ class Cost:
     activations: dict[bool, float]
     """Bytes per padded second that are kept until the backward pass; by whether gradient checkpointing is used."""
     recomputed: dict[bool, float]
-    """Bytes per padded second of the activations that exist beside all gradients, likewise."""
+    """Bytes per padded second of the one layer that gradient checkpointing recomputes at a time, likewise."""
 
     @property
     def fixed(self) -> int:
@@ -81,12 +82,14 @@ class Cost:
 
     def fitting_seconds(self, memory: float, checkpointing: bool) -> float:
         """Return the padded seconds of the largest batch that fits into `memory` bytes."""
-        left, activations = memory - self.fixed, self.activations[checkpointing]
-        recomputed = self.recomputed[checkpointing]
-        if left < self.gradients:
+        left, recomputed = memory - self.fixed, self.recomputed[checkpointing]
+        all_activations = self.activations[checkpointing] + recomputed
+        beside_gradients = left - self.gradients
+        if beside_gradients < 0:
             return 0.0
-        beside_gradients = (left - self.gradients) / (recomputed + (activations if self.accumulates else 0.0) or 1e-9)
-        return min(beside_gradients, left / (activations + recomputed))
+        if self.accumulates:
+            return beside_gradients / all_activations
+        return min(left / all_activations, beside_gradients / recomputed if recomputed else math.inf)
 
 
 def training_cost(
@@ -136,7 +139,7 @@ def training_cost(
     if settings.attention == "eager" or not model._supports_sdpa:
         layer_bytes += _PAIR_BYTES[bits] * layers * heads * frames**2 * longest_seconds
     feature_encoder_bytes = 0.0 if frozen else _CONVOLUTION_BYTES[bits] * sum(values)
-    # Gradient checkpointing keeps the input of each layer, in 32 bits, and all activations of one layer at a time.
+    # Gradient checkpointing keeps the input of each layer, in 32 bits.
     checkpointed = frames * layers * hidden * 4
     transient = _TRANSIENT_BYTES * max(values, default=0.0)
     return Cost(
